@@ -1,0 +1,444 @@
+"""Running a recorded block stack again.
+
+The model itself makes the first cycle: it calls its blocks as it always does, while hooks note
+what it passes to each of them. When the last block has answered, the later cycles run inside its
+hook: every block is called again with its own noted arguments, its first argument being the
+tokens of the block before. What the hook returns then goes on into the model's own tail.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cycledistill._find import BlockStack, stacks_within
+from cycledistill._recompute import BlockRecompute
+from cycledistill._teacher import TeacherOnly
+from cycledistill._tree import map_tensors
+
+
+@dataclass
+class BlockCall:
+    """One block and what it got beside the tokens."""
+
+    index: int
+    block: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    token_name: str | None
+
+    def run(self, tokens: Tensor) -> Any:
+        """Call the block again on other tokens."""
+        if self.token_name is None:
+            return self.block(tokens, *self.args, **self.kwargs)
+        return self.block(*self.args, **{self.token_name: tokens}, **self.kwargs)
+
+
+@dataclass(eq=False)
+class ForwardPass:
+    """What one forward pass of the wrapper notes.
+
+    Attributes:
+        num_cycles: Cycles asked for.
+        keep_all: Whether all cycles' tokens leave the stack (folded into the batch), or the last's.
+        exit_tolerance: Stop once the tokens' relative change falls below this.
+        calls: The blocks that the model called, in order.
+        folded: The tokens that left the stack.
+        cycles_run: Cycles that ran.
+        batch_size: Samples in one cycle.
+        token_ndim: Dimensions of the tokens.
+        serial: Count of the wrapper's passes, this one included.
+        differentiable: Whether gradients were on (inside a checkpoint they may be off).
+        recomputed: Whether a checkpoint has run the stack's end again in the backward pass.
+        later_norm_inputs: The later cycles' share of what a batch norm behind the stack got.
+    """
+
+    num_cycles: int
+    keep_all: bool
+    exit_tolerance: float | None = None
+    calls: list[BlockCall] = field(default_factory=list)
+    entered: Tensor | None = None
+    last_output: Any = None
+    last_version: int | None = None
+    folded: Tensor | None = None
+    cycles_run: int = 0
+    batch_size: int = 0
+    token_ndim: int = 0
+    serial: int = 0
+    differentiable: bool = False
+    recomputed: bool = False
+    later_norm_inputs: tuple[Tensor, ...] = ()
+
+
+@dataclass
+class CyclerOptions:
+    """How the later cycles run; see `CycleWrapper`."""
+
+    activation_checkpointing: str | None
+    grad_cycles: int | None
+    input_injection: float
+    check_finite: bool
+    batch_dim: int
+
+
+class Cycler:
+    """Notes the first cycle of a stack and runs the later ones.
+
+    Args:
+        model: The plain model, for its name in errors.
+        stack: The blocks.
+        options: How the later cycles run.
+        teacher: Parameters of the later cycles, or None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stack: BlockStack,
+        options: CyclerOptions,
+        teacher: TeacherOnly | None,
+    ) -> None:
+        self.model = model
+        self.stack = stack
+        self.options = options
+        self.teacher = teacher
+        self.current: ForwardPass | None = None
+        self._serial = 0
+        self._recomputing: ForwardPass | None = None
+        self._recomputed: tuple[int, int] | None = None
+        self.recompute = BlockRecompute(stack.blocks)
+        self._by_input: weakref.WeakValueDictionary[tuple[int, int], ForwardPass] = (
+            weakref.WeakValueDictionary()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.update(current=None, _recomputing=None, _recomputed=None, _by_input=None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._by_input = weakref.WeakValueDictionary()
+
+    def begin(self, forward: ForwardPass) -> None:
+        """Start noting."""
+        self.current = forward
+        self._serial += 1
+        forward.serial = self._serial
+        forward.differentiable = torch.is_grad_enabled()
+        self.recompute.active = self.options.activation_checkpointing is not None
+
+    def end(self) -> None:
+        """Stop noting, whatever happened."""
+        self.current = None
+        self.recompute.active = False
+
+    def before_block(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the arguments of a block's call in the first cycle."""
+        forward = self.current
+        if forward is None:
+            self._find_recomputed(index, args, kwargs)
+            return
+        if forward.cycles_run:  # the later cycles' own calls
+            if forward.folded is not None:
+                raise ValueError(
+                    f"{self._name(index)} ran again after the cycles of {self.stack.path!r} were "
+                    "done: a stack that the model runs more than once in a forward pass cannot be "
+                    "cycled as a whole"
+                )
+            return
+        tokens, name = self._tokens_in(index, args, kwargs)
+        if not forward.calls:
+            forward.entered = tokens
+        else:
+            self._check_passed_on(forward, index, tokens, args, kwargs)
+        rest = args[1:] if name is None else args
+        others = kwargs if name is None else {k: v for k, v in kwargs.items() if k != name}
+        forward.calls.append(BlockCall(index, self.stack.blocks[index], rest, others, name))
+        if not torch.compiler.is_compiling() and forward.differentiable:
+            self._by_input[index, tokens.data_ptr()] = forward
+
+    def after_block(self, index: int, output: Any) -> Any:
+        """Run the later cycles behind the last block; returns what leaves the stack, or None."""
+        forward = self.current
+        last = index == len(self.stack.blocks) - 1
+        if forward is None:
+            return self._after_recomputed(index, output)
+        if forward.cycles_run:
+            return None
+        if not last:
+            forward.last_output = output
+            forward.last_version = _version_of(_tokens_of(output))
+            return None
+        entered, forward.entered, forward.last_output = forward.entered, None, None
+        assert entered is not None
+        self._check_shape(entered, _tokens_of(output))
+        forward.cycles_run = 1
+        if self.options.activation_checkpointing == "cycle":
+            self.recompute.active = False
+        result, forward.cycles_run = self._run_cycles(forward, output, entered)
+        forward.folded = _tokens_of(result)
+        return result
+
+    def _run_cycles(
+        self, forward: ForwardPass, output: Any, entered: Tensor | None = None
+    ) -> tuple[Any, int]:
+        options = self.options
+        tokens = _tokens_of(output)
+        forward.token_ndim = tokens.ndim
+        forward.batch_size = tokens.shape[options.batch_dim]
+        if options.check_finite:
+            self._check_finite(tokens, 1)
+        outputs = [output]
+        cycle = 1
+        injected = None
+        if options.input_injection and forward.num_cycles > 1:
+            injected = self._injected(forward, entered, tokens)
+        while cycle < forward.num_cycles:
+            cycle += 1
+            before = tokens
+            output = self._run_cycle(forward, before, injected, cycle)
+            tokens = _tokens_of(output)
+            if tokens.shape != before.shape:
+                raise ValueError(
+                    f"cycle {cycle} of {self.stack.path!r} turned tokens {list(before.shape)} into "
+                    f"{list(tokens.shape)}; from the second cycle on the shape must stay"
+                )
+            if options.check_finite:
+                self._check_finite(tokens, cycle)
+            outputs.append(output)
+            if forward.exit_tolerance is not None:
+                change = _relative_change(before, tokens, options.batch_dim)
+                if change < forward.exit_tolerance:
+                    break
+        if not forward.keep_all:
+            return outputs[-1], cycle
+        if len(outputs) == 1:
+            return self._touch_teacher(output), cycle
+        return self._fold(outputs, forward.batch_size), cycle
+
+    def _run_cycle(
+        self, forward: ForwardPass, tokens: Tensor, injected: Tensor | None, cycle: int
+    ) -> Any:
+        grad_cycles = self.options.grad_cycles
+        if grad_cycles is not None and (cycle - 1) % grad_cycles == 0:
+            tokens = tokens.detach()
+
+        def run(tokens: Tensor) -> Any:
+            if injected is not None:
+                tokens = tokens + self.options.input_injection * injected
+            if self.teacher is not None:
+                tokens = self.teacher.enter(tokens, cycle)
+            output: Any = tokens
+            for call in forward.calls:
+                output = call.run(tokens)
+                left = _tokens_of(output)
+                if self.teacher is not None:
+                    left = self.teacher.adapt(tokens, left, cycle, call.index)
+                    output = _with_tokens(output, left)
+                tokens = left
+            return output
+
+        if self.options.activation_checkpointing == "cycle" and torch.is_grad_enabled():
+            return checkpoint(run, tokens, use_reentrant=False)
+        return run(tokens)
+
+    def _fold(self, outputs: list[Any], batch_size: int) -> Any:
+        token_ndim = _tokens_of(outputs[0]).ndim
+
+        def fold(*cycles: Tensor) -> Tensor:
+            dim = self.options.batch_dim if cycles[0].ndim == token_ndim else 0
+            if cycles[0].ndim > dim and cycles[0].shape[dim] == batch_size:
+                return torch.cat(cycles, dim)
+            return cycles[-1]
+
+        return map_tensors(fold, outputs[0], *outputs[1:])
+
+    def _touch_teacher(self, output: Any) -> Any:
+        """With one cycle, give teacher-only parameters the zero gradient that DDP waits for."""
+        if self.teacher is None or not torch.is_grad_enabled():
+            return output
+        tokens = _tokens_of(output)
+        return _with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
+
+    def _injected(self, forward: ForwardPass, entered: Tensor | None, tokens: Tensor) -> Tensor:
+        if entered is None:  # recomputation: the first cycle's input was kept for this
+            entered = forward.entered
+        assert entered is not None
+        if entered.shape != tokens.shape:
+            raise ValueError(
+                f"input_injection adds the stack's input {list(entered.shape)} to later cycles' "
+                f"tokens {list(tokens.shape)}: the shapes must be equal (a pruned stack cannot)"
+            )
+        forward.entered = entered
+        return entered
+
+    def _find_recomputed(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A model that checkpoints its blocks calls them again in backward: find the first pass."""
+        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+            return
+        tokens, _ = self._tokens_in(index, args, kwargs)
+        if self._recomputing is not None and self._recomputed == (index - 1, tokens.data_ptr()):
+            return
+        self._recomputing = self._by_input.get((index, tokens.data_ptr()))
+        if self._recomputing is None and index == 0:  # the checkpoint began before the stack
+            waiting = [forward for forward in self._by_input.values() if not forward.recomputed]
+            self._recomputing = max(waiting, key=lambda forward: forward.serial, default=None)
+
+    def _after_recomputed(self, index: int, output: Any) -> Any:
+        forward = self._recomputing
+        if forward is None or torch.compiler.is_compiling():
+            return None
+        if index < len(self.stack.blocks) - 1:
+            self._recomputed = (index, _tokens_of(output).data_ptr())
+            return None
+        self._recomputing = self._recomputed = None
+        forward.recomputed = True
+        self.current = forward  # its cycles_run makes the hooks of the later cycles' calls pass by
+        try:
+            return self._run_cycles(forward, output)[0]
+        finally:
+            self.current = None
+
+    def _tokens_in(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, str | None]:
+        if args:
+            if isinstance(args[0], Tensor):
+                return args[0], None
+            found = type(args[0]).__name__
+        else:
+            for name, value in kwargs.items():
+                if isinstance(value, Tensor):
+                    return value, name
+            found = "no tensor"
+        raise TypeError(
+            f"{self._name(index)} got {found} where its tokens were expected: a block must take "
+            "them as its first argument, a tensor"
+        )
+
+    def _check_passed_on(
+        self,
+        forward: ForwardPass,
+        index: int,
+        tokens: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        if torch.compiler.is_compiling():
+            return
+        previous = forward.calls[-1].index
+        output = forward.last_output
+        if not _unchanged(_tokens_of(output), forward.last_version, tokens):
+            raise ValueError(
+                f"{type(self.model).__name__} changes the tokens between {self._name(previous)} "
+                f"and {self._name(index)}. A cycle repeats only what the blocks themselves do: "
+                "move the change into a block, or cycle a part of the stack with blocks='path.a:b'"
+            )
+        if isinstance(output, (tuple, list)) and len(forward.calls) > 1:
+            inputs = (*forward.calls[-1].args, *forward.calls[-1].kwargs.values())
+            passed = (*args[1:], *kwargs.values())
+            for extra in output[1:]:
+                if (
+                    isinstance(extra, Tensor)
+                    and any(extra is value for value in passed)
+                    and not any(extra is value for value in inputs)
+                ):
+                    raise ValueError(
+                        f"{self._name(previous)} hands more than tokens to {self._name(index)} (a "
+                        f"second tensor of shape {list(extra.shape)} that every block changes); "
+                        "only one sequence of tokens can be cycled"
+                    )
+
+    def _check_shape(self, entered: Tensor, left: Tensor) -> None:
+        same = entered.ndim == left.ndim and all(
+            a == b or (entered.ndim == 3 and dim == 1 - self.options.batch_dim and b < a)
+            for dim, (a, b) in enumerate(zip(entered.shape, left.shape, strict=True))
+        )
+        if same:
+            return
+        inner = stacks_within(self.model, prefix=self.stack.path)
+        inner = [stack for stack in inner if stack.path != self.stack.path]
+        hint = (
+            f" Stages within it that could be cycled: {', '.join(repr(s.path) for s in inner)}."
+            if inner
+            else ""
+        )
+        raise ValueError(
+            f"the stack {self.stack.path!r} of {type(self.model).__name__} turns tokens "
+            f"{list(entered.shape)} into {list(left.shape)}; cycling needs the output's shape to "
+            f"be the input's.{hint}"
+        )
+
+    def _check_finite(self, tokens: Tensor, cycle: int) -> None:
+        if torch.isfinite(tokens).all():
+            return
+        bad = int((~torch.isfinite(tokens)).sum())
+        raise FloatingPointError(
+            f"cycle {cycle} of {self.stack.path!r} gave {bad} of {tokens.numel()} token values "
+            "that are NaN or infinite"
+        )
+
+    def _name(self, index: int) -> str:
+        return f"block {index} ({type(self.stack.blocks[index]).__name__})"
+
+
+def _tokens_of(output: Any) -> Tensor:
+    while not isinstance(output, Tensor):
+        if isinstance(output, (tuple, list)) and output:
+            output = output[0]
+        elif isinstance(output, dict) and output:
+            output = next(iter(output.values()))
+        else:
+            raise TypeError(
+                "a block must return its tokens as a tensor, or first in a tuple; got "
+                f"{type(output).__name__}"
+            )
+    return output
+
+
+def _with_tokens(output: Any, tokens: Tensor) -> Any:
+    replaced = False
+
+    def first(tensor: Tensor) -> Tensor:
+        nonlocal replaced
+        if replaced:
+            return tensor
+        replaced = True
+        return tokens
+
+    return map_tensors(first, output)
+
+
+def _version_of(tensor: Tensor) -> int | None:
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return None
+    return tensor._version
+
+
+def _unchanged(left: Tensor, version: int | None, entered: Tensor) -> bool:
+    """Whether the tokens that enter a block are those that left the one before.
+
+    Checkpointing and sharding pass on an alias, not the object itself.
+    """
+    if type(left) is not Tensor or type(entered) is not Tensor:
+        return True
+    alias = left is entered or (
+        left.data_ptr() == entered.data_ptr()
+        and left.shape == entered.shape
+        and left.stride() == entered.stride()
+    )
+    return alias and (version is None or version == _version_of(entered))
+
+
+def _relative_change(before: Tensor, after: Tensor, batch_dim: int) -> float:
+    """Largest relative change of any sample's tokens."""
+    dims = [dim for dim in range(before.ndim) if dim != batch_dim]
+    change = torch.linalg.vector_norm((after - before).float(), dim=dims)
+    size = torch.linalg.vector_norm(before.float(), dim=dims)
+    return float((change / size.clamp_min(torch.finfo(torch.float32).tiny)).max())

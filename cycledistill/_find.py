@@ -1,0 +1,197 @@
+"""Finding the block stack of a model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+USUAL_NAMES = frozenset(
+    {
+        "block",
+        "blocks",
+        "encoder_layers",
+        "h",
+        "layer",
+        "layers",
+        "resblocks",
+        "transformer_blocks",
+        "transformer_layers",
+    }
+)
+
+_SLICE = re.compile(r"^(?P<path>.*?)\.?(?P<start>\d*):(?P<stop>\d*)$")
+
+
+class BlockStack(NamedTuple):
+    """Blocks of a model that run one after another.
+
+    Attributes:
+        path: Where they stand, such as ``"blocks"``, ``"encoder.layers"`` or ``"blocks.4:12"``.
+        blocks: The modules, in the order of their calls.
+    """
+
+    path: str
+    blocks: tuple[nn.Module, ...]
+
+
+def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None) -> BlockStack:
+    """Return the stack that ``blocks`` names, or the one that a model evidently has.
+
+    Args:
+        model: Any model.
+        blocks: ``None`` (search), a dotted path, a slice of a stack such as ``"blocks.4:12"``
+            (counted from 0, the end excluded), or the modules themselves.
+
+    Raises:
+        ValueError: Nothing, or more than one candidate, was found; the text lists them.
+        TypeError: ``blocks`` is of another type.
+    """
+    if blocks is None:
+        return _search(model)
+    if isinstance(blocks, str):
+        return _by_path(model, blocks)
+    if isinstance(blocks, Sequence) or isinstance(blocks, nn.ModuleList):
+        return _by_modules(model, blocks)
+    raise TypeError(
+        "blocks must be None, a dotted path, a slice such as 'blocks.4:12' or a list of modules, "
+        f"got {type(blocks).__name__}"
+    )
+
+
+def stacks_within(model: nn.Module, prefix: str = "") -> list[BlockStack]:
+    """All runs of two or more same-shaped siblings under the usual names, below ``prefix``."""
+    found = []
+    for path, container in _containers(model):
+        usual = path == "" or path.rpartition(".")[2] in USUAL_NAMES
+        if usual and (path == prefix or not prefix or path.startswith(prefix + ".")):
+            run = _longest_run(path, container)
+            if len(run.blocks) > 1:
+                found.append(run)
+    return found
+
+
+def _search(model: nn.Module) -> BlockStack:
+    if isinstance(model, (nn.Sequential, nn.ModuleList)):
+        run = _longest_run("", model)
+        if len(run.blocks) > 1 or (len(model) == 1 and run.blocks):
+            return run
+    candidates = stacks_within(model)
+    whole = [stack for stack in candidates if not _is_nested(stack.path)]
+    if whole:
+        longest = max(len(stack.blocks) for stack in whole)
+        best = [stack for stack in whole if len(stack.blocks) == longest]
+        if len(best) == 1:
+            return best[0]
+        raise ValueError(
+            f"{type(model).__name__} has several block stacks of the same length, choose one with "
+            f"blocks=: {_listing(best)}"
+        )
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise ValueError(
+            f"{type(model).__name__} is hierarchical: its tokens change shape from stage to stage, "
+            "so the whole cannot be cycled. One stage can, with blocks= one of: "
+            f"{_listing(candidates)}"
+        )
+    looked_at = []
+    for path, container in _containers(model):
+        run = len(_longest_run(path, container).blocks)
+        if run > 1:
+            looked_at.append(f"{path!r} ({run} of {len(container)})")
+    raise ValueError(
+        f"no block stack found in {type(model).__name__}: looked for two or more same-shaped "
+        f"siblings under the names {', '.join(sorted(USUAL_NAMES))}. Lists under other names, with "
+        f"the length of their longest such run: {', '.join(looked_at) or 'none'}. Name the stack "
+        "with blocks='path.to.blocks' or blocks=[module, ...]"
+    )
+
+
+def _by_path(model: nn.Module, blocks: str) -> BlockStack:
+    match = _SLICE.match(blocks)
+    path = match["path"] if match else blocks
+    try:
+        target = model.get_submodule(path)
+    except AttributeError as error:
+        known = [stack.path for stack in stacks_within(model)]
+        raise ValueError(
+            f"blocks={blocks!r}: {type(model).__name__} has no module {path!r}. Stacks found: "
+            f"{', '.join(known) or 'none'}"
+        ) from error
+    if not isinstance(target, (nn.Sequential, nn.ModuleList)):
+        if match:
+            raise ValueError(
+                f"blocks={blocks!r}: {path!r} is a {type(target).__name__}, and only an "
+                "nn.Sequential or nn.ModuleList can be sliced"
+            )
+        return BlockStack(path, (target,))
+    children = tuple(target)
+    if match:
+        start = int(match["start"] or 0)
+        stop = int(match["stop"] or len(children))
+        if not 0 <= start < stop <= len(children):
+            raise ValueError(
+                f"blocks={blocks!r}: {path or type(model).__name__!r} has {len(children)} blocks, "
+                f"so a slice must lie within 0:{len(children)} and not be empty"
+            )
+        children = children[start:stop]
+    if not children:
+        raise ValueError(f"blocks={blocks!r}: {path!r} is empty")
+    return BlockStack(blocks, children)
+
+
+def _by_modules(model: nn.Module, blocks: Sequence[nn.Module] | nn.ModuleList) -> BlockStack:
+    modules = tuple(blocks)
+    if not modules:
+        raise ValueError("blocks is an empty list; give at least one module")
+    names = {module: name for name, module in model.named_modules()}
+    for module in modules:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"blocks must hold modules, found {type(module).__name__}")
+        if module not in names:
+            raise ValueError(
+                f"blocks holds a {type(module).__name__} that is no part of {type(model).__name__}"
+            )
+    if len(set(modules)) != len(modules):
+        raise ValueError("blocks holds the same module twice; each block must be named once")
+    return BlockStack(", ".join(names[module] for module in modules), modules)
+
+
+def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Sequential | nn.ModuleList]]:
+    for path, module in model.named_modules():
+        if isinstance(module, (nn.Sequential, nn.ModuleList)) and len(module):
+            yield path, module
+
+
+def _longest_run(path: str, container: nn.Sequential | nn.ModuleList) -> BlockStack:
+    children = tuple(container)
+    shapes = [_shape_of(child) for child in children]
+    best = (0, 0)
+    start = 0
+    for stop in range(1, len(children) + 1):
+        if stop == len(children) or shapes[stop] != shapes[start] or shapes[start] is None:
+            if shapes[start] is not None and stop - start > best[1] - best[0]:
+                best = (start, stop)
+            start = stop
+    if best == (0, len(children)):
+        return BlockStack(path, children)
+    piece = f"{best[0]}:{best[1]}"
+    return BlockStack(f"{path}.{piece}" if path else piece, children[best[0] : best[1]])
+
+
+def _shape_of(block: nn.Module) -> tuple[object, ...] | None:
+    """Class and channel widths: siblings may differ in, say, the size of a position table."""
+    shapes = [tuple(parameter.shape) for parameter in block.parameters()]
+    widths = [shape for shape in shapes if len(shape) == 1] or shapes
+    return (type(block), *widths) if shapes else None
+
+
+def _is_nested(path: str) -> bool:
+    return any(part.isdigit() for part in path.split("."))
+
+
+def _listing(stacks: Sequence[BlockStack]) -> str:
+    return ", ".join(f"{stack.path!r} ({len(stack.blocks)} blocks)" for stack in stacks)

@@ -1,0 +1,286 @@
+"""CycleDistillLoss: the task loss on every cycle, each cycle's tokens distilled from a later one's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from cycledistill._distance import TOKEN_DISTANCES, Distance, at_least_float32, kl, mse
+from cycledistill._output import CycleOutput
+from cycledistill._schedule import Weight, weight_at
+from cycledistill._tree import map_tensors
+
+
+class CycleLosses(NamedTuple):
+    """The loss and what it is made of.
+
+    Attributes:
+        total: The scalar to call ``backward`` on: all terms with their weights.
+        task: Task loss of each cycle, unweighted, `[N]`.
+        tokens: Token distance of each pair of cycles, unweighted, `[N - 1]` for every token group
+            (one group named ``"all"`` where none were given).
+        predictions: Prediction distance of each pair of cycles, unweighted, `[N - 1]`; empty
+            without prediction distillation.
+    """
+
+    total: Tensor
+    task: Tensor
+    tokens: dict[str, Tensor]
+    predictions: Tensor
+
+    def scalars(self) -> dict[str, float]:
+        """Flat numbers to log, such as ``{"loss": ..., "task/1": ..., "tokens/all/1": ...}``."""
+        terms = {"task": self.task, "predictions": self.predictions}
+        terms.update({f"tokens/{name}": values for name, values in self.tokens.items()})
+        logged = {"loss": self.total.detach().reshape(1)}
+        logged.update({name: values.detach() for name, values in terms.items()})
+        numbers = torch.cat([values.double().cpu() for values in logged.values()]).tolist()
+        names = ["loss"]
+        for name, values in terms.items():
+            names += [f"{name}/{cycle}" for cycle in range(1, len(values) + 1)]
+        return dict(zip(names, numbers, strict=True))
+
+
+class CycleDistillLoss(nn.Module):
+    """The loss of a cycled model: eq. 4 of SDPose (arXiv 2404.03518), for any task.
+
+    >>> import torch
+    >>> from cycledistill import CycleOutput
+    >>> criterion = CycleDistillLoss(torch.nn.CrossEntropyLoss(), token_weight=0.5)
+    >>> logits = torch.zeros(2, 3)
+    >>> output = CycleOutput((logits, logits), (torch.zeros(2, 5, 4), torch.ones(2, 5, 4)))
+    >>> losses = criterion(output, torch.tensor([0, 2]))
+    >>> {name: round(value, 4) for name, value in losses.scalars().items()}
+    {'loss': 2.6972, 'task/1': 1.0986, 'task/2': 1.0986, 'tokens/all/1': 1.0}
+
+    With predictions P_i and tokens T_i of cycles i = 1..N, truth Y, weights a_g of token groups::
+
+        L = sum_i task(P_i, Y) + sum_g a_g sum_{i<N} distance(T_i[g], teacher(T_{i+1}[g]))
+
+    where the teacher's tokens are those of the next cycle (or of the last), cut from the graph.
+    The paper's text calls them teacher; its released code lets the gradient flow into both, which
+    ``detach_teacher=False`` does. Distances are means over all elements, computed in float32 at
+    least. With one cycle nothing but the task loss remains.
+
+    Args:
+        task_loss: Called as ``task_loss(prediction, *targets)`` with one cycle's prediction;
+            returns a scalar. A module's parameters become parameters of this one.
+        token_weight: Weight a of the token distance (alpha_1 = alpha_2 = 5e-6 in the paper), a
+            number or a function of the training progress such as `Ramp`; with ``token_groups``
+            also a mapping from group name to weight.
+        token_groups: Parts of the sequence, by name, as slices along T that do not overlap:
+            ``{"keypoint": slice(0, 17), "visual": slice(17, None)}``. The distance of each is a
+            mean of its own. ``None``: the whole sequence is one group.
+        distance: ``"mse"``, ``"smooth_l1"``, ``"cosine"``, or a function of (student, teacher).
+        teacher: ``"next"`` (cycle i learns from i + 1) or ``"last"`` (from N).
+        detach_teacher: Whether the teacher's tokens and predictions are constants.
+        task_cycles: Cycles that get the task loss: ``"all"`` (their sum), ``"mean"`` (their mean),
+            ``"last"``, or one weight for each cycle.
+        prediction_weight: Weight of the distance between predictions, 0 for none; a number or a
+            function of the progress.
+        prediction_distance: ``"kl"`` (class logits), ``"mse"`` (maps, coordinates), or a function
+            of (student, teacher) predictions, of whatever type the model returns.
+        temperature: Softening of ``"kl"``.
+        token_dim: Dimension T of the tokens, 1 for `[B, T, D]`.
+
+    Raises:
+        ValueError: An argument, or a token group, is out of range.
+    """
+
+    def __init__(
+        self,
+        task_loss: Callable[..., Tensor],
+        token_weight: Weight | Mapping[str, Weight] = 5e-6,
+        token_groups: Mapping[str, slice] | None = None,
+        distance: str | Distance = "mse",
+        teacher: str = "next",
+        detach_teacher: bool = True,
+        task_cycles: str | Sequence[float] = "all",
+        prediction_weight: Weight = 0.0,
+        prediction_distance: str | Callable[[Any, Any], Tensor] = "kl",
+        temperature: float = 1.0,
+        token_dim: int = 1,
+    ) -> None:
+        super().__init__()
+        if not callable(task_loss):
+            raise TypeError(f"task_loss must be callable, got {type(task_loss).__name__}")
+        if teacher not in ("next", "last"):
+            raise ValueError(f"teacher must be 'next' or 'last', got {teacher!r}")
+        if isinstance(task_cycles, str) and task_cycles not in ("all", "mean", "last"):
+            raise ValueError(
+                "task_cycles must be 'all', 'mean', 'last' or a weight for each cycle, got "
+                f"{task_cycles!r}"
+            )
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.task_loss = task_loss
+        self.token_groups = dict(token_groups) if token_groups is not None else None
+        self.token_weights = _weights_of_groups(token_weight, self.token_groups)
+        self.distance = _choose("distance", distance, TOKEN_DISTANCES)
+        self.teacher = teacher
+        self.detach_teacher = detach_teacher
+        self.task_cycles = task_cycles if isinstance(task_cycles, str) else tuple(task_cycles)
+        self.prediction_weight = prediction_weight
+        self.prediction_distance = _choose(
+            "prediction_distance",
+            prediction_distance,
+            {"kl": partial(kl, temperature=temperature), "mse": mse},
+        )
+        self.token_dim = token_dim
+        self.progress = 0.0
+
+    def set_progress(self, progress: float) -> None:
+        """Tell weights that follow a schedule how far training is, from 0 to 1."""
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress must be within 0 and 1, got {progress}")
+        self.progress = float(progress)
+
+    def forward(self, output: CycleOutput, *targets: Any) -> CycleLosses:
+        """Loss of a cycled model's output.
+
+        Args:
+            output: Predictions and tokens of every cycle, from `CycleWrapper`.
+            *targets: Passed on to the task loss.
+
+        Raises:
+            ValueError: There is one cycle while ``teacher="last"`` asks for a later one, a token
+                group does not fit the sequence, or the number of task weights is not that of the
+                cycles.
+        """
+        if not isinstance(output, CycleOutput):
+            raise TypeError(
+                "expected the CycleOutput of a CycleWrapper in training, got "
+                f"{type(output).__name__}: in eval mode use cycled.forward_cycles(...)"
+            )
+        num_cycles = len(output.tokens)
+        if num_cycles == 1 and self.teacher == "last":
+            raise ValueError(
+                "teacher='last' needs two cycles or more, the output has one: raise num_cycles, or "
+                "use teacher='next', which leaves the task loss alone with one cycle"
+            )
+        device = output.tokens[0].device
+        weights = self._task_weights(num_cycles)
+        task = [
+            self._task(prediction, targets, bool(weight))
+            for prediction, weight in zip(output.predictions, weights, strict=True)
+        ]
+        weighted = [loss * weight for loss, weight in zip(task, weights, strict=True) if weight]
+        if not weighted:
+            raise ValueError(f"task_cycles={self.task_cycles!r} leaves no cycle with a task loss")
+        total = torch.stack(weighted).sum()
+        tokens: dict[str, Tensor] = {}
+        for name, part in self._groups(output.tokens[0]).items():
+            weight = weight_at(self.token_weights[name], self.progress)
+            tokens[name] = self._pairs(
+                [tensor[part] for tensor in output.tokens], self._token_distance, weight, device
+            )
+            if weight and num_cycles > 1:
+                total = total + weight * tokens[name].sum()
+        weight = weight_at(self.prediction_weight, self.progress)
+        predictions = torch.zeros(0, device=device)
+        if weight:
+            predictions = self._pairs(
+                list(output.predictions), self.prediction_distance, weight, device
+            )
+            if num_cycles > 1:
+                total = total + weight * predictions.sum()
+        return CycleLosses(total, torch.stack(task), tokens, predictions)
+
+    def _task(self, prediction: Any, targets: tuple[Any, ...], trains: bool) -> Tensor:
+        with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
+            loss = self.task_loss(prediction, *targets)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"task_loss must return one number as a tensor, got {found}")
+        return loss.reshape(())
+
+    def _task_weights(self, num_cycles: int) -> tuple[float, ...]:
+        if self.task_cycles == "all":
+            return (1.0,) * num_cycles
+        if self.task_cycles == "mean":
+            return (1.0 / num_cycles,) * num_cycles
+        if self.task_cycles == "last":
+            return (0.0,) * (num_cycles - 1) + (1.0,)
+        if len(self.task_cycles) != num_cycles:
+            raise ValueError(
+                f"task_cycles has {len(self.task_cycles)} weights {self.task_cycles}, the output "
+                f"has {num_cycles} cycles"
+            )
+        return tuple(float(weight) for weight in self.task_cycles)
+
+    def _groups(self, tokens: Tensor) -> dict[str, tuple[slice, ...]]:
+        """Index of every group's part of a cycle's tokens."""
+        before = (slice(None),) * self.token_dim
+        if self.token_groups is None:
+            return {"all": (...,)}
+        length = tokens.shape[self.token_dim]
+        taken: dict[int, str] = {}
+        for name, part in self.token_groups.items():
+            members = range(*part.indices(length))
+            stop = part.stop
+            if not members or (stop is not None and not -length <= stop <= length):
+                raise ValueError(
+                    f"token group {name!r} = {part} does not lie within the {length} tokens of "
+                    f"{list(tokens.shape)}"
+                )
+            for member in members:
+                if member in taken:
+                    raise ValueError(
+                        f"token groups {taken[member]!r} and {name!r} overlap at token {member}"
+                    )
+                taken[member] = name
+        return {name: (*before, part) for name, part in self.token_groups.items()}
+
+    def _pairs(
+        self, cycles: list[Any], distance: Callable[[Any, Any], Tensor], weight: float, device: Any
+    ) -> Tensor:
+        """Distance of every cycle from its teacher, `[N - 1]`; without a graph at weight 0."""
+        if len(cycles) == 1:
+            return torch.zeros(0, device=device)
+        teachers = cycles[1:] if self.teacher == "next" else cycles[-1:] * (len(cycles) - 1)
+        with torch.set_grad_enabled(bool(weight) and torch.is_grad_enabled()):
+            values = [
+                distance(student, _detach(teacher) if self.detach_teacher else teacher)
+                for student, teacher in zip(cycles[:-1], teachers, strict=True)
+            ]
+        return torch.stack(values)
+
+    def _token_distance(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return self.distance(at_least_float32(student), at_least_float32(teacher))
+
+    def extra_repr(self) -> str:
+        """What stands in the module's ``repr``."""
+        return (
+            f"token_weight={self.token_weights}, teacher={self.teacher!r}, "
+            f"detach_teacher={self.detach_teacher}, task_cycles={self.task_cycles!r}, "
+            f"prediction_weight={self.prediction_weight}"
+        )
+
+
+def _weights_of_groups(
+    weight: Weight | Mapping[str, Weight], groups: Mapping[str, slice] | None
+) -> dict[str, Weight]:
+    names = ["all"] if groups is None else list(groups)
+    if not isinstance(weight, Mapping):
+        return dict.fromkeys(names, weight)
+    if set(weight) != set(names):
+        raise ValueError(
+            f"token_weight names the groups {sorted(weight)}, token_groups names {sorted(names)}"
+        )
+    return dict(weight)
+
+
+def _choose(name: str, value: Any, known: Mapping[str, Any]) -> Any:
+    if callable(value):
+        return value
+    if value not in known:
+        raise ValueError(f"{name} must be one of {sorted(known)} or a function, got {value!r}")
+    return known[value]
+
+
+def _detach(tree: Any) -> Any:
+    return map_tensors(torch.Tensor.detach, tree)

@@ -1,0 +1,62 @@
+"""Weights that change while training goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+Weight: TypeAlias = float | Callable[[float], float]
+"""A number, or a function of the training progress (0 at the start, 1 at the end)."""
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A weight that goes from one value to another between two points of training.
+
+    >>> ramp = Ramp(0.0, 2.0, begin=0.25, end=0.75)
+    >>> [ramp(progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    [0.0, 0.0, 1.0, 2.0, 2.0]
+
+    Args:
+        initial: Value before ``begin``.
+        final: Value after ``end``.
+        begin: Progress in [0, 1] at which the change starts.
+        end: Progress at which it is over.
+        shape: ``"linear"`` or ``"cosine"`` (slow at both ends).
+
+    Raises:
+        ValueError: The points are not ``0 <= begin <= end <= 1``, or the shape is unknown.
+    """
+
+    initial: float
+    final: float
+    begin: float = 0.0
+    end: float = 1.0
+    shape: str = "linear"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.begin <= self.end <= 1:
+            raise ValueError(
+                f"a ramp needs 0 <= begin <= end <= 1, got begin={self.begin}, end={self.end}"
+            )
+        if self.shape not in ("linear", "cosine"):
+            raise ValueError(f"shape must be 'linear' or 'cosine', got {self.shape!r}")
+
+    def __call__(self, progress: float) -> float:
+        """The weight at a progress in [0, 1]."""
+        if progress <= self.begin:
+            part = 0.0
+        elif progress >= self.end:
+            part = 1.0
+        else:
+            part = (progress - self.begin) / (self.end - self.begin)
+        if self.shape == "cosine":
+            part = (1 - math.cos(math.pi * part)) / 2
+        return self.initial + (self.final - self.initial) * part
+
+
+def weight_at(weight: Weight, progress: float) -> float:
+    """The value of a weight at a progress in [0, 1]."""
+    return float(weight(progress)) if callable(weight) else float(weight)

@@ -1,0 +1,92 @@
+"""Parameters that only the later cycles use: they train, and are dropped at ``unwrap``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class TeacherOnly(nn.Module):
+    """A cycle embedding and low-rank adapters for the cycles after the first.
+
+    Both start as the identity: the embedding and the second factor of every adapter are zero.
+    A cycle beyond the trained number uses the last trained cycle's parameters.
+
+    Args:
+        num_cycles: Trained number of cycles N; parameters exist for cycles 2..N.
+        num_blocks: Blocks of the stack.
+        token_dim: Channels D of a token.
+        cycle_embedding: Whether to learn one vector for each later cycle, added to the tokens
+            that enter it (Universal Transformer, arXiv 1807.03819).
+        adapter_rank: Rank r of a residual ``x @ down @ up`` beside every block in every later
+            cycle (in the spirit of Relaxed Recursive Transformers, arXiv 2410.20672); 0 for none.
+    """
+
+    embedding: nn.Parameter | None
+    down: nn.Parameter | None
+    up: nn.Parameter | None
+
+    def __init__(
+        self,
+        num_cycles: int,
+        num_blocks: int,
+        token_dim: int,
+        cycle_embedding: bool,
+        adapter_rank: int,
+    ) -> None:
+        super().__init__()
+        later = num_cycles - 1
+        self.token_dim = token_dim
+        self.embedding = nn.Parameter(torch.zeros(later, token_dim)) if cycle_embedding else None
+        if adapter_rank:
+            down = torch.randn(later, num_blocks, token_dim, adapter_rank) / math.sqrt(token_dim)
+            self.down = nn.Parameter(down)
+            self.up = nn.Parameter(torch.zeros(later, num_blocks, adapter_rank, token_dim))
+        else:
+            self.down = self.up = None
+
+    def enter(self, tokens: Tensor, cycle: int) -> Tensor:
+        """Tokens `[..., D]` that enter a cycle (2 or later), with its embedding added."""
+        if tokens.shape[-1] != self.token_dim:
+            raise ValueError(
+                f"token_dim={self.token_dim}, but the tokens are {list(tokens.shape)} with "
+                f"{tokens.shape[-1]} channels last; teacher-only parameters need [..., D] tokens"
+            )
+        if self.embedding is None:
+            return tokens
+        return tokens + self.embedding[self._row(cycle, self.embedding)].to(tokens.dtype)
+
+    def adapt(self, tokens_in: Tensor, tokens_out: Tensor, cycle: int, block: int) -> Tensor:
+        """Tokens `[..., D]` that leave a block in a later cycle, with its adapter's part added."""
+        if self.down is None or self.up is None:
+            return tokens_out
+        row = self._row(cycle, self.down)
+        down, up = self.down[row, block], self.up[row, block]
+        return tokens_out + (tokens_in.to(down.dtype) @ down @ up).to(tokens_out.dtype)
+
+    def zero(self) -> Tensor:
+        """A zero that depends on every parameter, for steps in which no later cycle ran."""
+        return torch.stack([parameter.sum() * 0.0 for parameter in self.parameters()]).sum()
+
+    @staticmethod
+    def _row(cycle: int, parameter: Tensor) -> int:
+        return min(cycle - 2, parameter.shape[0] - 1)
+
+
+def find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
+    """The channels of a model's tokens, read off the blocks' norms or the model's own fields."""
+    for module in blocks[0].modules():
+        weight = getattr(module, "weight", None)
+        if "norm" in type(module).__name__.lower() and isinstance(weight, Tensor):
+            return weight.shape[-1]
+    for owner in (model, getattr(model, "config", None)):
+        for name in ("embed_dim", "hidden_size", "d_model"):
+            value = getattr(owner, name, None)
+            if isinstance(value, int):
+                return value
+    raise ValueError(
+        f"the token width of {type(blocks[0]).__name__} is not evident; pass token_dim= for the "
+        "cycle embedding and the adapters"
+    )

@@ -18,7 +18,7 @@ help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(DEMO_READY) ## train a small model on images that come along, and say what happened
-	@$(BIN)/python examples/deit_imagenet.py digits
+	@$(BIN)/python examples/deit_imagenet.py --preset digits
 
 test: check tests docs ## everything that must pass: check, tests, docs
 
@@ -57,14 +57,14 @@ $(DEMO_READY): pyproject.toml | $(BIN)/python
 	@rm -f $@
 	@echo "Installing into $(VENV): PyTorch and what the demo needs. This takes minutes, once:" \
 	  "with PyTorch's CUDA libraries (the default on Linux) it is several GB."
-	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --editable ".[pose,deit]"
+	@$(BIN)/python -m pip install --quiet --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --quiet --editable ".[pose,deit]"
 	@touch $@
 
 $(DEV_READY): pyproject.toml | $(BIN)/python
 	@rm -f $@
 	@echo "Installing into $(VENV): PyTorch and the tools for development. This takes minutes," \
 	  "once: with PyTorch's CUDA libraries (the default on Linux) it is several GB."
-	@$(BIN)/python -m pip install --quiet --upgrade pip
-	@$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@$(BIN)/python -m pip install --quiet --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --quiet --editable ".[dev]"
 	@touch $@ $(DEMO_READY)

@@ -1,0 +1,74 @@
+"""One small training loop for every task, on Hugging Face Accelerate.
+
+Needs the extra ``train``: ``pip install "cycledistill[train]"``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+_NEEDED = {
+    "accelerate": "accelerate",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "rich": "rich",
+    "tyro": "tyro",
+    "yaml": "pyyaml",
+}
+_missing = [package for name, package in _NEEDED.items() if importlib.util.find_spec(name) is None]
+if _missing:
+    raise ImportError(
+        f'cycledistill.training needs {", ".join(_missing)}: pip install "cycledistill[train]"'
+    )
+
+from cycledistill.training._checkpoint import load_weights  # noqa: E402
+from cycledistill.training._cli import parse_cli, run_cli  # noqa: E402
+from cycledistill.training._config import TrainConfig, free  # noqa: E402
+from cycledistill.training._config_file import save_config  # noqa: E402
+from cycledistill.training._curves import draw_curves  # noqa: E402
+from cycledistill.training._errors import (  # noqa: E402
+    CheckpointError,
+    Interrupted,
+    NonFiniteLossError,
+    TrainingError,
+)
+from cycledistill.training._evaluation import (  # noqa: E402
+    evaluation_loader,
+    gather_over_processes,
+    is_main_process,
+    sum_over_processes,
+)
+from cycledistill.training._evaluator import BestEvaluation  # noqa: E402
+from cycledistill.training._fit import FitResult, fit  # noqa: E402
+from cycledistill.training._log import read_log  # noqa: E402
+from cycledistill.training._nonfinite import replay  # noqa: E402
+from cycledistill.training._parallel import Losses  # noqa: E402
+from cycledistill.training._sampler import steps_per_epoch  # noqa: E402
+from cycledistill.training._schedule import WarmupCosine, WarmupSteps  # noqa: E402
+
+__all__ = [
+    "BestEvaluation",
+    "CheckpointError",
+    "FitResult",
+    "Interrupted",
+    "Losses",
+    "NonFiniteLossError",
+    "TrainConfig",
+    "TrainingError",
+    "WarmupCosine",
+    "WarmupSteps",
+    "draw_curves",
+    "evaluation_loader",
+    "fit",
+    "free",
+    "gather_over_processes",
+    "is_main_process",
+    "load_weights",
+    "parse_cli",
+    "read_log",
+    "replay",
+    "run_cli",
+    "save_config",
+    "steps_per_epoch",
+    "sum_over_processes",
+]

@@ -1,0 +1,129 @@
+"""Command lines of the examples: presets, YAML files, flags, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+import tyro
+
+from cycledistill.training._config_file import read_config
+from cycledistill.training._errors import TrainingError
+
+ConfigT = TypeVar("ConfigT")
+USERS_ERRORS = (ValueError, TypeError, OSError, ImportError, TrainingError)
+
+
+def parse_cli(
+    config_class: type[ConfigT],
+    presets: Mapping[str, ConfigT] | None = None,
+    default: str | None = None,
+    args: Sequence[str] | None = None,
+    description: str | None = None,
+) -> ConfigT:
+    """Read a config dataclass from the command line.
+
+    Example:
+        >>> from cycledistill.training import TrainConfig
+        >>> presets = {"paper": TrainConfig(), "demo": TrainConfig(epochs=3, lr=0.01)}
+        >>> config = parse_cli(TrainConfig, presets, args=["--preset", "demo", "--epochs", "5"])
+        >>> config.epochs, config.lr
+        (5, 0.01)
+
+    ``--preset NAME`` picks the values to start from, ``--config FILE.yaml`` replaces those that the
+    file has, and flags replace both. ``--help`` shows every field with its docstring and the
+    preset's value.
+
+    Args:
+        config_class: The dataclass.
+        presets: Values to choose from by name.
+        default: Name of the preset to take when none is asked for; without it, the dataclass's own
+            defaults.
+        args: The arguments; ``sys.argv[1:]`` when ``None``.
+        description: Text at the top of ``--help``; the dataclass's docstring when ``None``.
+
+    Raises:
+        ValueError: The preset is unknown, or the file has an unknown option.
+        FileNotFoundError: There is no such file.
+        SystemExit: Flags are wrong (2), or ``--help`` was asked for (0).
+    """
+    presets = presets or {}
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=default)
+    first.add_argument("--config")
+    first.add_argument("--debug", action="store_true")
+    chosen, rest = first.parse_known_args(sys.argv[1:] if args is None else list(args))
+    if chosen.preset is not None and chosen.preset not in presets:
+        raise ValueError(
+            f"there is no preset {chosen.preset!r}; choose from {', '.join(presets) or 'none'}"
+        )
+    config = presets[chosen.preset] if chosen.preset is not None else config_class()
+    if chosen.config is not None:
+        arguments = read_config(chosen.config, config)
+        try:
+            config = tyro.cli(config_class, default=config, args=arguments, console_outputs=_main())
+        except SystemExit:
+            print(f"error: {chosen.config} has wrong values (see above)", file=sys.stderr)
+            raise
+    text = description or (config_class.__doc__ or "").split("\n\n")[0]
+    return tyro.cli(
+        config_class,
+        default=config,
+        args=rest,
+        description=f"{text}\n\n{_more_options(presets, default)}",
+        console_outputs=_main(),
+    )
+
+
+def run_cli(main: Callable[[], object]) -> None:
+    """Run a program's ``main``; users' errors end it with one line and exit status 1.
+
+    With ``--debug`` among the arguments, or when the error is none of a user's making, the
+    traceback is shown.
+
+    Args:
+        main: Called without arguments.
+
+    Raises:
+        SystemExit: With status 1 after an error, 130 after Ctrl-C.
+    """
+    try:
+        main()
+    except USERS_ERRORS as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(_one_line(error), file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines) or type(error).__name__
+    if lines and lines[0].startswith("Caught ") and " DataLoader worker " in lines[0]:
+        text = lines[-1]
+    rank = os.environ.get("RANK", "0")
+    return f"error: {text}" if rank == "0" else f"error (process {rank}): {text}"
+
+
+def _more_options(presets: Mapping[str, Any], default: str | None) -> str:
+    names = ", ".join(f"{name}{' (default)' * (name == default)}" for name in presets)
+    listed = f"--preset NAME: start from the values of {names}. " if presets else ""
+    return (
+        f"{listed}--config FILE.yaml: take values from a file, such as a run's config.yaml; flags "
+        "win over it. --debug: show the traceback of errors."
+    )
+
+
+def _main() -> bool:
+    return os.environ.get("RANK", "0") == "0"

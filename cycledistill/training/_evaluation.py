@@ -1,0 +1,100 @@
+"""Evaluating on several processes: every sample once, no padding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader, Sampler
+
+from cycledistill.training._dataset import leave_signals_to_parent
+from cycledistill.training._parallel import gather_lists
+
+
+class ShardSampler(Sampler[int]):
+    """Every ``num_processes``-th index, from ``process`` on; nothing is repeated.
+
+    Example:
+        >>> [list(ShardSampler(5, process, 2)) for process in range(2)]
+        [[0, 2, 4], [1, 3]]
+    """
+
+    def __init__(self, num_samples: int, process: int, num_processes: int) -> None:
+        self._indices = range(process, num_samples, num_processes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+
+def evaluation_loader(
+    dataset: Any,
+    batch_size: int,
+    num_workers: int = 0,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+) -> DataLoader[Any]:
+    """This process's share of a dataset, in order, each sample on one process only.
+
+    Example:
+        >>> loader = evaluation_loader([1.0, 2.0, 3.0], batch_size=2)
+        >>> [len(batch) for batch in loader]
+        [2, 1]
+
+    Shares may differ by a sample and be empty. That is no matter: the model that ``fit`` hands to
+    ``evaluate`` does not talk to other processes. Sum or gather what was counted with
+    ``sum_over_processes``, ``gather_over_processes`` or a torchmetrics metric.
+
+    Args:
+        dataset: Anything with a length and indices.
+        batch_size: Samples of one batch on this process.
+        num_workers: Processes that load data.
+        collate_fn: As for ``DataLoader``.
+    """
+    process, num_processes = _place()
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=ShardSampler(len(cast(Sized, dataset)), process, num_processes),
+        num_workers=num_workers,
+        collate_fn=collate_fn,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+        worker_init_fn=leave_signals_to_parent,
+    )
+
+
+def sum_over_processes(values: Mapping[str, float]) -> dict[str, float]:
+    """Sum of each value over all processes; the values themselves when there is one.
+
+    Example:
+        >>> sum_over_processes({"correct": 3, "count": 4})
+        {'correct': 3, 'count': 4}
+    """
+    everyone: Sequence[Mapping[str, float]] = gather_lists([dict(values)])
+    return {name: sum(one[name] for one in everyone) for name in values}
+
+
+def gather_over_processes(items: list[Any]) -> list[Any]:
+    """All processes' lists joined, the same on each process.
+
+    Example:
+        >>> gather_over_processes(["a", "b"])
+        ['a', 'b']
+    """
+    return gather_lists(items)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints and writes files."""
+    return _place()[0] == 0
+
+
+def _place() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

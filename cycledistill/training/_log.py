@@ -1,0 +1,99 @@
+"""log.jsonl: one JSON object for each logged step, evaluation and incident."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cycledistill.training._files import flush_to_disk, replacing
+
+# One computation's share of the mean: its number of samples (the weight), and its terms.
+WindowEntry = tuple[float, dict[str, float]]
+
+
+class RunLog:
+    """Append-only log that a resumed run continues as if nothing had happened.
+
+    Every record has ``event`` ("train", "evaluate" or "nonfinite"), ``step`` (steps done) and
+    ``epoch`` (from 0). Numbers that are not finite are written as null.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def start(self, step: int, copy_from: Path | None = None) -> list[dict[str, Any]]:
+        """Cut off all that lies after ``step`` and return what stays.
+
+        Args:
+            step: Steps done by the checkpoint that is resumed; 0 for a new run.
+            copy_from: Log of the run that is continued in another folder.
+        """
+        source = copy_from if copy_from is not None and not self.path.exists() else self.path
+        records = read_log(source) if step > 0 and source.exists() else []
+        kept = [record for record in records if record["step"] <= step]
+        with replacing(self.path) as file:
+            for record in kept:
+                file.write(json.dumps(record) + "\n")
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
+        return kept
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record."""
+        self._file.write(json.dumps({key: _plain(item) for key, item in record.items()}) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Return when all records are on the disk."""
+        flush_to_disk(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_log(path: str | Path) -> list[dict[str, Any]]:
+    """Records of a ``log.jsonl``; a last line that a crash cut short is left out.
+
+    Raises:
+        ValueError: Another line is no JSON object with a step.
+    """
+    records = []
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, TypeError, KeyError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: no log record: {line[:80]!r}") from error
+        records.append(record)
+    return records
+
+
+def window_means(window: Iterable[WindowEntry]) -> dict[str, float]:
+    """Weighted mean of each term, the sum of all first, the gradient's norm last.
+
+    Exactly rounded, so that the order of the entries is no matter.
+
+    Example:
+        >>> window_means([(1, {"loss": 1.0}), (3, {"loss": 2.0})])
+        {'loss': 1.75}
+    """
+    weights: dict[str, list[float]] = {}
+    products: dict[str, list[float]] = {}
+    for weight, terms in window:
+        for name, value in terms.items():
+            weights.setdefault(name, []).append(weight)
+            products.setdefault(name, []).append(weight * value)
+    names = sorted(weights, key=lambda name: (name != "loss", name == "grad_norm", name))
+    return {name: math.fsum(products[name]) / math.fsum(weights[name]) for name in names}
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,167 @@
+"""Which samples make up which step: an order that knows nothing of processes and workers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from cycledistill.training._config import TrainConfig
+
+
+class SampleKey(NamedTuple):
+    """Address of one augmented sample.
+
+    Attributes:
+        sample: Its index in the dataset.
+        draw: The number of its augmentation: the epoch, or with repeated augmentation
+            ``epoch * repeats + copy``.
+    """
+
+    sample: int
+    draw: int
+
+
+class Share(NamedTuple):
+    """What one process computes of one micro-batch.
+
+    Attributes:
+        keys: Its samples, never empty.
+        is_filler: The process has no sample of this micro-batch; it computes another's first one
+            to keep step with the others, with weight 0.
+    """
+
+    keys: tuple[SampleKey, ...]
+    is_filler: bool
+
+
+def steps_per_epoch(config: TrainConfig, num_samples: int) -> int:
+    """Number of optimiser steps in an epoch of ``num_samples``.
+
+    Example:
+        >>> steps_per_epoch(TrainConfig(batch_size=32, drop_last=False), 100)
+        4
+
+    Raises:
+        ValueError: There is no sample, or not one full batch under ``drop_last``.
+    """
+    if num_samples < 1:
+        raise ValueError("the training set is empty")
+    full, rest = divmod(num_samples, config.batch_size)
+    if full == 0 and config.drop_last:
+        raise ValueError(
+            f"batch_size={config.batch_size} is more than the {num_samples} samples of the "
+            "training set, and drop_last leaves out smaller batches: nothing would be trained. "
+            "Lower batch_size or turn drop_last off"
+        )
+    return full + (rest > 0 and not config.drop_last)
+
+
+class GlobalOrder:
+    """The samples of every step of a run, from the seed alone.
+
+    Example:
+        >>> order = GlobalOrder(TrainConfig(batch_size=4, drop_last=False), num_samples=10)
+        >>> [len(order.batch(step)) for step in range(order.steps_per_epoch)]
+        [4, 4, 2]
+        >>> both = [order.shares(0, process, 2)[0].keys for process in range(2)]
+        >>> both[0] + both[1] == order.batch(0)
+        True
+
+    Batch ``i`` of an epoch is the same for any number of processes: it is cut into micro-batches,
+    and each of these into one piece for every process. Pieces differ by at most one sample, and no
+    sample stands in two of them. Any step can be asked for at any time, which is how a run resumes
+    in the middle of an epoch.
+    """
+
+    def __init__(self, config: TrainConfig, num_samples: int) -> None:
+        self.num_samples = num_samples
+        self.batch_size = config.batch_size
+        self.accumulate = config.accumulate
+        self.repeats = config.repeated_augmentation
+        self.seed = config.seed
+        self.steps_per_epoch = steps_per_epoch(config, num_samples)
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self._epoch_order = functools.lru_cache(maxsize=2)(self._make_epoch_order)
+
+    def epoch_of(self, step: int) -> int:
+        """Epoch (from 0) that ``step`` (from 0) belongs to."""
+        return step // self.steps_per_epoch
+
+    def batch(self, step: int) -> tuple[SampleKey, ...]:
+        """All samples of ``step``, over all processes and micro-batches."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = self._epoch_order(epoch)
+        start = position * self.batch_size
+        stop = min(start + self.batch_size, self.num_samples)
+        return tuple(
+            SampleKey(
+                int(order[place // self.repeats]), epoch * self.repeats + place % self.repeats
+            )
+            for place in range(start, stop)
+        )
+
+    def shares(self, step: int, process: int, num_processes: int) -> list[Share]:
+        """This process's piece of each micro-batch of ``step``.
+
+        A micro-batch that would be empty on every process is left out, on all of them.
+        """
+        shares = []
+        for micro_batch in _pieces(self.batch(step), self.accumulate):
+            if micro_batch:
+                piece = _pieces(micro_batch, num_processes)[process]
+                shares.append(Share(piece or micro_batch[:1], is_filler=not piece))
+        return shares
+
+    def _make_epoch_order(self, epoch: int) -> Tensor:
+        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+        return torch.randperm(self.num_samples, generator=generator)
+
+
+class ShareSampler(Sampler[list[SampleKey]]):
+    """Batch sampler of one process: its shares of all steps from ``first_step`` to the end."""
+
+    def __init__(
+        self, order: GlobalOrder, first_step: int, process: int, num_processes: int
+    ) -> None:
+        self.order = order
+        self.first_step = first_step
+        self.process = process
+        self.num_processes = num_processes
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for step in range(self.first_step, self.order.total_steps):
+            for share in self.order.shares(step, self.process, self.num_processes):
+                yield list(share.keys)
+
+
+def mix_seed(*numbers: int) -> int:
+    """A seed in ``[0, 2**63)`` in which every bit depends on every number (splitmix64).
+
+    Example:
+        >>> mix_seed(0, 1) == mix_seed(0, 1) != mix_seed(1, 0)
+        True
+    """
+    mask = (1 << 64) - 1
+    state = 0
+    for number in numbers:
+        state = (state + (number & mask) + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1
+
+
+def _pieces(keys: tuple[SampleKey, ...], number: int) -> list[tuple[SampleKey, ...]]:
+    small, larger_ones = divmod(len(keys), number)
+    pieces = []
+    start = 0
+    for piece in range(number):
+        stop = start + small + (piece < larger_ones)
+        pieces.append(keys[start:stop])
+        start = stop
+    return pieces

@@ -1,0 +1,43 @@
+"""Random numbers that depend on the place in the run, not on what ran before."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from cycledistill.training._sampler import mix_seed
+
+
+def seed_step(seed: int, step: int, micro_batch: int, process: int) -> None:
+    """Seed every global generator for one micro-batch.
+
+    PyTorch's CPU generator gets the same seed on every process, so that all of them draw the same
+    number of cycles; Python's, NumPy's and the GPU's differ from process to process.
+    """
+    shared = mix_seed(seed, step, micro_batch)
+    own = mix_seed(shared, process)
+    random.seed(own)
+    np.random.seed(own % 2**32)
+    torch.default_generator.manual_seed(shared)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed(own)
+
+
+@contextlib.contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed the CPU's global generators inside the block and put their states back after it."""
+    states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    seed = mix_seed(*numbers)
+    try:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])

@@ -1,0 +1,63 @@
+"""Stopping when asked: at the end of the step, with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+from cycledistill.training._errors import Interrupted
+
+
+class StopRequest:
+    """Listens for Ctrl-C and SIGTERM while it is entered.
+
+    The first one is remembered in ``signal``, for the loop to look at after each step; a second
+    one ends the process at once. Inside ``interruptible()`` already the first raises
+    ``Interrupted``. With several processes repeated signals are ignored: launchers pass on what the
+    terminal has sent to everyone already.
+    """
+
+    def __init__(self, num_processes: int) -> None:
+        self.signal = 0
+        self._alone = num_processes == 1
+        self._may_raise = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def interruptible(self) -> _Interruptible:
+        """A block (an evaluation) that can be left at any time; a pending request leaves it."""
+        return _Interruptible(self)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and self._alone:
+            raise Interrupted(128 + number)
+        self.signal = self.signal or number
+        if self._may_raise and self._alone:
+            raise Interrupted(128 + number)
+
+
+class _Interruptible:
+    def __init__(self, request: StopRequest) -> None:
+        self._request = request
+
+    def __enter__(self) -> None:
+        self._request._may_raise = True
+
+    def __exit__(self, *details: object) -> None:
+        self._request._may_raise = False

@@ -1,0 +1,22 @@
+"""Image classification with timm's models: data, recipe, accuracy by cycle, export."""
+
+from cycledistill_deit._config import PRESETS, ClassificationConfig
+from cycledistill_deit._criterion import build_criterion
+from cycledistill_deit._data import ClassificationData, load_data
+from cycledistill_deit._evaluate import cycle_accuracies
+from cycledistill_deit._export import load_plain, save_plain
+from cycledistill_deit._mixup import MixupTargets
+from cycledistill_deit._model import create_classifier
+
+__all__ = [
+    "PRESETS",
+    "ClassificationConfig",
+    "ClassificationData",
+    "MixupTargets",
+    "build_criterion",
+    "create_classifier",
+    "cycle_accuracies",
+    "load_data",
+    "load_plain",
+    "save_plain",
+]

@@ -1,0 +1,223 @@
+"""Options of a classification run, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cycledistill.training import TrainConfig, free
+
+
+@dataclass
+class ClassificationConfig(TrainConfig):
+    """Train a timm model on images in class folders, cycled and distilled into one pass."""
+
+    data_dir: Path | None = free(None)
+    """Folder with train/CLASS/* and val/CLASS/* images (ImageNet's layout). None takes
+    scikit-learn's 1,797 handwritten digits, which come with the package."""
+
+    model: str = "deit_tiny_patch16_224"
+    """Any timm model with a block stack (DeiT-Ti: paper, table 9)."""
+
+    pretrained: bool = False
+    """Start from timm's pretrained weights (downloads them)."""
+
+    mode: Literal["plain", "cycle", "distill"] = "distill"
+    """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
+    table 9, row 2). distill: loss on every cycle, tokens distilled, used with one (row 3)."""
+
+    num_cycles: int = 2
+    """Cycles in training, in the modes cycle and distill (2: paper, table 9)."""
+
+    blocks: str | None = None
+    """Path of the block stack, such as blocks.4:12; None finds it."""
+
+    token_weight: float = 5e-6
+    """Weight of the token distillation in mode distill (5e-6: paper, section 4.1.2)."""
+
+    detach_teacher: bool = True
+    """Treat the later cycle's tokens as constants; the paper's released code does not."""
+
+    task_cycles: Literal["all", "mean", "last"] = "all"
+    """Cycles with a classification loss in mode distill: the sum over all (paper, eq. 3), their
+    mean, or the last (paper, table 5)."""
+
+    prediction_weight: float = 0.0
+    """Weight of the KL divergence between consecutive cycles' predictions (0: not in the paper)."""
+
+    activation_checkpointing: Literal["block", "cycle"] | None = None
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    image_size: int = 224
+    """Side of the square input, in pixels."""
+
+    in_chans: int = 3
+    """Channels of the input: 3 for colour, 1 for grey."""
+
+    patch_size: int | None = None
+    """Side of a patch in pixels; None keeps the model's own. Likewise the next three."""
+
+    embed_dim: int | None = None
+    """Channels of a token."""
+
+    depth: int | None = None
+    """Number of blocks."""
+
+    num_heads: int | None = None
+    """Attention heads of a block."""
+
+    drop_path: float = 0.1
+    """Stochastic depth: largest rate at which a block's branch is left out (0.1: DeiT)."""
+
+    weight_decay: float = 0.05
+    """Weight decay of AdamW, not on biases, norms and position embeddings (0.05: DeiT)."""
+
+    warmup_epochs: int = 5
+    """Epochs of linear warm-up (5: DeiT)."""
+
+    warmup_lr: float = 1e-6
+    """Learning rate at the start of the warm-up (1e-6: DeiT)."""
+
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine (1e-5: DeiT)."""
+
+    auto_augment: str | None = "rand-m9-mstd0.5-inc1"
+    """timm's automatic augmentation (RandAugment 9/0.5: DeiT); None for none."""
+
+    color_jitter: float | None = 0.3
+    """Colour jitter where there is no automatic augmentation; None for none."""
+
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+
+    random_erasing: float = 0.25
+    """Probability of erasing a rectangle of the input (0.25: DeiT)."""
+
+    crop_padding: int | None = None
+    """Pixels to pad before a random crop of the input's size, for small images. None: random
+    resized crops, as for ImageNet."""
+
+    crop_fraction: float = 0.875
+    """Part of the image that the centre crop at test keeps (0.875: DeiT)."""
+
+    mixup: float = 0.8
+    """Mixup's alpha, 0 for none (0.8: DeiT)."""
+
+    cutmix: float = 1.0
+    """CutMix's alpha, 0 for none (1.0: DeiT)."""
+
+    label_smoothing: float = 0.1
+    """Label smoothing (0.1: DeiT)."""
+
+    eval_batch_size: int = free(256)
+    """Images at a time in evaluations."""
+
+    limit_train: int | None = None
+    """Use only that many training images, spread evenly over the list; None uses all."""
+
+    @property
+    def training_cycles(self) -> int:
+        """Cycles that training runs in this mode."""
+        return 1 if self.mode == "plain" else self.num_cycles
+
+    @property
+    def inference_cycles(self) -> int:
+        """Cycles that the trained model is meant to be used with."""
+        return self.num_cycles if self.mode == "cycle" else 1
+
+    def validate(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: An option is out of its range; the text names it.
+        """
+        super().validate()
+        if self.num_cycles < 1:
+            raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
+        if self.mode != "plain" and self.num_cycles == 1:
+            raise ValueError(
+                f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
+                "--num-cycles 2 or more"
+            )
+        if self.warmup_epochs and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs={self.warmup_epochs} must be fewer than epochs={self.epochs}"
+            )
+        for name in ("drop_path", "flip", "random_erasing", "label_smoothing"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"crop_fraction must lie in (0, 1], got {self.crop_fraction}")
+
+
+PRESETS = {
+    "imagenet": ClassificationConfig(
+        output_dir=Path("runs/imagenet"),
+        epochs=300,
+        batch_size=1024,
+        lr=5e-4,
+        lr_batch_size=512,
+        ema_decay=0.99996,
+        repeated_augmentation=3,
+        mixed_precision="bf16",
+        num_workers=8,
+    ),
+    "cifar10": ClassificationConfig(
+        output_dir=Path("runs/cifar10"),
+        epochs=100,
+        batch_size=512,
+        lr=1e-3,
+        image_size=32,
+        patch_size=4,
+        crop_padding=4,
+        crop_fraction=1.0,
+        mixed_precision="bf16",
+    ),
+    "cifar10-cpu": ClassificationConfig(
+        output_dir=Path("runs/cifar10-cpu"),
+        epochs=5,
+        batch_size=128,
+        lr=2e-3,
+        image_size=32,
+        patch_size=4,
+        embed_dim=64,
+        depth=3,
+        num_heads=2,
+        drop_path=0.0,
+        warmup_epochs=1,
+        auto_augment=None,
+        color_jitter=None,
+        random_erasing=0.0,
+        crop_padding=4,
+        crop_fraction=1.0,
+        mixup=0.0,
+        cutmix=0.0,
+        num_workers=1,
+    ),
+    "digits": ClassificationConfig(
+        output_dir=Path("runs/digits"),
+        epochs=80,
+        batch_size=64,
+        lr=2e-3,
+        image_size=8,
+        in_chans=1,
+        patch_size=2,
+        embed_dim=48,
+        depth=3,
+        num_heads=3,
+        drop_path=0.0,
+        warmup_epochs=2,
+        auto_augment=None,
+        color_jitter=None,
+        flip=0.0,
+        random_erasing=0.0,
+        crop_padding=1,
+        crop_fraction=1.0,
+        mixup=0.0,
+        cutmix=0.0,
+        num_workers=0,
+        checkpoint_every=5,
+    ),
+}

@@ -1,0 +1,126 @@
+"""Images in class folders, or the digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from cycledistill_deit._config import ClassificationConfig
+
+NUM_DIGIT_TRAIN = 1297  # of 1,797; the rest is for validation
+
+
+class ClassificationData(NamedTuple):
+    """Training and validation sets of (image `[C, S, S]` float, label) pairs."""
+
+    train: Dataset[tuple[Tensor, int]]
+    val: Dataset[tuple[Tensor, int]]
+    class_names: tuple[str, ...]
+
+
+def load_data(config: ClassificationConfig) -> ClassificationData:
+    """The data that a config asks for.
+
+    Raises:
+        FileNotFoundError: The folder, or its train/ or val/, is missing.
+        ValueError: A class folder has no image, or train/ and val/ have other classes.
+    """
+    train_transform, val_transform = _transform(config, True), _transform(config, False)
+    if config.data_dir is None:
+        data = _digits(train_transform, val_transform)
+    else:
+        data = _folders(Path(config.data_dir), train_transform, val_transform)
+    if config.limit_train is not None:
+        total = len(data.train)  # type: ignore[arg-type]
+        if not 1 <= config.limit_train <= total:
+            raise ValueError(f"limit_train={config.limit_train} is not within 1 and {total} images")
+        chosen = [i * total // config.limit_train for i in range(config.limit_train)]
+        data = data._replace(train=Subset(data.train, chosen))
+    return data
+
+
+def _folders(root: Path, train_transform: Any, val_transform: Any) -> ClassificationData:
+    for folder in (root, root / "train", root / "val"):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"--data-dir {root}: {folder} is no folder; expected train/CLASS/*.jpg and "
+                "val/CLASS/*.jpg (ImageNet's layout)"
+            )
+    try:
+        train = ImageFolder(str(root / "train"), train_transform, loader=_open)
+        val = ImageFolder(str(root / "val"), val_transform, loader=_open)
+    except FileNotFoundError as error:
+        raise ValueError(f"--data-dir {root}: {error}") from error
+    if train.classes != val.classes:
+        differing = sorted(set(train.classes) ^ set(val.classes))
+        raise ValueError(
+            f"--data-dir {root}: train/ has {len(train.classes)} classes, val/ has "
+            f"{len(val.classes)}; only one of them has {', '.join(differing[:5])}"
+        )
+    return ClassificationData(train, val, tuple(train.classes))
+
+
+def _open(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"cannot read the image {path}: {error}") from error
+
+
+class _Digits(Dataset[tuple[Tensor, int]]):
+    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Any) -> None:
+        self.images = images
+        self.labels = labels
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = Image.fromarray(self.images[index])
+        return self.transform(image), int(self.labels[index])
+
+
+def _digits(train_transform: Any, val_transform: Any) -> ClassificationData:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = (digits.images * (255 / 16)).astype(np.uint8)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).numpy()
+    first, rest = order[:NUM_DIGIT_TRAIN], order[NUM_DIGIT_TRAIN:]
+    return ClassificationData(
+        _Digits(images[first], digits.target[first], train_transform),
+        _Digits(images[rest], digits.target[rest], val_transform),
+        tuple(str(name) for name in digits.target_names),
+    )
+
+
+def _transform(config: ClassificationConfig, training: bool) -> Any:
+    size = config.image_size
+    grey = {"mean": (0.5,), "std": (0.5,)} if config.in_chans == 1 else {}
+    made = create_transform(
+        (config.in_chans, size, size),
+        is_training=training,
+        hflip=config.flip,
+        color_jitter=config.color_jitter,
+        auto_augment=config.auto_augment,
+        interpolation="bicubic",
+        re_prob=config.random_erasing if training else 0.0,
+        re_mode="pixel",
+        crop_pct=config.crop_fraction,
+        **grey,
+    )
+    if training and config.crop_padding is not None:
+        crop = [transforms.Resize(size), transforms.RandomCrop(size, config.crop_padding)]
+        made.transforms[:1] = crop
+    return made

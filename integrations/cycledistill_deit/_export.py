@@ -1,0 +1,59 @@
+"""The plain model as a folder that bare timm loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import timm
+from timm.models import save_for_hf
+from torch import nn
+
+from cycledistill._files import replacing_folder
+from cycledistill_deit._config import ClassificationConfig
+from cycledistill_deit._model import model_arguments
+
+
+def save_plain(
+    model: nn.Module,
+    config: ClassificationConfig,
+    class_names: tuple[str, ...],
+    folder: Path,
+) -> Path:
+    """Write a plain classifier in timm's own format: ``model.safetensors`` and ``config.json``.
+
+    The folder appears whole or not at all; one of the same name is replaced.
+
+    Args:
+        model: The unwrapped model (or a wrapper's ``.model``).
+        config: What it was made with.
+        class_names: Names of the K classes.
+        folder: Where to.
+
+    Returns:
+        The folder.
+    """
+    arguments = model_arguments(config, len(class_names))
+    for name in ("num_classes", "in_chans", "pretrained_cfg_overlay"):
+        arguments.pop(name, None)
+    grey = {"mean": (0.5,), "std": (0.5,)} if config.in_chans == 1 else {}
+    with replacing_folder(Path(folder)) as temporary:
+        save_for_hf(
+            model,
+            temporary,
+            model_config={
+                "num_classes": len(class_names),
+                "input_size": (config.in_chans, config.image_size, config.image_size),
+                "crop_pct": config.crop_fraction,
+                "interpolation": "bicubic",
+                "label_names": list(class_names),
+                **grey,
+            },
+            model_args=arguments,
+            safe_serialization=True,
+        )
+    return Path(folder)
+
+
+def load_plain(folder: Path) -> nn.Module:
+    """Load such a folder with timm alone, strictly."""
+    return timm.create_model(f"local-dir:{Path(folder).resolve()}", pretrained=True).eval()

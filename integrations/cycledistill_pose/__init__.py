@@ -1,0 +1,1 @@
+"""Human pose estimation on cycledistill: models, codecs, losses, data and metrics."""

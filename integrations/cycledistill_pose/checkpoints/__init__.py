@@ -1,0 +1,19 @@
+"""Weights: of the reference implementations, and plain networks as folders."""
+
+from __future__ import annotations
+
+from cycledistill_pose.checkpoints._load import (
+    LoadReport,
+    load_reference_checkpoint,
+    to_reference_state_dict,
+)
+from cycledistill_pose.checkpoints._plain import PlainCheckpoint, load_plain, save_plain
+
+__all__ = [
+    "LoadReport",
+    "PlainCheckpoint",
+    "load_plain",
+    "load_reference_checkpoint",
+    "save_plain",
+    "to_reference_state_dict",
+]

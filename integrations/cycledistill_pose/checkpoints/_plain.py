@@ -1,0 +1,105 @@
+"""A plain pose network as a folder: safetensors weights beside a JSON description."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from cycledistill._files import replacing_folder
+from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model
+from cycledistill_pose.skeletons import Skeleton
+
+_FORMAT = "cycledistill_pose/1"
+
+
+class PlainCheckpoint(NamedTuple):
+    """A loaded network and what it predicts."""
+
+    model: TokenPose | TokenReg
+    skeleton: Skeleton
+    codec: dict[str, Any]
+
+
+def save_plain(
+    model: TokenPose | TokenReg,
+    folder: str | Path,
+    name: str,
+    options: dict[str, Any],
+    skeleton: Skeleton,
+    codec: dict[str, Any] | None = None,
+) -> Path:
+    """Write a plain network as ``model.safetensors`` and ``config.json``.
+
+    The folder appears whole or not at all; one of the same name is replaced.
+
+    Args:
+        model: The network, unwrapped.
+        folder: Where to.
+        name: What ``create_model`` made it from.
+        options: The options it was made with; a pruning among them is written out.
+        skeleton: Its keypoints.
+        codec: Options of the codec that decodes its output.
+
+    Returns:
+        The folder.
+    """
+    pruning = options.get("pruning")
+    written = {
+        **options,
+        **({"pruning": dataclasses.asdict(pruning)} if isinstance(pruning, TokenPruning) else {}),
+    }
+    description = {
+        "format": _FORMAT,
+        "model": name,
+        "options": written,
+        "skeleton": dataclasses.asdict(skeleton),
+        "codec": codec or {},
+    }
+    with replacing_folder(Path(folder)) as temporary:
+        tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+        save_file(tensors, temporary / "model.safetensors")
+        (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    return Path(folder)
+
+
+def load_plain(folder: str | Path) -> PlainCheckpoint:
+    """Load such a folder, strictly.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is broken, or of another kind.
+    """
+    folder = Path(folder)
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}, which a saved pose network has")
+    try:
+        description = json.loads((folder / "config.json").read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{folder / 'config.json'} is no JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise ValueError(f"{folder / 'config.json'} does not describe a pose network ({_FORMAT})")
+    options = dict(description["options"])
+    if "pruning" in options:
+        pruning = options["pruning"]
+        options["pruning"] = TokenPruning(**{**pruning, "blocks": tuple(pruning["blocks"])})
+    fields: dict[str, Any] = {
+        key: _tuples(value) if isinstance(value, list) else value
+        for key, value in description["skeleton"].items()
+    }
+    skeleton = Skeleton(**fields)
+    model = create_model(description["model"], skeleton.num_keypoints, **options)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from error
+    return PlainCheckpoint(model.eval(), skeleton, description["codec"])
+
+
+def _tuples(value: list[Any]) -> tuple[Any, ...]:
+    return tuple(_tuples(item) if isinstance(item, list) else item for item in value)

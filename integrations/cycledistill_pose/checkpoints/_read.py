@@ -1,0 +1,70 @@
+"""Reading the tensors of a checkpoint, from a file or a dictionary."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def read_tensors(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the state dict in `source`, which may stand under `"state_dict"` in it.
+
+    Files are read without running any code in them (`weights_only=True`, or safetensors).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or holds no state dict.
+    """
+    if isinstance(source, Mapping):
+        content: Any = source
+        origin = "the dictionary"
+    else:
+        content = _read_file(Path(source))
+        origin = str(source)
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{origin} holds no state dict, but {_describe(content)}")
+    strange = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ValueError(
+            f"{origin} holds no state dict: {strange[0]!r} is {_describe(content[strange[0]])}, "
+            "not a tensor"
+        )
+    parallel = all(key.startswith("module.") for key in content)
+    return {key.removeprefix("module.") if parallel else key: v for key, v in content.items()}
+
+
+def _read_file(path: Path) -> Any:
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of tensors (damaged, or it holds other Python "
+            f"objects than tensors): {error}"
+        ) from error
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a mapping with the keys {', '.join(map(repr, list(value)[:5])) or '(none)'}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,197 @@
+"""Keypoints as heatmaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cycledistill_pose.codecs._checks import check_keypoints, check_size
+from cycledistill_pose.codecs._flip import flip_heatmaps
+from cycledistill_pose.codecs._refine import (
+    dark_offset,
+    highest_pixel,
+    quarter_offset,
+    udp_offset,
+)
+
+HeatmapMethod = Literal["dark", "msra", "udp"]
+
+
+class HeatmapCodec:
+    """Targets and decoding for networks that return a heatmap for each keypoint.
+
+    >>> import torch
+    >>> codec = HeatmapCodec(input_size=(192, 256), heatmap_size=(48, 64), sigma=2.0)
+    >>> heatmaps, weights = codec.encode(torch.tensor([[[100.9, 77.7], [900.0, 0.0]]]))
+    >>> heatmaps.shape, weights
+    (torch.Size([1, 2, 64, 48]), tensor([[1., 0.]]))
+    >>> keypoints, scores = codec.decode(heatmaps)
+    >>> keypoints[0, 0].round(decimals=1)
+    tensor([100.9000,  77.7000])
+
+    A target is a Gaussian of height 1 around the keypoint. All methods draw it as the outer
+    product of a row and a column, for the whole batch at once and on the keypoints' device.
+
+    =========  ==================  ==========================================  =================
+    method     input px / map px   target                                      decoding
+    =========  ==================  ==========================================  =================
+    `"dark"`   input / map         around the exact position, whole map        Newton step on
+                                                                               the log of the
+                                                                               blurred map
+    `"msra"`   input / map         around the nearest pixel, within 3 sigma    a quarter pixel
+                                                                               to the higher
+                                                                               neighbour
+    `"udp"`    (input - 1) /       around the exact position, within 3 sigma   Newton step with
+               (map - 1)           of the nearest pixel                        reflected borders
+    =========  ==================  ==========================================  =================
+
+    A keypoint whose Gaussian (3 sigma to all sides) lies outside of the map has an empty target
+    of weight 0. A map without a positive value decodes to -1 map px on both axes.
+
+    Sources: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018
+    ("msra"); Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose
+    Estimation", CVPR 2020 ("dark"); Huang et al., "The Devil is in the Details", CVPR 2020
+    ("udp").
+
+    Args:
+        input_size: (width, height) of the network's input in px.
+        heatmap_size: (width, height) of the heatmaps in px.
+        sigma: standard deviation of the Gaussian in px of the map.
+        method: "dark", "msra" or "udp".
+        blur_kernel: width in px, odd, of the blur before a Newton step; 11 belongs to sigma 2
+            and 17 to sigma 3.
+
+    Raises:
+        ValueError: when an argument is not one of these or out of range.
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int] = (192, 256),
+        heatmap_size: tuple[int, int] = (48, 64),
+        sigma: float = 2.0,
+        method: HeatmapMethod = "dark",
+        blur_kernel: int = 11,
+    ) -> None:
+        self.input_size = check_size("input_size", input_size)
+        self.heatmap_size = check_size("heatmap_size", heatmap_size)
+        if method not in get_args(HeatmapMethod):
+            raise ValueError(f"method must be one of {get_args(HeatmapMethod)}, got {method!r}")
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        if blur_kernel < 1 or blur_kernel % 2 == 0:
+            raise ValueError(f"blur_kernel must be odd and positive, got {blur_kernel}")
+        if method == "udp" and min(*self.input_size, *self.heatmap_size) < 2:
+            raise ValueError(
+                "method 'udp' needs sizes of at least 2, got "
+                f"input_size {input_size} and heatmap_size {heatmap_size}"
+            )
+        self.sigma = float(sigma)
+        self.method = method
+        self.blur_kernel = int(blur_kernel)
+
+    @property
+    def stride(self) -> tuple[float, float]:
+        """Input px in a heatmap px, on x and on y."""
+        edge = 1 if self.method == "udp" else 0
+        width, height = self.input_size
+        map_width, map_height = self.heatmap_size
+        return (width - edge) / (map_width - edge), (height - edge) / (map_height - edge)
+
+    def encode(self, keypoints: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Target heatmaps and their weights.
+
+        Args:
+            keypoints: `[B, K, 2]`, (x, y) in px of the input. Not finite means not labelled.
+            visible: `[B, K]`; 0 for keypoints that nobody has labelled, more than 0 for others
+                (above 1 counts as 1). None: all are labelled.
+
+        Returns:
+            heatmaps `[B, K, H, W]` from 0 to 1 and weights `[B, K]`: the visibility, or 0 where
+            the Gaussian is outside of the map. Maps of weight 0.5 or less are empty.
+
+        Raises:
+            ValueError: when the shapes are not these.
+        """
+        points, weights = check_keypoints(keypoints, visible)
+        centre = points / points.new_tensor(self.stride)
+        reach = 3 * self.sigma
+        if self.method == "dark":
+            first, end = centre - reach, centre + reach + 1
+        else:
+            pixel = (centre + 0.5).trunc()
+            first, end = (pixel - reach).trunc(), (pixel + reach + 1).trunc()
+            if self.method == "msra":
+                centre = pixel
+        size = points.new_tensor(self.heatmap_size)
+        weights = weights * ~((first >= size) | (end < 0)).any(dim=-1)
+
+        profiles = []
+        for axis, length in enumerate(self.heatmap_size):
+            pixels = torch.arange(length, device=points.device, dtype=points.dtype)
+            distance = pixels - centre[..., axis, None]
+            exponent = distance.square() * (-0.5 / self.sigma**2)
+            # Below 1e-19 a factor counts as 0: products of two such would be denormal numbers,
+            # and both exp and the product take many times longer to make these.
+            profile = F.threshold(exponent.clamp(min=-44.0).exp(), 1e-19, 0.0)
+            if self.method != "dark":
+                within = (pixels >= first[..., axis, None]) & (pixels < end[..., axis, None])
+                profile = profile * within
+            profiles.append(profile)
+        across, down = profiles
+        down = down * (weights > 0.5)[..., None]
+        return down[..., :, None] * across[..., None, :], weights
+
+    @torch.no_grad()
+    def decode(self, heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+        """Keypoints and scores from heatmaps.
+
+        Args:
+            heatmaps: `[B, K, H, W]`, targets or a network's output.
+
+        Returns:
+            keypoints `[B, K, 2]`, (x, y) in px of the input, and scores `[B, K]`, the maxima of
+            the maps.
+
+        Raises:
+            ValueError: when heatmaps are not of `heatmap_size`.
+        """
+        width, height = self.heatmap_size
+        if heatmaps.ndim != 4 or tuple(heatmaps.shape[-2:]) != (height, width):
+            raise ValueError(
+                f"heatmaps must be [B, K, H, W] with H, W = {height}, {width} "
+                f"(heatmap_size {self.heatmap_size}), got {list(heatmaps.shape)}"
+            )
+        if heatmaps.dtype != torch.float64:
+            heatmaps = heatmaps.float()
+        maps = heatmaps.flatten(0, 1)
+        x, y, maxima = highest_pixel(maps)
+        pixel = torch.stack((x, y), dim=-1).to(maps)
+        with torch.autocast(maps.device.type, enabled=False):
+            if self.method == "dark":
+                pixel += dark_offset(maps, x, y, maxima, self.blur_kernel)
+            elif self.method == "udp":
+                pixel += udp_offset(maps, x, y, maxima, self.blur_kernel)
+            else:
+                pixel += quarter_offset(maps, x, y)
+        pixel = torch.where((maxima > 0)[:, None], pixel, -1.0)
+        keypoints = pixel * pixel.new_tensor(self.stride)
+        return keypoints.view(*heatmaps.shape[:2], 2), maxima.view(heatmaps.shape[:2])
+
+    def flip(self, heatmaps: Tensor, flip_indices: Sequence[int]) -> Tensor:
+        """Heatmaps `[B, K, H, W]` for the mirrored input as heatmaps for the input itself.
+
+        It is `flip_heatmaps` with the one-pixel shift where this codec's method wants it: for
+        "dark" and "msra", not for "udp".
+        """
+        return flip_heatmaps(heatmaps, flip_indices, shift=self.method != "udp")
+
+    def __repr__(self) -> str:
+        return (
+            f"HeatmapCodec(input_size={self.input_size}, heatmap_size={self.heatmap_size}, "
+            f"sigma={self.sigma}, method={self.method!r}, blur_kernel={self.blur_kernel})"
+        )

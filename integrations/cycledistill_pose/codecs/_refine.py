@@ -1,0 +1,199 @@
+"""From the highest pixel of a heatmap to a position between pixels."""
+
+from __future__ import annotations
+
+import functools
+
+import cv2
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Floors and ceiling before the logarithm is taken.
+_DARK_FLOOR = 1e-10
+_UDP_RANGE = (1e-3, 50.0)
+
+
+def highest_pixel(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Column, row (int64) and value of the maximum of each map.
+
+    Args:
+        heatmaps: `[N, H, W]`.
+
+    Returns:
+        x `[N]`, y `[N]` and the maxima `[N]`; the first of several equal maxima in reading order.
+    """
+    count, height, width = heatmaps.shape
+    # Maxima without their places are several times faster to find: first the strip of rows.
+    rows = next(rows for rows in range(8, 0, -1) if height % rows == 0)
+    strips = heatmaps.reshape(count, height // rows, rows * width)
+    values, strip = strips.amax(dim=-1).max(dim=-1)
+    place = strips[torch.arange(count, device=strip.device), strip].argmax(dim=-1)
+    return place % width, strip * rows + place.div(width, rounding_mode="floor"), values
+
+
+def quarter_offset(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """A quarter of a pixel towards the higher neighbour on each axis ("msra").
+
+    Args:
+        heatmaps: `[N, H, W]`.
+        x: `[N]` columns of the maxima.
+        y: `[N]` rows of the maxima.
+
+    Returns:
+        `[N, 2]` offsets of x and y in px of the map: -0.25, 0 or 0.25; 0 on both axes where the
+        maximum is in the first two or in the last row or column.
+    """
+    height, width = heatmaps.shape[-2:]
+    inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+    maps = heatmaps.flatten(1)
+    centre = torch.where(inside, y * width + x, 0)
+    around = centre[:, None] + centre.new_tensor([1, -1, width, -width])
+    right, left, below, above = maps.gather(1, around * inside[:, None]).unbind(dim=1)
+    slope = torch.stack((right - left, below - above), dim=-1)
+    return 0.25 * slope.sign() * inside[:, None]
+
+
+def dark_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: int) -> Tensor:
+    """One Newton step on the logarithm of the blurred map ("dark").
+
+    Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose Estimation",
+    CVPR 2020, equations 3 to 9: the map is blurred (zeros outside of it), rescaled to its former
+    maximum, floored at 1e-10 and its logarithm expanded to the second order around the highest
+    pixel m: offset = -H(m)^-1 g(m), with differences over two pixels.
+
+    Only the 5x5 pixels around the maximum are ever blurred, from the pixels that reach them. The
+    rescaling is a constant in the logarithm and so without effect, except where one of these
+    pixels meets the floor: such maps alone are blurred as a whole.
+
+    Args:
+        heatmaps: `[N, H, W]`.
+        x: `[N]` columns of the maxima.
+        y: `[N]` rows of the maxima.
+        maxima: `[N]` their values.
+        kernel: width of the blur in px, odd.
+
+    Returns:
+        `[N, 2]` offsets of x and y in px of the map; 0 where the maximum is one of the outermost
+        two pixels or where the Hessian has no inverse.
+    """
+    height, width = heatmaps.shape[-2:]
+    weights = blur_weights(kernel)
+    inside = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
+
+    reach = kernel // 2 + 2
+    steps = torch.arange(-reach, reach + 1, device=x.device)
+    columns, rows = x[:, None] + steps, y[:, None] + steps
+    window = _take(heatmaps, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
+    window = window * ((rows >= 0) & (rows < height))[:, :, None]
+    window = window * ((columns >= 0) & (columns < width))[:, None, :]
+    patch = _blur_window(window, weights)
+
+    floored = inside & (patch.amin(dim=(1, 2)) <= _DARK_FLOOR)
+    if bool(floored.any()):
+        blurred = _blur_map(heatmaps[floored], weights)
+        scale = maxima[floored] / blurred.amax(dim=(1, 2))
+        patch[floored] = patch[floored] * scale[:, None, None]
+    p = patch.clamp(min=_DARK_FLOOR).log()
+
+    gradient = 0.5 * torch.stack((p[:, 2, 3] - p[:, 2, 1], p[:, 3, 2] - p[:, 1, 2]), dim=-1)
+    dxx = 0.25 * (p[:, 2, 4] - 2 * p[:, 2, 2] + p[:, 2, 0])
+    dyy = 0.25 * (p[:, 4, 2] - 2 * p[:, 2, 2] + p[:, 0, 2])
+    dxy = 0.25 * (p[:, 3, 3] - p[:, 1, 3] - p[:, 3, 1] + p[:, 1, 1])
+    return _newton_step(gradient, dxx, dxy, dyy) * inside[:, None]
+
+
+def udp_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: int) -> Tensor:
+    """One Newton step on the logarithm of the blurred map, at any place of it ("udp").
+
+    Huang et al., "The Devil is in the Details: Delving into Unbiased Data Processing for Human
+    Pose Estimation", CVPR 2020. It differs from `dark_offset`: the map is mirrored about its
+    outermost pixels for the blur and not rescaled, values are held between 0.001 and 50,
+    differences are over one pixel, and beyond the border the outermost pixel counts again.
+
+    Args:
+        heatmaps: `[N, H, W]`.
+        x: `[N]` columns of the maxima.
+        y: `[N]` rows of the maxima.
+        maxima: `[N]` their values; the offset is 0 where they are not positive.
+        kernel: width of the blur in px, odd.
+
+    Returns:
+        `[N, 2]` offsets of x and y in px of the map.
+    """
+    height, width = heatmaps.shape[-2:]
+    weights = blur_weights(kernel)
+
+    reach = kernel // 2 + 1
+    steps = torch.arange(-reach, reach + 1, device=x.device)
+    rows, columns = _mirror(y[:, None] + steps, height), _mirror(x[:, None] + steps, width)
+    patch = _blur_window(_take(heatmaps, rows, columns), weights)
+
+    near = torch.arange(-1, 2, device=x.device)
+    rows = (y[:, None] + near).clamp(0, height - 1) - y[:, None] + 1
+    columns = (x[:, None] + near).clamp(0, width - 1) - x[:, None] + 1
+    p = _take(patch, rows, columns).clamp(*_UDP_RANGE).log()
+
+    gradient = 0.5 * torch.stack((p[:, 1, 2] - p[:, 1, 0], p[:, 2, 1] - p[:, 0, 1]), dim=-1)
+    dxx = p[:, 1, 2] - 2 * p[:, 1, 1] + p[:, 1, 0]
+    dyy = p[:, 2, 1] - 2 * p[:, 1, 1] + p[:, 0, 1]
+    dxy = 0.5 * (
+        p[:, 2, 2] - p[:, 1, 2] - p[:, 2, 1] + 2 * p[:, 1, 1] - p[:, 1, 0] - p[:, 0, 1] + p[:, 0, 0]
+    )
+    # A flat neighbourhood has no curvature; this keeps its step at 0.
+    epsilon = torch.finfo(torch.float32).eps
+    return _newton_step(gradient, dxx + epsilon, dxy, dyy + epsilon) * (maxima > 0)[:, None]
+
+
+@functools.cache
+def blur_weights(kernel: int) -> Tensor:
+    """The `[kernel]` weights of a Gaussian blur of this width, as OpenCV chooses them (float64).
+
+    For widths above 7 the standard deviation is 0.3 ((kernel - 1) / 2 - 1) + 0.8: 2 for a width
+    of 11 and 2.9 for 17.
+    """
+    return torch.from_numpy(cv2.getGaussianKernel(kernel, 0, ktype=cv2.CV_64F)[:, 0])
+
+
+def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`maps[n, rows[n, i], columns[n, j]]` as `[N, I, J]`."""
+    indices = rows[:, :, None] * maps.shape[-1] + columns[:, None, :]
+    return maps.flatten(1).gather(1, indices.flatten(1)).view(indices.shape)
+
+
+def _blur_window(window: Tensor, weights: Tensor) -> Tensor:
+    """The blur of those pixels of `[N, R, R]` whose whole neighbourhood is in the window."""
+    # No matrix product: it would be rounded to TF32 on a GPU that is allowed to do so.
+    size = window.shape[-1] - len(weights) + 1
+    taps = list(enumerate(weights.tolist()))
+    across = window.new_zeros(*window.shape[:2], size)
+    for tap, weight in taps:
+        across.add_(window[:, :, tap : tap + size], alpha=weight)
+    blurred = window.new_zeros(len(window), size, size)
+    for tap, weight in taps:
+        blurred.add_(across[:, tap : tap + size], alpha=weight)
+    return blurred
+
+
+def _blur_map(heatmaps: Tensor, weights: Tensor) -> Tensor:
+    """The blur of whole maps `[N, H, W]`, with zeros around them."""
+    margin = len(weights) // 2
+    weights = weights.to(heatmaps)
+    maps = F.conv2d(heatmaps[:, None], weights.view(1, 1, 1, -1), padding=(0, margin))
+    return F.conv2d(maps, weights.view(1, 1, -1, 1), padding=(margin, 0))[:, 0]
+
+
+def _mirror(indices: Tensor, size: int) -> Tensor:
+    """Indices beyond 0..size-1 as those of their mirror images about the outermost pixels."""
+    period = max(2 * (size - 1), 1)
+    wrapped = indices.remainder(period)
+    return torch.minimum(wrapped, period - wrapped).clamp(max=size - 1)
+
+
+def _newton_step(gradient: Tensor, dxx: Tensor, dxy: Tensor, dyy: Tensor) -> Tensor:
+    """`-H^-1 g` for symmetric 2x2 H; 0 where H has no inverse."""
+    gx, gy = gradient.unbind(dim=-1)
+    determinant = dxx * dyy - dxy * dxy
+    step = torch.stack((dxy * gy - dyy * gx, dxy * gx - dxx * gy), dim=-1)
+    step = step / determinant[:, None]
+    return torch.where(step.isfinite(), step, 0.0)

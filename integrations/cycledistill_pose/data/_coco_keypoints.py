@@ -1,0 +1,243 @@
+"""People of a COCO-format file as crops for training and testing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cycledistill_pose.data._annotations import (
+    NOT_LISTED,
+    JsonSource,
+    merge_files,
+    pick_category,
+    read_people,
+)
+from cycledistill_pose.data._augmentation import PoseAugmentation
+from cycledistill_pose.data._detections import read_detections
+from cycledistill_pose.data._images import ImageArray, ImageSource, ImageStore
+from cycledistill_pose.data._people import FloatArray
+from cycledistill_pose.data._sample import Cropping, EpochClock
+from cycledistill_pose.skeletons import Skeleton
+
+
+class CocoKeypoints(Dataset[dict[str, Tensor]]):
+    """Crops of people (or of anything else with keypoints) from a COCO-format file.
+
+    >>> from cycledistill_pose.data import CocoKeypoints, PoseAugmentation
+    >>> annotations = {
+    ...     "images": [{"id": 7, "file_name": "a.jpg", "width": 80, "height": 60}],
+    ...     "categories": [{"id": 1, "name": "lamp", "keypoints": ["foot", "bulb"]}],
+    ...     "annotations": [
+    ...         {
+    ...             "id": 3,
+    ...             "image_id": 7,
+    ...             "category_id": 1,
+    ...             "bbox": [20, 10, 20, 40],
+    ...             "keypoints": [30, 48, 2, 31, 14, 2],
+    ...         }
+    ...     ],
+    ... }
+    >>> images = {"a.jpg": np.zeros((60, 80, 3), np.uint8)}
+    >>> lamps = CocoKeypoints(annotations, images, input_size=(96, 128))
+    >>> sample = lamps[0]
+    >>> sample["image"].shape, sample["keypoints"].round().tolist()
+    (torch.Size([128, 96, 3]), [[48.0, 110.0], [51.0, 23.0]])
+    >>> lamps.report()["people"]
+    1
+
+    A sample is a dict (a batch of a loader has a leading `B`):
+
+    - ``image`` uint8 `[H, W, 3]`, RGB; ``normalize_images`` makes floats of it on the device
+    - ``keypoints`` float32 `[K, 2]`, px of the input; 0 where not labelled
+    - ``visible`` float32 `[K]`, 1 where labelled (seen or occluded), else 0
+    - ``box_xyxy`` float32 `[4]`, px of the image; ``box_score`` float32, 1 for ground truth
+    - ``image_id``, ``annotation_id`` int64 (-1 for a detected box)
+    - ``crop_matrix`` float32 `[2, 3]`, px of the image -> px of the input
+
+    Ground truth is read as the top-down toolboxes do: crowds, people without labelled keypoints
+    and boxes without extent (after clipping to the image) are left out, in training and in
+    testing alike. With ``detections`` there is one sample for each detected box and nothing
+    labelled. Everything left out is counted in ``report()``. Labelled keypoints more than one
+    pixel outside of their image count as not labelled. All randomness of a sample comes from
+    (``seed``, epoch, index) alone, so it depends neither on the number of workers nor on what was
+    loaded before; call ``set_epoch`` before each epoch (workers that live on see it).
+
+    Args:
+        annotations: COCO-format JSON: a path, the loaded dict, or a list of these to be joined
+            (CrowdPose trains on train + val).
+        images: folder that the file names are relative to, or a mapping from file name to
+            encoded bytes or RGB array `[H, W, 3]`.
+        input_size: (width, height) of the model's input.
+        skeleton: by default read from the file's category.
+        detections: boxes of a detector, a path or a list of
+            ``{"image_id", "category_id", "bbox" (xywh), "score"}``.
+        detection_threshold: boxes with lower scores are left out.
+        augmentation: None for testing.
+        padding: factor by which boxes grow.
+        udp: crop for unbiased data processing, see ``crop_matrix``.
+        category: name of the category to read, where several have keypoints.
+        reduced_decoding: decode at half, quarter or eighth resolution where the crop is shrunk by
+            that much anyway. Faster for large people, and smoother than what bilinear sampling of
+            the full image gives.
+        bad_images: "error" raises at once for image files that are not there and, when its turn
+            comes, for one that is truncated, broken or of another size than annotated. "skip"
+            reads every image beforehand and leaves out everybody in bad ones.
+        seed: of the augmentation.
+
+    Raises:
+        FileNotFoundError: when a file or folder is missing.
+        ValueError: when a file is not as described above, or nobody is left to train on.
+    """
+
+    def __init__(
+        self,
+        annotations: JsonSource | Sequence[JsonSource],
+        images: ImageSource,
+        input_size: tuple[int, int] = (192, 256),
+        skeleton: Skeleton | None = None,
+        *,
+        detections: Any = None,
+        detection_threshold: float = 0.0,
+        augmentation: PoseAugmentation | None = None,
+        padding: float = 1.25,
+        udp: bool = False,
+        category: str | None = None,
+        reduced_decoding: bool = False,
+        bad_images: Literal["error", "skip"] = "error",
+        seed: int = 0,
+    ) -> None:
+        if detections is not None and augmentation is not None:
+            raise ValueError(
+                "detections have no keypoints to train on: give either detections or augmentation"
+            )
+        if bad_images not in ("error", "skip"):
+            raise ValueError(f'bad_images must be "error" or "skip", got {bad_images!r}')
+        several = isinstance(annotations, Sequence) and not isinstance(annotations, str)
+        content, self._title = merge_files(annotations if several else [annotations])  # type: ignore[list-item, arg-type]
+        chosen = self._choose_category(content, category, skeleton)
+        self.category_id = int(chosen["id"])
+        self.skeleton = skeleton or Skeleton.from_coco_category(chosen)
+        self.input_size = (int(input_size[0]), int(input_size[1]))
+        self._cropping = Cropping(self.skeleton, self.input_size, padding, udp, augmentation)
+        self.reduced_decoding = reduced_decoding
+        self.seed = seed
+        self._images = ImageStore(images)
+        counts: Counter[str] = Counter()
+        arguments = (content, self._title, chosen, self.skeleton, counts)
+        if detections is None:
+            self._people = read_people(*arguments)
+        else:
+            self._people = read_detections(*arguments, detections, detection_threshold)
+        self._drop_bad_images(bad_images, strict=detections is None)
+        if len(self._people) == 0:
+            raise ValueError(f"{self._title}: nobody to load; {self.report()}")
+        self._clock = EpochClock()
+
+    def _choose_category(
+        self, content: dict[str, Any], category: str | None, skeleton: Skeleton | None
+    ) -> dict[str, Any]:
+        if skeleton is not None and category is None and not content["categories"]:
+            return {"id": 1, "name": skeleton.name}
+        chosen = pick_category(content, self._title, category)
+        names = chosen.get("keypoints") or []
+        if skeleton is not None and names and len(names) != skeleton.num_keypoints:
+            raise ValueError(
+                f"skeleton {skeleton.name!r} has {skeleton.num_keypoints} keypoints, but category "
+                f"{chosen.get('name')!r} of {self._title} has {len(names)}"
+            )
+        return chosen
+
+    def _drop_bad_images(self, bad_images: str, strict: bool) -> None:
+        people = self._people
+        missing = self._images.missing(people.used_names())
+        if bad_images == "error":
+            if missing:
+                raise FileNotFoundError(
+                    f"{self._title}: {len(missing)} of {len(people.used_names())} images are not "
+                    f"in {self._images.folder or 'the mapping given'}, {missing[0]} among them; "
+                    'bad_images="skip" leaves them out'
+                )
+            if strict and people.counts[NOT_LISTED]:
+                raise ValueError(
+                    f"{self._title}: {people.counts[NOT_LISTED]} annotations have an image_id that "
+                    'is not among its images; bad_images="skip" leaves them out'
+                )
+            return
+        people.drop_images(set(missing), "skipped: image missing")
+        broken = set()
+        for index in np.unique(people.image_index):
+            try:
+                self._images.read(people.names[index], self._claimed_size(index), reduce=8)
+            except ValueError:
+                broken.add(people.names[index])
+        people.drop_images(broken, "skipped: image broken")
+
+    def _claimed_size(self, image_index: int) -> tuple[int, int] | None:
+        width, height = (int(side) for side in self._people.sizes[image_index])
+        return (width, height) if width > 0 and height > 0 else None
+
+    def __len__(self) -> int:
+        """The number of people, or of detected boxes."""
+        return len(self._people)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose augmentation is drawn."""
+        return self._clock.get()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the augmentation of this epoch from now on, in all workers."""
+        self._clock.set(epoch)
+
+    def report(self) -> dict[str, int]:
+        """How many people and images there are, what was left out and why."""
+        people = self._people
+        used = {"people": len(people), "images": len(np.unique(people.image_index))}
+        return used | dict(sorted((key, n) for key, n in people.counts.items() if n))
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One person, cut out; see the class for what is in it."""
+        people = self._people
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index {index} of {len(self)} people")
+        index %= len(self)
+        box, image_index = people.boxes_xyxy[index], int(people.image_index[index])
+        keypoints, visible = people.keypoints[index], people.visible[index]
+        key = (self.seed, self.epoch, index)
+        matrix, flip = self._cropping.draw_matrix(key, box, keypoints, visible)
+        return self._cropping.sample(
+            self._crop(image_index, matrix),
+            matrix,
+            flip,
+            keypoints,
+            visible,
+            box,
+            float(people.scores[index]),
+            int(people.image_ids[image_index]),
+            int(people.annotation_ids[index]),
+        )
+
+    def _crop(self, image_index: int, matrix: FloatArray) -> ImageArray:
+        """Decode an image and warp it once, to RGB `[H, W, 3]`."""
+        name, size = self._people.names[image_index], self._claimed_size(image_index)
+        reducible = self.reduced_decoding and self._images.is_encoded(name)
+        reduce = _reduction(matrix) if reducible else 1
+        image = self._images.read(name, size, reduce)
+        if reduce > 1:
+            # Pixel i of the reduced image covers pixels reduce * i ... of the full one.
+            offset = (reduce - 1) / 2
+            matrix = np.column_stack([matrix[:, :2] * reduce, matrix @ [offset, offset, 1.0]])
+        crop = self._cropping.warp(image, matrix)
+        return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _reduction(matrix: FloatArray) -> int:
+    """The largest of 1, 2, 4 and 8 by which an image can shrink without losing detail."""
+    shrink = 1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
+    return int(max(step for step in (1, 2, 4, 8) if step == 1 or step <= shrink))

@@ -1,0 +1,45 @@
+"""From the loader's bytes to what the model takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize_images(
+    images: Tensor,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Normalise RGB bytes `[B, H, W, 3]` to floats `[B, 3, H, W]`, on the images' own device.
+
+    >>> import torch
+    >>> from cycledistill_pose.data import normalize_images
+    >>> white = torch.full((1, 4, 3, 3), 255, dtype=torch.uint8)
+    >>> normalize_images(white).shape, round(normalize_images(white)[0, 0, 0, 0].item(), 4)
+    (torch.Size([1, 3, 4, 3]), 2.2489)
+
+    Bytes are moved to the device before they become floats, which is a quarter of the traffic.
+    The result is a view of a `[B, H, W, 3]` block, so it is already in channels-last order.
+
+    Args:
+        images: uint8, 0 to 255.
+        mean: of each channel, for values from 0 to 1.
+        std: of each channel, for values from 0 to 1.
+        dtype: of the result.
+
+    Raises:
+        ValueError: when the last axis is not 3 or there are not 4 axes.
+        TypeError: when the images are not bytes.
+    """
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {images.dtype}")
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must have shape [B, H, W, 3], got {list(images.shape)}")
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
+    return torch.addcmul(offset, images.float(), scale).to(dtype).permute(0, 3, 1, 2)

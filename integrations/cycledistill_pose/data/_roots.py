@@ -1,0 +1,87 @@
+"""Where the public datasets keep their files, and what to do when they are not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+_COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
+_COCO_IMAGES = "http://images.cocodataset.org/zips/{split}2017.zip"
+_CROWDPOSE = "https://github.com/Jeff-sjtu/CrowdPose"
+
+
+class PoseFiles(NamedTuple):
+    """One split of a dataset."""
+
+    annotations: Path
+    images: Path
+
+
+def check_coco_root(
+    root: str | os.PathLike[str], splits: Sequence[str] = ("train", "val")
+) -> dict[str, PoseFiles]:
+    """Find the keypoint files of COCO 2017 below ``root``.
+
+    >>> check_coco_root("data/nowhere")
+    Traceback (most recent call last):
+      ...
+    FileNotFoundError: --data-root: there is no folder data/nowhere
+
+    The layout is COCO's own: ``annotations/person_keypoints_{train,val}2017.json``,
+    ``train2017/*.jpg`` and ``val2017/*.jpg``.
+
+    Returns:
+        for each split, where its annotations and images are.
+
+    Raises:
+        FileNotFoundError: that lists everything missing with where to get it.
+    """
+    found = {}
+    needed: list[tuple[Path, str]] = []
+    for split in splits:
+        files = PoseFiles(
+            Path(root) / "annotations" / f"person_keypoints_{split}2017.json",
+            Path(root) / f"{split}2017",
+        )
+        needed.append((files.annotations, _COCO_ANNOTATIONS))
+        needed.append((files.images, _COCO_IMAGES.format(split=split)))
+        found[split] = files
+    _require(Path(root), needed, "COCO 2017 keypoints")
+    return found
+
+
+def check_crowdpose_root(
+    root: str | os.PathLike[str], splits: Sequence[str] = ("train", "val", "test")
+) -> dict[str, PoseFiles]:
+    """Find the files of CrowdPose below ``root``.
+
+    The layout is ``annotations/crowdpose_{train,val,test}.json`` (or the same below ``json/``)
+    and ``images/*.jpg``.
+
+    Returns:
+        for each split, where its annotations and images are.
+
+    Raises:
+        FileNotFoundError: that lists everything missing with where to get it.
+    """
+    folder = Path(root) / "annotations"
+    if not folder.is_dir() and (Path(root) / "json").is_dir():
+        folder = Path(root) / "json"
+    images = Path(root) / "images"
+    found = {split: PoseFiles(folder / f"crowdpose_{split}.json", images) for split in splits}
+    needed = [(files.annotations, _CROWDPOSE) for files in found.values()]
+    _require(Path(root), [*needed, (images, _CROWDPOSE)], "CrowdPose")
+    return found
+
+
+def _require(root: Path, needed: list[tuple[Path, str]], name: str) -> None:
+    if not root.is_dir():
+        raise FileNotFoundError(f"--data-root: there is no folder {root}")
+    missing = [(path, source) for path, source in needed if not path.exists()]
+    if missing:
+        lines = [f"  {path.relative_to(root)}  from {source}" for path, source in missing]
+        raise FileNotFoundError(
+            "\n".join([f"{root} is not a whole copy of {name}. Missing:", *lines])
+        )

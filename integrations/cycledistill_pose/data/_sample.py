@@ -1,0 +1,100 @@
+"""From a person in an image to one sample of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from cycledistill_pose.data._augmentation import PoseAugmentation
+from cycledistill_pose.data._crop import crop_matrix, transform_points
+from cycledistill_pose.data._images import ImageArray
+from cycledistill_pose.data._people import FloatArray
+from cycledistill_pose.skeletons import Skeleton
+
+
+@dataclass(frozen=True)
+class Cropping:
+    """How people are cut out of images; see `CocoKeypoints`."""
+
+    skeleton: Skeleton
+    input_size: tuple[int, int]
+    padding: float
+    udp: bool
+    augmentation: PoseAugmentation | None
+
+    def draw_matrix(
+        self,
+        key: tuple[int, ...],
+        box_xyxy: FloatArray,
+        keypoints: FloatArray,
+        visible: FloatArray,
+    ) -> tuple[FloatArray, bool]:
+        """Image -> input `[2, 3]` and whether left and right are changed; ``key`` seeds it."""
+        if self.augmentation is None:
+            return crop_matrix(box_xyxy, self.input_size, self.padding, udp=self.udp), False
+        change = self.augmentation.draw(
+            np.random.default_rng(key), box_xyxy, self.padding, keypoints, visible, self.skeleton
+        )
+        matrix = crop_matrix(
+            change.box_xyxy,
+            self.input_size,
+            change.padding,
+            shift=change.shift,
+            scale=change.scale,
+            rotation_degrees=change.rotation_degrees,
+            flip=change.flip,
+            udp=self.udp,
+        )
+        return matrix, change.flip
+
+    def warp(self, image: ImageArray, matrix: FloatArray) -> ImageArray:
+        """Cut `[H, W, 3]` out of an image, once, bilinear, black outside."""
+        crop = cv2.warpAffine(image, matrix, self.input_size, flags=cv2.INTER_LINEAR)
+        return np.asarray(crop, dtype=np.uint8)
+
+    def sample(
+        self,
+        crop: ImageArray,
+        matrix: FloatArray,
+        flip: bool,
+        keypoints: FloatArray,
+        visible: FloatArray,
+        box_xyxy: FloatArray,
+        box_score: float,
+        image_id: int,
+        annotation_id: int,
+    ) -> dict[str, Tensor]:
+        """The dict that is described at `CocoKeypoints`."""
+        points = transform_points(keypoints, matrix) * (visible[:, None] > 0)
+        if flip:
+            order = list(self.skeleton.flip_indices)
+            points, visible = points[order], visible[order]
+        return {
+            "image": torch.from_numpy(crop),
+            "keypoints": torch.from_numpy(points.astype(np.float32)),
+            "visible": torch.from_numpy(visible.astype(np.float32)),
+            "box_xyxy": torch.from_numpy(box_xyxy.astype(np.float32)),
+            "box_score": torch.tensor(box_score, dtype=torch.float32),
+            "image_id": torch.tensor(image_id),
+            "annotation_id": torch.tensor(annotation_id),
+            "crop_matrix": torch.from_numpy(matrix.astype(np.float32)),
+        }
+
+
+class EpochClock:
+    """The epoch of a dataset, in shared memory: workers that outlive an epoch see the next."""
+
+    def __init__(self) -> None:
+        self._value = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set(self, epoch: int) -> None:
+        """Start an epoch."""
+        self._value.fill_(epoch)
+
+    def get(self) -> int:
+        """The epoch."""
+        return int(self._value)

@@ -1,0 +1,59 @@
+"""Writing pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+ImageArray = npt.NDArray[np.uint8]
+
+
+def as_image(image: Any) -> ImageArray:
+    """An RGB image `[H, W, 3]` of bytes from an array or tensor.
+
+    Raises:
+        TypeError: when it is not of bytes.
+        ValueError: when its shape is another.
+    """
+    array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+    if array.dtype != np.uint8:
+        raise TypeError(f"image must be uint8 (0 to 255), got {array.dtype}")
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"image must have shape [H, W, 3], got {list(array.shape)}")
+    return array
+
+
+def save_picture(path: str | os.PathLike[str], image: Any, quality: int = 90) -> Path:
+    """Write an RGB image `[H, W, 3]` (uint8) as JPEG or PNG, whole or not at all.
+
+    >>> import tempfile, numpy as np
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = save_picture(folder + "/new/grey.png", np.full((4, 6, 3), 128, np.uint8))
+    ...     path.name, path.stat().st_size > 0
+    ('grey.png', True)
+
+    Args:
+        path: ending in .jpg, .jpeg or .png; folders are made.
+        image: array or tensor.
+        quality: of a JPEG, 0 to 100.
+
+    Raises:
+        ValueError: when the ending is another.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise ValueError(f"path must end in .jpg, .jpeg or .png, got {path}")
+    bgr = cv2.cvtColor(as_image(image), cv2.COLOR_RGB2BGR)
+    options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    fine, data = cv2.imencode(path.suffix.lower(), bgr, options)
+    assert fine
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial.write_bytes(data.tobytes())
+    partial.replace(path)
+    return path

@@ -1,0 +1,112 @@
+"""COCO's average precision of keypoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cycledistill_pose.metrics._ground_truth import Annotations, annotated_area
+from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average
+from cycledistill_pose.metrics._people import NMS
+from cycledistill_pose.skeletons import COCO
+
+# Areas in px^2, by pycocotools' names.
+_AREAS = {"all": (0.0, 1e10), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+
+
+class CocoKeypointAP(KeypointAP):
+    """Average precision and recall of keypoints, as COCO's own tool measures them.
+
+    >>> import torch
+    >>> person = {
+    ...     "id": 1,
+    ...     "image_id": 7,
+    ...     "category_id": 1,
+    ...     "bbox": [10, 10, 100, 100],
+    ...     "area": 6000.0,
+    ...     "iscrowd": 0,
+    ...     "keypoints": [50.0, 60.0, 2] * 17,
+    ... }
+    >>> annotations = {
+    ...     "images": [{"id": 7}],
+    ...     "annotations": [person],
+    ...     "categories": [{"id": 1, "name": "person"}],
+    ... }
+    >>> metric = CocoKeypointAP(annotations)
+    >>> metric.update(
+    ...     image_ids=torch.tensor([7]),
+    ...     keypoints=torch.tensor([[[53.5, 60.0]]]).expand(1, 17, 2),
+    ...     keypoint_scores=torch.full((1, 17), 0.9),
+    ...     boxes_xyxy=torch.tensor([[10.0, 10.0, 110.0, 110.0]]),
+    ...     box_scores=torch.ones(1),
+    ... )
+    >>> {name: round(value, 2) for name, value in metric.compute().items()}
+    {'AP': 0.8, 'AP50': 1.0, 'AP75': 1.0, 'APM': 0.8, 'APL': -1.0, 'AR': 0.8, 'AR50': 1.0,
+     'AR75': 1.0, 'ARM': 0.8, 'ARL': -1.0}
+
+    Before the evaluation each person gets a score, the box score times the mean of the keypoint
+    scores above `keypoint_score_threshold`, and of people found twice in an image the weaker goes
+    (`oks_nms`, with areas of 1.25 w times 1.25 h of the boxes). Then pycocotools runs over *all*
+    images of the annotations, also those without a prediction. -1 means that there is nobody of
+    this size to be found.
+
+    In a distributed run every process updates with its share and `compute` joins them; a person
+    that several processes have seen counts once.
+
+    Args:
+        annotations: the path of a COCO keypoint file, its contents, or a pycocotools `COCO`. A
+            person without `area` counts with 0.53 of its box.
+        nms: "oks" drops people too similar to a better one, "soft_oks" keeps the twenty best of
+            an order in which similarity costs score, None keeps all *and scores them by their
+            boxes alone*.
+        nms_threshold: similarity above which the weaker of two people is dropped.
+        keypoint_score_threshold: keypoints of this score or less do not count in a person's.
+        sigmas: fall-off constants of the K keypoints, already divided by 10. None: the category's
+            own `sigmas`; otherwise COCO's where K is 17; otherwise those of the keypoints of the
+            same names in COCO and CrowdPose, and 0.05 for others.
+        rescore: whether keypoint scores count in a person's score. None: unless `nms` is None.
+        **kwargs: those of `torchmetrics.Metric`.
+
+    Raises:
+        FileNotFoundError: when there is no annotation file.
+        TypeError: when annotations are of a wrong type.
+        ValueError: when an argument or the file is wrong.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        nms: NMS | None = "oks",
+        nms_threshold: float = 0.9,
+        keypoint_score_threshold: float = 0.2,
+        sigmas: Sequence[float] | None = None,
+        rescore: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            annotations,
+            nms=nms,
+            nms_threshold=nms_threshold,
+            keypoint_score_threshold=keypoint_score_threshold,
+            sigmas=sigmas,
+            rescore=rescore,
+            default=COCO,
+            area=annotated_area,
+            **kwargs,
+        )
+
+    def compute(self) -> dict[str, float]:
+        """AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM and ARL, from 0 to 1 or -1.
+
+        Raises:
+            ValueError: when a keypoint, score or box is not finite.
+        """
+        evaluation = self._evaluate(self._results(), _AREAS)
+        figures = {}
+        for name, kind in (("AP", "precision"), ("AR", "recall")):
+            figures[name] = average(evaluation, kind)
+            figures[f"{name}50"] = average(evaluation, kind, oks=0.5)
+            figures[f"{name}75"] = average(evaluation, kind, oks=0.75)
+            figures[f"{name}M"] = average(evaluation, kind, area="medium")
+            figures[f"{name}L"] = average(evaluation, kind, area="large")
+        return figures

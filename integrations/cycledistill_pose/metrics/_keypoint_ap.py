@@ -1,0 +1,258 @@
+"""What COCO's and CrowdPose's average precision have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO as CocoFile
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from cycledistill_pose.metrics._ground_truth import Annotations, load_ground_truth
+from cycledistill_pose.metrics._oks import ArrayLike
+from cycledistill_pose.metrics._people import NMS, Scoring, coco_results, shortened, write_json
+from cycledistill_pose.skeletons import Skeleton
+
+
+class KeypointAP(Metric):
+    """Collects people, makes COCO results of them and evaluates these with pycocotools.
+
+    State: two lists of tensors that are joined over processes, `people` `[N, 3 K + 5]` and
+    `identities` `[N, 2]`.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    people: list[Tensor]
+    identities: list[Tensor]
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        nms: NMS | None,
+        nms_threshold: float,
+        keypoint_score_threshold: float,
+        sigmas: Sequence[float] | None,
+        rescore: bool | None,
+        default: Skeleton,
+        area: Callable[[Mapping[str, Any]], float],
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if nms not in (*get_args(NMS), None):
+            raise ValueError(f'nms must be "oks", "soft_oks" or None, got {nms!r}')
+        self.ground_truth = load_ground_truth(annotations, area)
+        category = self.ground_truth.dataset["categories"][0]
+        self.scoring = Scoring(
+            nms=nms,
+            nms_threshold=float(nms_threshold),
+            keypoint_score_threshold=float(keypoint_score_threshold),
+            rescore=nms is not None if rescore is None else rescore,
+            sigmas=_find_sigmas(sigmas, category, default, self.ground_truth),
+            category_id=category["id"],
+        )
+        self.image_ids = frozenset(self.ground_truth.getImgIds())
+        self.add_state("people", default=[], dist_reduce_fx="cat")
+        self.add_state("identities", default=[], dist_reduce_fx="cat")
+
+    @property
+    def num_keypoints(self) -> int:
+        """The number of keypoints K."""
+        return len(self.scoring.sigmas)
+
+    def update(
+        self,
+        image_ids: ArrayLike,
+        keypoints: ArrayLike,
+        keypoint_scores: ArrayLike,
+        boxes_xyxy: ArrayLike,
+        box_scores: ArrayLike,
+        ids: ArrayLike | None = None,
+    ) -> None:
+        """Hand people over; tensors, arrays or lists.
+
+        Args:
+            image_ids: `[B]` integers that the annotation file has.
+            keypoints: `[B, K, 2]` (x, y) in px of the image.
+            keypoint_scores: `[B, K]`.
+            boxes_xyxy: `[B, 4]` the people's boxes (x1, y1, x2, y2) in px of the image.
+            box_scores: `[B]`; 1 for annotated boxes.
+            ids: `[B]` integers that tell people apart, such as their positions in the data set
+                (an annotation's id serves, too); negative means unknown. A person handed over
+                twice counts once; without ids only if all numbers are the same.
+
+        Raises:
+            ValueError: when a shape is wrong or an image id is unknown.
+        """
+        # Apple's GPUs have no float64.
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        images = self._tensor("image_ids", image_ids, None, torch.int64)
+        size, k = len(images), self.num_keypoints
+        points = self._tensor("keypoints", keypoints, (size, k, 2), dtype)
+        scores = self._tensor("keypoint_scores", keypoint_scores, (size, k), dtype)
+        boxes = self._tensor("boxes_xyxy", boxes_xyxy, (size, 4), dtype)
+        box_score = self._tensor("box_scores", box_scores, (size,), dtype)
+        people_ids = (
+            torch.full_like(images, -1)
+            if ids is None
+            else self._tensor("ids", ids, (size,), torch.int64)
+        )
+        unknown = sorted(set(images.tolist()) - self.image_ids)
+        if unknown:
+            raise ValueError(
+                f"image_ids {shortened(unknown)} are not among the {len(self.image_ids)} images of "
+                "the annotations"
+            )
+        self.people.append(torch.cat((points.flatten(1), scores, boxes, box_score[:, None]), 1))
+        self.identities.append(torch.stack((images, people_ids), dim=1))
+
+    def results(self) -> list[dict[str, Any]]:
+        """People of all processes, scored and thinned out, in COCO's results format.
+
+        In a distributed run every process must call it.
+
+        Returns:
+            dicts with `image_id`, `category_id`, `keypoints` (x, y, score for each) and `score`.
+
+        Raises:
+            ValueError: when a keypoint, score or box is not finite.
+        """
+        with self.sync_context(dist_sync_fn=self.dist_sync_fn):
+            return self._results()
+
+    def save_results(self, path: str | Path) -> None:
+        """Write the results as the JSON file that COCO's evaluation server takes.
+
+        In a distributed run every process must call it; the first one writes. The file appears
+        whole or not at all.
+        """
+        results = self.results()
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if not distributed or torch.distributed.get_rank() == 0:
+            write_json(path, results)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Join the states of all processes, those that have seen nobody included."""
+        self._fill_empty()
+        super().sync(*args, **kwargs)
+
+    def _results(self) -> list[dict[str, Any]]:
+        """The results of the people that are in the state just now."""
+        self._fill_empty()
+        return coco_results(
+            dim_zero_cat(self.identities).cpu().numpy(),
+            dim_zero_cat(self.people).cpu().double().numpy(),
+            self.scoring,
+        )
+
+    def _fill_empty(self) -> None:
+        """Give empty lists a tensor of the right type and shape, for gathering and joining."""
+        if isinstance(self.people, list) and not self.people:
+            dtype = torch.float32 if self.device.type == "mps" else torch.float64
+            width = 3 * self.num_keypoints + 5
+            self.people.append(torch.zeros(0, width, dtype=dtype, device=self.device))
+            self.identities.append(torch.zeros(0, 2, dtype=torch.int64, device=self.device))
+
+    def _tensor(
+        self, name: str, values: ArrayLike, shape: tuple[int, ...] | None, dtype: torch.dtype
+    ) -> Tensor:
+        tensor = torch.as_tensor(values).detach().to(self.device, dtype)
+        if shape is None and tensor.ndim != 1:
+            raise ValueError(f"{name} must be [B], got {list(tensor.shape)}")
+        if shape is not None and tensor.numel() == 0 and 0 in shape:
+            return tensor.reshape(shape)
+        if shape is not None and tensor.shape != shape:
+            raise ValueError(
+                f"{name} must be {list(shape)} for {shape[0]} image_ids and "
+                f"{self.num_keypoints} keypoints, got {list(tensor.shape)}"
+            )
+        return tensor
+
+    def _evaluate(
+        self,
+        results: list[dict[str, Any]],
+        area_ranges: Mapping[str, tuple[float, float]],
+        image_ids: Sequence[int] | None = None,
+    ) -> COCOeval:
+        """An evaluation by pycocotools, accumulated, over all images or some of them."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            if results:
+                predictions = self.ground_truth.loadRes([dict(result) for result in results])
+            else:
+                predictions = CocoFile()
+                predictions.dataset = {**self.ground_truth.dataset, "annotations": []}
+                predictions.createIndex()
+            evaluation = COCOeval(self.ground_truth, predictions, "keypoints")
+            evaluation.params.kpt_oks_sigmas = np.array(self.scoring.sigmas)
+            evaluation.params.areaRngLbl = list(area_ranges)
+            evaluation.params.areaRng = [list(limits) for limits in area_ranges.values()]
+            if image_ids is not None:
+                evaluation.params.imgIds = sorted(image_ids)
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return evaluation
+
+
+def average(evaluation: COCOeval, kind: str, oks: float | None = None, area: str = "all") -> float:
+    """Mean precision or recall of an evaluation, as pycocotools summarises it.
+
+    Args:
+        evaluation: accumulated.
+        kind: "precision" or "recall".
+        oks: at this threshold alone. None: the mean over 0.50, 0.55, ..., 0.95.
+        area: label of the range of areas.
+
+    Returns:
+        a number from 0 to 1, or -1 where there is nobody to be found.
+    """
+    values = evaluation.eval[kind][..., 0, evaluation.params.areaRngLbl.index(area), 0]
+    if oks is not None:
+        values = values[np.isclose(evaluation.params.iouThrs, oks)]
+    values = values[values > -1]
+    return float(values.mean()) if values.size else -1.0
+
+
+def _find_sigmas(
+    given: Sequence[float] | None,
+    category: Mapping[str, Any],
+    default: Skeleton,
+    ground_truth: CocoFile,
+) -> tuple[float, ...]:
+    """K sigmas: given, the category's, the metric's own, or by the keypoints' names."""
+    people = ground_truth.dataset["annotations"]
+    names = category.get("keypoints") or ()
+    count = len(names) or (len(people[0]["keypoints"]) // 3 if people else default.num_keypoints)
+    sigmas = given if given is not None else category.get("sigmas")
+    if sigmas is None:
+        if count == default.num_keypoints:
+            sigmas = default.sigmas
+        elif names:
+            sigmas = Skeleton.from_coco_category(category).sigmas
+        else:
+            raise ValueError(
+                f"sigmas must be given: the annotations are of {count} unnamed keypoints, "
+                f"{default.name}'s sigmas are {default.num_keypoints}"
+            )
+    sigmas = tuple(float(sigma) for sigma in sigmas)
+    if len(sigmas) != count or not min(sigmas) > 0:
+        raise ValueError(
+            f"sigmas must be {count} positive numbers, one for each keypoint of the annotations, "
+            f"got {len(sigmas)}: {sigmas}"
+        )
+    wrong = [person for person in people if len(person["keypoints"]) != 3 * count]
+    if wrong:
+        raise ValueError(
+            f"annotations must have {3 * count} numbers for {count} keypoints, but one of image "
+            f"{wrong[0]['image_id']} has {len(wrong[0]['keypoints'])}"
+        )
+    return sigmas

@@ -1,0 +1,163 @@
+"""Percentage of correct keypoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+def pck(
+    keypoints: Tensor, targets: Tensor, visible: Tensor, sizes: Tensor, threshold: float = 0.2
+) -> Tensor:
+    """Share of keypoints that lie near the truth, the mean of the keypoints' own shares.
+
+    >>> import torch
+    >>> targets = torch.zeros(1, 2, 2)
+    >>> keypoints = torch.tensor([[[3.0, 4.0], [30.0, 40.0]]])
+    >>> pck(keypoints, targets, torch.ones(1, 2), sizes=torch.tensor([100.0]))
+    tensor(0.5000)
+
+    Args:
+        keypoints: `[B, K, 2]` px.
+        targets: `[B, K, 2]` px, the truth.
+        visible: `[B, K]`; keypoints with a value above 0 alone are counted.
+        sizes: `[B]` px, what distances are measured by: the longest side of the box, the torso,
+            the head. People whose size is not positive are not counted.
+        threshold: a keypoint is correct when it is nearer than this share of the size.
+
+    Returns:
+        a scalar from 0 to 1: the share of correct ones among the counted ones of each keypoint,
+        averaged over the keypoints that were counted at all; NaN where none was.
+
+    Raises:
+        ValueError: when the shapes do not match.
+    """
+    return _mean_share(*_count(keypoints, targets, visible, sizes, threshold))
+
+
+class PCK(Metric):
+    """Percentage of correct keypoints, over batches and processes.
+
+    >>> import torch
+    >>> metric = PCK(num_keypoints=2, threshold=0.2)
+    >>> metric.update(
+    ...     keypoints=torch.tensor([[[3.0, 4.0], [30.0, 40.0]]]),
+    ...     targets=torch.zeros(1, 2, 2),
+    ...     visible=torch.ones(1, 2),
+    ...     boxes_xyxy=torch.tensor([[0.0, 0.0, 50.0, 100.0]]),
+    ... )
+    >>> metric.compute()
+    tensor(0.5000)
+
+    Distances are measured by the longest side of the person's box, or by the distance between two
+    of the person's own annotated keypoints (such as a shoulder and the opposite hip for the
+    torso); then people without both are not counted. For what is counted, see `pck`.
+
+    Args:
+        num_keypoints: K.
+        threshold: a keypoint is correct when it is nearer than this share of the person's size.
+        size: "box", or the indices of two keypoints.
+        **kwargs: those of `torchmetrics.Metric`.
+
+    Raises:
+        ValueError: when an argument is out of range.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    correct: Tensor
+    counted: Tensor
+
+    def __init__(
+        self,
+        num_keypoints: int = 17,
+        threshold: float = 0.2,
+        size: str | tuple[int, int] = "box",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not threshold > 0:
+            raise ValueError(f"threshold must be positive, got {threshold}")
+        if isinstance(size, str) and size != "box":
+            raise ValueError(f'size must be "box" or the indices of two keypoints, got {size!r}')
+        if not isinstance(size, str) and not all(0 <= index < num_keypoints for index in size):
+            raise ValueError(
+                f"size must be indices of two of {num_keypoints} keypoints, got {size}"
+            )
+        self.num_keypoints = num_keypoints
+        self.threshold = threshold
+        self.size = size
+        zeros = torch.zeros(num_keypoints, dtype=torch.int64)
+        self.add_state("correct", default=zeros, dist_reduce_fx="sum")
+        self.add_state("counted", default=zeros.clone(), dist_reduce_fx="sum")
+
+    def update(
+        self,
+        keypoints: Tensor,
+        targets: Tensor,
+        visible: Tensor,
+        boxes_xyxy: Tensor | None = None,
+    ) -> None:
+        """Count people.
+
+        Args:
+            keypoints: `[B, K, 2]` px.
+            targets: `[B, K, 2]` px, the truth.
+            visible: `[B, K]`; keypoints with a value above 0 alone are counted.
+            boxes_xyxy: `[B, 4]` px of the same image; needed where `size` is "box".
+
+        Raises:
+            ValueError: when a shape is wrong or boxes are missing.
+        """
+        if targets.ndim != 3 or targets.shape[1:] != (self.num_keypoints, 2):
+            raise ValueError(
+                f"targets must be [B, K, 2] with K = {self.num_keypoints} (num_keypoints), "
+                f"got {list(targets.shape)}"
+            )
+        if not isinstance(self.size, str):
+            first, second = self.size
+            sizes = (targets[:, first] - targets[:, second]).norm(dim=-1)
+            sizes = sizes * ((visible[:, first] > 0) & (visible[:, second] > 0))
+        elif boxes_xyxy is None:
+            raise ValueError('boxes_xyxy are needed to measure by, because size is "box"')
+        else:
+            sizes = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).amax(dim=-1)
+        correct, counted = _count(keypoints, targets, visible, sizes, self.threshold)
+        self.correct += correct
+        self.counted += counted
+
+    def compute(self) -> Tensor:
+        """The mean of the keypoints' shares, a scalar from 0 to 1; NaN where none was counted."""
+        return _mean_share(self.correct, self.counted)
+
+    def per_keypoint(self) -> Tensor:
+        """The share of each keypoint on this process, `[K]`; NaN for those not counted."""
+        return self.correct / self.counted
+
+
+def _count(
+    keypoints: Tensor, targets: Tensor, visible: Tensor, sizes: Tensor, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """How often each keypoint was correct and how often it was counted, `[K]` each."""
+    if keypoints.ndim != 3 or keypoints.shape[-1] != 2 or keypoints.shape != targets.shape:
+        raise ValueError(
+            "keypoints and targets must both be [B, K, 2], got "
+            f"{list(keypoints.shape)} and {list(targets.shape)}"
+        )
+    if visible.shape != keypoints.shape[:2] or sizes.shape != keypoints.shape[:1]:
+        raise ValueError(
+            f"visible must be [B, K] = {list(keypoints.shape[:2])} and sizes "
+            f"{list(keypoints.shape[:1])}, got {list(visible.shape)} and {list(sizes.shape)}"
+        )
+    counted = (visible > 0) & (sizes > 0)[:, None]
+    near = (keypoints - targets).norm(dim=-1) < threshold * sizes[:, None]
+    return (near & counted).sum(dim=0), counted.sum(dim=0)
+
+
+def _mean_share(correct: Tensor, counted: Tensor) -> Tensor:
+    return (correct / counted)[counted > 0].mean()

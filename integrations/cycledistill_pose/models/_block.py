@@ -1,0 +1,88 @@
+"""One pre-norm transformer block."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from cycledistill_pose.models._pruning import BlockPruning
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries, keys and values without bias.
+
+    The scale of the dot products is `head_dim ** -0.5`. The products run in torch's fused
+    kernel (`scaled_dot_product_attention`).
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+
+    def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """`[B, T, D]` -> queries, keys and values, each `[B, heads, T, D / heads]`."""
+        parts = self.qkv(tokens).unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        return query, key, value
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mix the values; `[B, heads, T, D / heads]` each -> `[B, T, D]`."""
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """`[B, T, D]` -> `[B, T, D]`."""
+        return self.fc2(F.gelu(self.fc1(tokens)))
+
+
+class Block(nn.Module):
+    """`x += position; x += attention(norm(x)); x += mlp(norm(x))`.
+
+    A block keeps no state between calls: whatever differs from block to block comes in as an
+    argument. So a stack of blocks can be run again with the arguments of its first run.
+    """
+
+    def __init__(self, dim: int, num_heads: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, hidden_dim)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        position: Tensor | None = None,
+        pruning: BlockPruning | None = None,
+    ) -> Tensor:
+        """Return the tokens after this block.
+
+        Args:
+            tokens: `[B, T, D]`.
+            position: `[1 or B, T, D]`, added first (zero where nothing is to be added).
+            pruning: What this block does in a model that prunes; it then brings its own position.
+        """
+        if pruning is not None:
+            position = pruning.position_of(tokens)
+        if position is not None:
+            tokens = tokens + position
+        query, key, value = self.attn.project(self.norm1(tokens))
+        tokens = tokens + self.attn.attend(query, key, value)
+        if pruning is not None:
+            tokens = pruning.prune(tokens, query, key)
+        return tokens + self.mlp(self.norm2(tokens))

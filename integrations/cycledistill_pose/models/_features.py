@@ -1,0 +1,96 @@
+"""Taking one feature map from whatever a backbone returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def probe_features(backbone: nn.Module, input_size: tuple[int, int]) -> Any:
+    """Run a backbone once on a black image `(width, height)`, in evaluation mode."""
+    modes = {module: module.training for module in backbone.modules()}
+    first = next(backbone.parameters(), None)
+    width, height = input_size
+    image = torch.zeros(
+        1,
+        3,
+        height,
+        width,
+        device=None if first is None else first.device,
+        dtype=None if first is None else first.dtype,
+    )
+    backbone.eval()
+    try:
+        with torch.no_grad():
+            return backbone(image)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def choose_map(
+    features: Any, wanted_size: tuple[int, int], index: int | str | None = None
+) -> int | str | None:
+    """Which of a backbone's outputs to use: `None` (it is one tensor), or an index or key.
+
+    Args:
+        features: What the backbone returned.
+        wanted_size: `(width, height)` of the map to look for where `index` is None.
+        index: The choice of the user.
+
+    Raises:
+        ValueError: There is no such output, none or several have the wanted size, or the
+            chosen one is not a `[B, C, H, W]` map.
+    """
+    if isinstance(features, Tensor):
+        if index not in (None, 0):
+            raise ValueError(
+                f"feature_index={index!r}, but the backbone returns one tensor of shape "
+                f"{list(features.shape)}"
+            )
+        chosen: int | str | None = None
+    else:
+        maps = _named(features)
+        found = ", ".join(f"{name!r}: {_shape(value)}" for name, value in maps.items())
+        if index is None:
+            width, height = wanted_size
+            fits = [name for name, value in maps.items() if _shape(value)[2:] == [height, width]]
+            if len(fits) != 1:
+                raise ValueError(
+                    f"{len(fits)} of the backbone's outputs are {width} wide and {height} high; "
+                    f"choose one with feature_index= from {found}"
+                )
+            chosen = fits[0]
+        elif isinstance(index, int) and not isinstance(features, Mapping):
+            chosen = index % len(maps) if -len(maps) <= index < len(maps) else index
+        else:
+            chosen = index
+        if chosen not in maps:
+            raise ValueError(f"feature_index={index!r} is not one of the backbone's: {found}")
+    shape = _shape(take_map(features, chosen))
+    if len(shape) != 4:
+        raise ValueError(f"a feature map must be [B, C, H, W], the backbone yields {shape}")
+    return chosen
+
+
+def take_map(features: Any, index: int | str | None) -> Tensor:
+    """The chosen output of a backbone."""
+    return features if index is None else features[index]
+
+
+def _named(features: Any) -> dict[int | str, Any]:
+    if isinstance(features, Mapping):
+        return dict(features)
+    if isinstance(features, Sequence) and not isinstance(features, str):
+        return dict(enumerate(features))
+    raise ValueError(
+        "a backbone must return a tensor, or a list, tuple or mapping of them, "
+        f"got {type(features).__name__}"
+    )
+
+
+def _shape(value: Any) -> list[int]:
+    return list(value.shape) if isinstance(value, Tensor) else []

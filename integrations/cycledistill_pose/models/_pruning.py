@@ -1,0 +1,169 @@
+"""PPT: dropping the visual tokens to which no keypoint attends."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True)
+class TokenPruning:
+    """Which blocks drop visual tokens, and how many of them stay.
+
+    >>> pruning = TokenPruning()
+    >>> pruning.visual_counts(256)  # before block 0, after blocks 3, 6 and 9
+    (256, 180, 126, 89)
+    >>> [round(pruning.ratio_at(epoch), 3) for epoch in (0, 9, 10, 60, 110, 299)]
+    [1.0, 1.0, 1.0, 0.85, 0.7, 0.7]
+
+    In each of `blocks`, after the attention residual and before the MLP, the
+    `ceil(ratio * n)` of the n visual tokens with the highest score stay; the score of a visual
+    token is the attention that the keypoint tokens pay to it, averaged over the heads and summed
+    over the keypoints. The order of the kept tokens is that of their scores. Source: PPT (Ma et
+    al., 2022, https://arxiv.org/abs/2209.08194).
+
+    The ratio is `keep_ratio` in evaluation mode, and in training mode for as long as nobody
+    called the model's `set_epoch(epoch)`. Once it is called, training follows the schedule of
+    PPT: 1 for `warmup_epochs`, then half a cosine down to `keep_ratio` over the next
+    `anneal_epochs`.
+
+    Attributes:
+        blocks: Indices of the pruning blocks, counted from 0, ascending.
+        keep_ratio: Share that stays at each of them, in (0, 1].
+        warmup_epochs: Epochs without pruning.
+        anneal_epochs: Epochs from ratio 1 to `keep_ratio`.
+
+    Raises:
+        ValueError: The blocks are not ascending indices, or a number is out of its range.
+    """
+
+    blocks: tuple[int, ...] = (3, 6, 9)
+    keep_ratio: float = 0.7
+    warmup_epochs: int = 10
+    anneal_epochs: int = 100
+
+    def __post_init__(self) -> None:
+        """Check every field."""
+        blocks = tuple(self.blocks)
+        object.__setattr__(self, "blocks", blocks)
+        if not blocks or blocks[0] < 0 or list(blocks) != sorted(set(blocks)):
+            raise ValueError(
+                f"blocks of TokenPruning must be ascending indices from 0 on, got {blocks}"
+            )
+        if not 0 < self.keep_ratio <= 1:
+            raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
+        if self.warmup_epochs < 0 or self.anneal_epochs < 0:
+            raise ValueError(
+                "warmup_epochs and anneal_epochs must be 0 or more, "
+                f"got {self.warmup_epochs} and {self.anneal_epochs}"
+            )
+
+    def ratio_at(self, epoch: float) -> float:
+        """Share of tokens kept in training in `epoch` (counted from 0, may be a fraction)."""
+        past_warmup = epoch - self.warmup_epochs
+        if past_warmup < 0:
+            return 1.0
+        if past_warmup >= self.anneal_epochs:
+            return self.keep_ratio
+        remaining = 0.5 * (1 + math.cos(math.pi * past_warmup / self.anneal_epochs))
+        return self.keep_ratio + (1 - self.keep_ratio) * remaining
+
+    def visual_counts(self, num_visual: int, ratio: float | None = None) -> tuple[int, ...]:
+        """Visual tokens at the input, then after each pruning block (`ratio`: keep_ratio)."""
+        counts = [num_visual]
+        for _ in self.blocks:
+            counts.append(math.ceil(counts[-1] * (self.keep_ratio if ratio is None else ratio)))
+        return tuple(counts)
+
+
+class PruningPass:
+    """What one forward pass of a pruning model knows: the positions of the tokens still there.
+
+    The blocks receive a part of it (`at`) as an argument. When a stack is run again on the
+    pruned tokens, with the arguments of the first run, this object tells each block by the
+    number of tokens what holds for them: as many as the block had the first time means that it
+    has to prune (this is the first run, or its recomputation by activation checkpointing);
+    fewer means that all pruning is done, and the position is that of the pruned tokens.
+    A recomputation takes the choice of the first run over, so it cannot differ from it.
+    """
+
+    def __init__(
+        self, pruning: TokenPruning, ratio: float, num_keypoints: int, tokens: Tensor
+    ) -> None:
+        self.num_keypoints = num_keypoints
+        counts = pruning.visual_counts(tokens.shape[1] - num_keypoints, ratio)
+        self._counts = {
+            block: (before, after)
+            for block, before, after in zip(pruning.blocks, counts, counts[1:], strict=False)
+            if after < before
+        }
+        self._positions: dict[int, Tensor] = {}
+        self._kept: dict[int, Tensor] = {}
+
+    def at(self, block: int, position: Tensor | None) -> BlockPruning:
+        """The argument of block `block`; `position` `[1, T, D]` as before any pruning."""
+        if position is not None:
+            self._positions[position.shape[1]] = position
+        return BlockPruning(self, block, adds_position=position is not None)
+
+    def position_of(self, tokens: Tensor) -> Tensor:
+        """The position `[1 or B, T, D]` of `tokens`."""
+        return self._positions[tokens.shape[1]]
+
+    def prune(self, block: int, tokens: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """Drop tokens if it is up to `block` to do it, and remember where the others stood."""
+        before, after = self._counts.get(block, (0, 0))
+        if tokens.shape[1] != self.num_keypoints + before:
+            return tokens
+        kept = self._kept.get(block)
+        if kept is None:
+            kept = select_tokens(query, key, self.num_keypoints, after)
+            self._kept[block] = kept
+        position = self._positions.get(tokens.shape[1])
+        if position is not None:
+            whole = position.expand(tokens.shape[0], -1, -1)
+            self._positions[self.num_keypoints + after] = _take(whole, kept)
+        return _take(tokens, kept)
+
+
+@dataclass(frozen=True)
+class BlockPruning:
+    """The share of one block in a `PruningPass`."""
+
+    shared: PruningPass
+    block: int
+    adds_position: bool
+
+    def position_of(self, tokens: Tensor) -> Tensor | None:
+        """The position to add to `tokens` before this block, `[1 or B, T, D]`."""
+        return self.shared.position_of(tokens) if self.adds_position else None
+
+    def prune(self, tokens: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        """`[B, T, D]` -> `[B, T or fewer, D]`."""
+        return self.shared.prune(self.block, tokens, query, key)
+
+
+@torch.no_grad()
+def select_tokens(query: Tensor, key: Tensor, num_keypoints: int, num_kept: int) -> Tensor:
+    """Indices `[B, num_keypoints + num_kept]` of the tokens that stay.
+
+    Args:
+        query: `[B, heads, T, d]`, keypoint tokens first.
+        key: `[B, heads, T, d]`.
+        num_keypoints: Number of keypoint tokens; all of them stay, in front.
+        num_kept: Number of visual tokens that stay.
+    """
+    logits = query[:, :, :num_keypoints] @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
+    attention = F.softmax(logits.float(), dim=-1)
+    scores = attention[..., num_keypoints:].mean(dim=1).sum(dim=1)
+    best = scores.topk(num_kept, dim=1).indices + num_keypoints
+    keypoints = torch.arange(num_keypoints, device=best.device).expand(best.shape[0], -1)
+    return torch.cat([keypoints, best], dim=1)
+
+
+def _take(tokens: Tensor, indices: Tensor) -> Tensor:
+    return tokens.gather(1, indices[:, :, None].expand(-1, -1, tokens.shape[-1]))

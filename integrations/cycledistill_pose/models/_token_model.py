@@ -1,0 +1,210 @@
+"""What TokenPose and TokenReg have in common: images to keypoint tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cycledistill_pose.models._block import Block
+from cycledistill_pose.models._features import choose_map, probe_features, take_map
+from cycledistill_pose.models._position import sine_position_embedding
+from cycledistill_pose.models._pruning import PruningPass, TokenPruning
+from cycledistill_pose.models._stem_net import StemNet
+
+PositionEmbedding = Literal["sine-full", "sine", "learnable"]
+POSITION_EMBEDDINGS: tuple[PositionEmbedding, ...] = ("sine-full", "sine", "learnable")
+
+
+class TokenModel(nn.Module):
+    """A backbone, visual tokens from its feature map, keypoint tokens, a transformer, a head.
+
+    The tokens are `[B, K + n, dim]`: K learned keypoint tokens, then one visual token for each
+    of the n patches of the feature map. There is no norm after the last block. Subclasses give
+    the head and say what becomes of its output. The arguments are explained at
+    `cycledistill_pose.models.TokenPose`.
+    """
+
+    position: Tensor
+
+    def __init__(
+        self,
+        num_keypoints: int,
+        input_size: Sequence[int],
+        feature_size: Sequence[int],
+        dim: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float,
+        patch_size: Sequence[int],
+        position_embedding: PositionEmbedding,
+        backbone: nn.Module | None,
+        feature_index: int | str | None,
+        pruning: TokenPruning | None,
+        head_hidden_dim: int,
+        head_outputs: int,
+    ) -> None:
+        super().__init__()
+        self.num_keypoints = _positive("num_keypoints", num_keypoints)
+        self.input_size = _pair("input_size", input_size)
+        self.patch_size = _pair("patch_size", patch_size)
+        self.num_heads = num_heads
+        self.position_embedding = position_embedding
+        self.pruning = pruning
+        self._epoch: float | None = None
+        if position_embedding not in POSITION_EMBEDDINGS:
+            raise ValueError(
+                f"position_embedding must be one of {', '.join(POSITION_EMBEDDINGS)}, "
+                f"got {position_embedding!r}"
+            )
+        if _positive("dim", dim) % _positive("num_heads", num_heads):
+            raise ValueError(f"dim={dim} is not divisible by num_heads={num_heads}")
+        if mlp_ratio <= 0:
+            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
+        if pruning is not None and pruning.blocks[-1] >= _positive("depth", depth):
+            raise ValueError(
+                f"pruning names block {pruning.blocks[-1]}, but depth={depth} has blocks "
+                f"0 to {depth - 1}"
+            )
+
+        self.backbone = StemNet() if backbone is None else backbone
+        features = probe_features(self.backbone, self.input_size)
+        wanted_size = _pair("feature_size", feature_size)
+        self._feature_index = choose_map(features, wanted_size, feature_index)
+        channels, rows, columns = self._grid(take_map(features, self._feature_index))
+        num_visual = rows * columns
+
+        self.keypoint_tokens = nn.Parameter(torch.zeros(1, num_keypoints, dim))
+        patch_dim = channels * self.patch_size[0] * self.patch_size[1]
+        self.patch_embed = nn.Linear(patch_dim, dim)
+        if position_embedding == "learnable":
+            self.position = nn.Parameter(torch.zeros(1, num_keypoints + num_visual, dim))
+        else:
+            self.register_buffer("position", sine_position_embedding(rows, columns, dim))
+        self.blocks = nn.ModuleList(
+            [
+                Block(dim, num_heads, round(dim * mlp_ratio))
+                for _ in range(_positive("depth", depth))
+            ]
+        )
+        self.head = _token_head(dim, head_hidden_dim, head_outputs)
+        self._init_weights()
+
+    @property
+    def token_groups(self) -> dict[str, slice]:
+        """Where the keypoint tokens and the visual tokens stand in the sequence."""
+        return {
+            "keypoint": slice(0, self.num_keypoints),
+            "visual": slice(self.num_keypoints, None),
+        }
+
+    def set_epoch(self, epoch: float) -> None:
+        """Tell the pruning schedule where training stands; without pruning nothing happens.
+
+        Args:
+            epoch: Counted from 0; a fraction is fine.
+        """
+        self._epoch = epoch
+
+    def keep_ratio(self) -> float:
+        """The share of visual tokens that a pruning block keeps in the present mode."""
+        if self.pruning is None:
+            return 1.0
+        if self.training and self._epoch is not None:
+            return self.pruning.ratio_at(self._epoch)
+        return self.pruning.keep_ratio
+
+    def forward_tokens(self, images: Tensor) -> Tensor:
+        """Return the tokens after the last block.
+
+        Args:
+            images: `[B, 3, H, W]` of `input_size`, normalised.
+
+        Returns:
+            `[B, K + n, dim]`, keypoint tokens first; n after pruning, where there is any.
+        """
+        tokens = self.embed(images)
+        if self.position_embedding == "sine-full":
+            position = F.pad(self.position, (0, 0, self.num_keypoints, 0))
+        else:
+            position = None
+        per_block = [position if index else None for index in range(len(self.blocks))]
+        ratio = self.keep_ratio()
+        if self.pruning is None or ratio == 1:
+            for block, position in zip(self.blocks, per_block, strict=True):
+                tokens = block(tokens, position)
+            return tokens
+        shared = PruningPass(self.pruning, ratio, self.num_keypoints, tokens)
+        prunings = [shared.at(index, position) for index, position in enumerate(per_block)]
+        for block, pruning in zip(self.blocks, prunings, strict=True):
+            tokens = block(tokens, None, pruning)
+        return tokens
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return the tokens `[B, K + n, dim]` that enter block 0."""
+        width, height = self.input_size
+        if images.ndim != 4 or images.shape[1:] != (3, height, width):
+            raise ValueError(
+                f"images must be [B, 3, {height}, {width}] (input_size is {width} wide and "
+                f"{height} high), got {list(images.shape)}"
+            )
+        features = take_map(self.backbone(images), self._feature_index)
+        rows, columns = self.patch_size
+        patches = features.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
+        # [B, C, h, rows, w, columns] -> [B, h * w, rows * columns * C]
+        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        visual = self.patch_embed(patches)
+        keypoints = self.keypoint_tokens.expand(visual.shape[0], -1, -1)
+        if self.position_embedding == "learnable":
+            return torch.cat([keypoints, visual], dim=1) + self.position
+        return torch.cat([keypoints, visual + self.position], dim=1)
+
+    def _grid(self, features: Tensor) -> tuple[int, int, int]:
+        _, channels, height, width = features.shape
+        rows, columns = self.patch_size
+        if height % rows or width % columns:
+            raise ValueError(
+                f"patch_size (height, width) = {self.patch_size} does not divide the feature map, "
+                f"which is {height} high and {width} wide for input_size (width, height) = "
+                f"{self.input_size}"
+            )
+        return channels, height // rows, width // columns
+
+    def _init_weights(self) -> None:
+        nn.init.trunc_normal_(self.keypoint_tokens, std=0.02)
+        if isinstance(self.position, nn.Parameter):
+            nn.init.trunc_normal_(self.position, std=0.02)
+        for part in (self.patch_embed, self.blocks, self.head):
+            for module in part.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.trunc_normal_(module.weight, std=0.02)
+                    if module.bias is not None:
+                        nn.init.zeros_(module.bias)
+
+
+def _token_head(dim: int, hidden_dim: int, outputs: int) -> nn.Sequential:
+    """LN, Linear(hidden), LN, Linear; without the hidden layer where it is narrower than 2 dim."""
+    if hidden_dim < 2 * dim:
+        return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, outputs))
+    return nn.Sequential(
+        nn.LayerNorm(dim),
+        nn.Linear(dim, hidden_dim),
+        nn.LayerNorm(hidden_dim),
+        nn.Linear(hidden_dim, outputs),
+    )
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
+    return value
+
+
+def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
+    if isinstance(value, (int, str)) or len(value) != 2:
+        raise ValueError(f"{name} must be two integers, got {value!r}")
+    first, second = value
+    return _positive(name, first), _positive(name, second)

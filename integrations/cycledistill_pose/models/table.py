@@ -1,0 +1,56 @@
+"""Sizes of the models beside those of the paper: `python -m cycledistill_pose.models.table`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cycledistill_pose.models import TokenPruning, count_macs, create_model
+
+NOTE = """\
+Params and MACs of one cycle, which is what inference runs, on one image of 256x192 px.
+The paper's "GFLOPs" are multiply-accumulates without the two matrix products of the attention
+(column "MACs (G)"); its counter also takes in batch norms and ReLUs, which adds 0.04 with a
+StemNet and 0.07 with HRNet. With the attention's products the cost is that of the last column."""
+
+
+class Row(NamedTuple):
+    """A line of the paper's tables 1, 2 and 8, and the network behind it."""
+
+    name: str
+    network: str
+    pruned: bool
+    params: float
+    gflops: float
+
+
+PAPER = (
+    Row("SDPose-T", "tokenpose_t", False, 4.4, 1.8),
+    Row("SDPose-S-V1", "tokenpose_s_v1", False, 6.6, 2.4),
+    Row("SDPose-S-V2", "tokenpose_s_v2", False, 6.2, 4.7),
+    Row("SDPose-B", "tokenpose_b", False, 13.2, 5.2),
+    Row("SDPose-Reg", "tokenreg_s", False, 5.4, 2.4),
+    Row("SDPose-S-V1 + PPT", "tokenpose_s_v1", True, 6.6, 2.0),
+    Row("PPT-B", "tokenpose_b", True, 13.2, 4.7),
+)
+
+
+def size_table() -> str:
+    """Build the table as Markdown; every figure of ours is counted on the model itself."""
+    lines = [
+        "| model | Params (M), paper | Params | GFLOPs, paper | MACs (G) | with attention (G) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in PAPER:
+        model = create_model(row.network, pruning=TokenPruning() if row.pruned else None)
+        params = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        macs = count_macs(model)
+        lines.append(
+            f"| {row.name} | {row.params} | {params:,} | {row.gflops} "
+            f"| {macs.without_attention_products / 1e9:.2f} "
+            f"| {macs.with_attention_products / 1e9:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(size_table(), NOTE, sep="\n\n")

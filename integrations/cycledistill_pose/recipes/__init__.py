@@ -1,0 +1,31 @@
+"""What the pose examples share: options, data, evaluation. Needs the extra ``[train]``."""
+
+from cycledistill_pose.recipes._build import (
+    build_codec,
+    build_criterion,
+    build_model,
+    input_size_of,
+    model_options,
+    wrap_model,
+)
+from cycledistill_pose.recipes._config import HEATMAP_PRESETS, PoseConfig
+from cycledistill_pose.recipes._data import PoseData, load_data
+from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
+from cycledistill_pose.recipes._predict import predict_cycles
+
+__all__ = [
+    "HEATMAP_PRESETS",
+    "PoseConfig",
+    "PoseData",
+    "build_codec",
+    "build_criterion",
+    "build_model",
+    "evaluate_cycles",
+    "input_size_of",
+    "load_data",
+    "model_options",
+    "predict_cycles",
+    "save_predictions",
+    "scores_by_cycle",
+    "wrap_model",
+]

@@ -1,0 +1,199 @@
+"""Options of a pose run, and the presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cycledistill.training import TrainConfig, free
+from cycledistill_pose.data import PoseAugmentation
+
+
+@dataclass
+class PoseConfig(TrainConfig):
+    """Train a pose network, cycled and distilled into one pass."""
+
+    data_root: Path | None = free(None)
+    """Folder of the data set. None draws synthetic people, which needs no data."""
+
+    dataset: Literal["coco", "crowdpose", "files"] = "coco"
+    """Layout of data_root: COCO 2017 (annotations/person_keypoints_{train,val}2017.json,
+    {train,val}2017/), CrowdPose (annotations/crowdpose_{train,val,test}.json, images/; trained on
+    train + val, tested on test), or files named by the next four options."""
+
+    train_annotations: Path | None = free(None)
+    """COCO-format JSON to train on, relative to data_root, in place of the layout's. Any category
+    with keypoints will do: names, flip pairs and sigmas come from the file."""
+
+    train_images: Path | None = free(None)
+    """Folder of its images, relative to data_root."""
+
+    val_annotations: Path | None = free(None)
+    """COCO-format JSON to evaluate on, relative to data_root."""
+
+    val_images: Path | None = free(None)
+    """Folder of its images, relative to data_root."""
+
+    detections: Path | None = free(None)
+    """A detector's boxes for the evaluation, as JSON: a list of {image_id, category_id, bbox
+    (xywh), score}. None evaluates on the annotated boxes."""
+
+    detection_threshold: float = 0.0
+    """Leave out detected boxes with a lower score."""
+
+    skip_bad_images: bool = False
+    """Leave out people in missing or broken images, and count them, instead of stopping."""
+
+    num_synthetic: int = 8000
+    """Synthetic people to train on, other ones in every epoch."""
+
+    model: str = "tokenpose_s_v1"
+    """Plain network: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b, tokenpose_nano;
+    tokenreg_s, tokenreg_nano for regression."""
+
+    pretrained: bool = False
+    """Start the backbone from ImageNet weights (tokenpose_b alone has them; downloads)."""
+
+    input_size: tuple[int, int] | None = None
+    """Width and height of the input in pixels; None keeps the model's own. Likewise the next
+    five."""
+
+    heatmap_size: tuple[int, int] | None = None
+    """Width and height of the heatmaps in pixels."""
+
+    patch_size: tuple[int, int] | None = None
+    """Height and width of a patch in pixels of the feature map."""
+
+    dim: int | None = None
+    """Channels of a token."""
+
+    depth: int | None = None
+    """Number of transformer blocks."""
+
+    num_heads: int | None = None
+    """Attention heads of a block."""
+
+    pruning: bool = False
+    """Prune visual tokens at blocks 3, 6 and 9, keeping 0.7 each time (PPT: paper, table 8)."""
+
+    mode: Literal["plain", "cycle", "distill"] = "distill"
+    """plain: one cycle. cycle: several, loss on the last, used with all (paper, table 6).
+    distill: loss on every cycle, tokens distilled, used with one (paper, tables 1, 5, 7)."""
+
+    num_cycles: int = 2
+    """Cycles in training, in the modes cycle and distill (2; 3 for SDPose-T: paper, 4.1.2)."""
+
+    keypoint_weight: float = 5e-6
+    """Weight of the keypoint tokens' distillation, alpha 1 (5e-6: paper, 4.1.2; 0: table 5)."""
+
+    visual_weight: float = 5e-6
+    """Weight of the visual tokens' distillation, alpha 2 (5e-6: paper, 4.1.2; 0: table 5)."""
+
+    task_cycles: Literal["all", "mean", "last"] = "all"
+    """Cycles with a pose loss in mode distill: the sum over all (paper, eq. 3), their mean, or
+    the last (paper, table 5)."""
+
+    teacher: Literal["next", "last"] = "next"
+    """Which cycle a cycle learns from (next: paper, table 7, 3 -> 2 -> 1)."""
+
+    detach_teacher: bool = True
+    """Treat the later cycle's tokens as constants; the paper's released code does not."""
+
+    activation_checkpointing: Literal["block", "cycle"] | None = None
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    codec: Literal["dark", "msra", "udp"] = "dark"
+    """Heatmap targets and their decoding (dark: the paper's released recipe)."""
+
+    sigma: float = 2.0
+    """Standard deviation of the target, in heatmap pixels (2: the paper's released recipe)."""
+
+    warmup_steps: int = 500
+    """Steps of linear warm-up (500: the paper's released recipe)."""
+
+    milestones: tuple[int, ...] = (200, 260)
+    """Epochs at whose start the learning rate is divided by ten (200, 260: paper, 4.1.2)."""
+
+    augmentation: PoseAugmentation = field(default_factory=PoseAugmentation)
+    """Random crops of people."""
+
+    flip_test: bool = True
+    """Average the outputs for the image and its mirror image in evaluations."""
+
+    nms: Literal["oks", "soft_oks", "none"] = "oks"
+    """How doubled people are dropped in evaluations."""
+
+    nms_threshold: float = 0.9
+    """Similarity above which the weaker of two people is dropped."""
+
+    keypoint_score_threshold: float = 0.2
+    """Keypoints of this score or less do not count in a person's score."""
+
+    eval_batch_size: int = free(64)
+    """People at a time in evaluations."""
+
+    num_synthetic_val: int = 200
+    """Synthetic pictures to evaluate on."""
+
+    pictures: int = free(12)
+    """People in the picture of predictions beside the truth."""
+
+    @property
+    def training_cycles(self) -> int:
+        """Cycles that training runs in this mode."""
+        return 1 if self.mode == "plain" else self.num_cycles
+
+    @property
+    def inference_cycles(self) -> int:
+        """Cycles that the trained model is meant to be used with."""
+        return self.num_cycles if self.mode == "cycle" else 1
+
+    def validate(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: An option is out of its range; the text names it.
+        """
+        super().validate()
+        if self.num_cycles < 1:
+            raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
+        if self.mode != "plain" and self.num_cycles == 1:
+            raise ValueError(
+                f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
+                "--num-cycles 2 or more"
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones must be rising epochs, got {self.milestones}")
+        named = (self.train_annotations, self.train_images)
+        if (named[0] is None) != (named[1] is None):
+            raise ValueError("train_annotations and train_images go together; give both")
+        named = (self.val_annotations, self.val_images)
+        if (named[0] is None) != (named[1] is None):
+            raise ValueError("val_annotations and val_images go together; give both")
+
+
+_DEMO_AUGMENTATION = PoseAugmentation(
+    shift=0.08, half_body_probability=0.0, rotation_degrees=15.0, scale=0.15
+)
+
+HEATMAP_PRESETS = {
+    "paper": PoseConfig(output_dir=Path("runs/pose"), evaluate_every=10, num_workers=8),
+    "crowdpose": PoseConfig(
+        output_dir=Path("runs/crowdpose"),
+        dataset="crowdpose",
+        evaluate_every=10,
+        num_workers=8,
+        nms="none",
+    ),
+    "demo": PoseConfig(
+        output_dir=Path("runs/pose-demo"),
+        model="tokenpose_nano",
+        epochs=3,
+        milestones=(2,),
+        warmup_steps=50,
+        batch_size=32,
+        num_workers=1,
+        augmentation=_DEMO_AUGMENTATION,
+    ),
+}

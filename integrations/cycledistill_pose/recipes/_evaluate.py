@@ -1,0 +1,85 @@
+"""AP after every number of cycles, and the picture of predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cycledistill import CycleWrapper
+from cycledistill.training import evaluation_loader
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
+from cycledistill_pose.data import invert_matrix, normalize_images, pose_loader, transform_points
+from cycledistill_pose.drawing import prediction_grid, save_picture
+from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP
+from cycledistill_pose.recipes._config import PoseConfig
+from cycledistill_pose.recipes._data import PoseData
+from cycledistill_pose.recipes._predict import predict_cycles
+
+
+def evaluate_cycles(
+    model: CycleWrapper,
+    data: PoseData,
+    codec: HeatmapCodec | RegressionCodec,
+    config: PoseConfig,
+    num_cycles: int,
+) -> list[CocoKeypointAP | CrowdPoseAP]:
+    """Predict everybody once; the metrics of 1, 2, ... ``num_cycles`` cycles.
+
+    Each process predicts its own share of the people; ``compute()`` joins them.
+    """
+    device = next(model.parameters()).device
+    flip_indices = data.skeleton.flip_indices if config.flip_test else None
+    metrics = [data.make_metric() for _ in range(num_cycles)]
+    for batch in evaluation_loader(data.val, config.eval_batch_size, config.num_workers):
+        images = normalize_images(batch["image"].to(device))
+        to_image = invert_matrix(batch["crop_matrix"])
+        cycles = predict_cycles(model, images, codec, num_cycles, flip_indices)
+        for metric, (keypoints, scores) in zip(metrics, cycles, strict=True):
+            metric.update(
+                batch["image_id"],
+                transform_points(keypoints.cpu(), to_image),
+                scores.cpu(),
+                batch["box_xyxy"],
+                batch["box_score"],
+            )
+    return metrics
+
+
+def scores_by_cycle(metrics: list[CocoKeypointAP | CrowdPoseAP]) -> dict[str, float]:
+    """``{"AP/1": ..., "AP50/1": ..., "AP/2": ...}`` in percent."""
+    return {
+        f"{name}/{cycle}": 100 * value
+        for cycle, metric in enumerate(metrics, start=1)
+        for name, value in metric.compute().items()
+        if value >= 0
+    }
+
+
+def save_predictions(
+    model: CycleWrapper,
+    data: PoseData,
+    codec: HeatmapCodec | RegressionCodec,
+    config: PoseConfig,
+    path: Path,
+) -> None:
+    """Write a picture of people with their true and predicted skeletons side by side."""
+    device = next(model.parameters()).device
+    count = min(config.pictures, len(data.truth))
+    chosen = torch.linspace(0, len(data.truth) - 1, count).round().int().tolist()
+    people = torch.utils.data.Subset(data.truth, chosen)
+    batch: dict[str, Any] = next(iter(pose_loader(people, batch_size=count)))
+    images = normalize_images(batch["image"].to(device))
+    flip_indices = data.skeleton.flip_indices if config.flip_test else None
+    cycles = predict_cycles(model, images, codec, config.training_cycles, flip_indices)
+    labels = ["1 cycle", *(f"{cycle} cycles" for cycle in range(2, len(cycles) + 1))]
+    picture = prediction_grid(
+        np.asarray(batch["image"]),
+        {label: keypoints for label, (keypoints, _) in zip(labels, cycles, strict=True)},
+        batch["keypoints"],
+        visible=batch["visible"],
+        skeleton=data.skeleton,
+    )
+    save_picture(path, picture)

@@ -1,0 +1,8 @@
+"""Keypoint skeletons: names, symmetry, limbs and similarity scales."""
+
+from __future__ import annotations
+
+from cycledistill_pose.skeletons._known import COCO, CROWDPOSE
+from cycledistill_pose.skeletons._skeleton import Skeleton
+
+__all__ = ["COCO", "CROWDPOSE", "Skeleton"]

@@ -1,0 +1,103 @@
+"""The example scripts, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def evaluations(folder: Path) -> list[dict[str, float]]:
+    records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [record for record in records if "accuracy/1" in record]
+
+
+@pytest.mark.slow
+def test_digits_are_learnt_cycled_exported_and_resumed(tmp_path):
+    out = tmp_path / "run"
+    arguments = ("--preset", "digits", "--output-dir", out, "--epochs", 25, "--warmup-epochs", 1)
+    first = run("deit_imagenet.py", *arguments)
+    assert first.returncode == 0, first.stderr
+    assert "reloaded with bare timm" in first.stdout
+    last = evaluations(out)[-1]
+    assert last["accuracy/1"] > 50 and last["accuracy/2"] > 50
+    assert (out / "plain" / "model.safetensors").exists() and (out / "curves.png").exists()
+    again = run("deit_imagenet.py", *arguments)  # nothing is left to do but to report
+    assert again.returncode == 0, again.stderr
+    assert evaluations(out)[-1]["accuracy/1"] == last["accuracy/1"]
+
+
+@pytest.mark.slow
+def test_cycle_mode_on_real_images(tmp_path, shared_data):
+    done = run(
+        "deit_imagenet.py", "--preset", "cifar10-cpu", "--data-dir", shared_data("cifar10"),
+        "--mode", "cycle", "--num-cycles", 3, "--limit-train", 1024, "--epochs", 2,
+        "--num-workers", 0, "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    last = evaluations(tmp_path / "run")[-1]
+    assert {"accuracy/1", "accuracy/2", "accuracy/3"} <= last.keys()
+    assert last["accuracy/3"] > 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_training_image_ends_in_one_clear_line(tmp_path, workers):
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (32, 32)).save(tmp_path / split / name / f"{index}.png")
+    (tmp_path / "train" / "a" / "2.png").write_bytes(b"no image")
+    done = run(
+        "deit_imagenet.py", "--preset", "cifar10-cpu", "--data-dir", tmp_path, "--epochs", 2,
+        "--batch-size", 8, "--num-workers", workers, "--output-dir", tmp_path / "run",
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr
+    assert "cannot read the image" in lines[0] and "a/2.png" in lines[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--data-dir", "nowhere"], "nowhere is no folder"),
+        ([], "--data-dir is missing"),
+        (["--preset", "digits", "--num-cycles", "0"], "num_cycles must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_line(tmp_path, arguments, text):
+    done = run("deit_imagenet.py", *arguments, "--output-dir", tmp_path / "run")
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and text in done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_help_explains_options():
+    done = run("deit_imagenet.py", "--help")
+    assert done.returncode == 0
+    for text in ("--num-cycles", "table", "--preset NAME", "DeiT"):
+        assert text in done.stdout
+
+
+@pytest.mark.slow
+def test_wrap_timm_vit_learns():
+    done = run("wrap_timm_vit.py")
+    assert done.returncode == 0, done.stderr
+    last = next(line for line in done.stdout.splitlines() if line.startswith("epoch 15"))
+    assert float(last.split("top-1 ")[1].split(" %")[0]) > 60
+    assert "to the last bit" in done.stdout
+    assert len((EXAMPLES / "wrap_timm_vit.py").read_text().splitlines()) < 60

@@ -1,0 +1,145 @@
+"""Models, losses, accuracies and the exported folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from cycledistill import CycleWrapper
+from cycledistill_deit import (
+    PRESETS,
+    build_criterion,
+    create_classifier,
+    cycle_accuracies,
+    load_plain,
+    save_plain,
+)
+
+DIGITS = PRESETS["digits"]
+
+
+def test_presets_are_valid_and_the_default_is_deits_recipe():
+    for preset in PRESETS.values():
+        preset.validate()
+    deit = PRESETS["imagenet"]
+    assert deit.scaled_lr == pytest.approx(5e-4 * 1024 / 512)
+    assert (deit.weight_decay, deit.drop_path, deit.ema_decay) == (0.05, 0.1, 0.99996)
+    assert (deit.mixup, deit.cutmix, deit.label_smoothing) == (0.8, 1.0, 0.1)
+    assert (deit.random_erasing, deit.repeated_augmentation) == (0.25, 3)
+    assert deit.auto_augment == "rand-m9-mstd0.5-inc1"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_cycles": 0}, "num_cycles must be at least 1, got 0"),
+        ({"num_cycles": 1}, "mode=distill with num_cycles=1 is plain training"),
+        ({"warmup_epochs": 80}, "warmup_epochs=80 must be fewer than epochs=80"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
+        ({"crop_fraction": 0.0}, r"crop_fraction must lie in \(0, 1\]"),
+    ],
+)
+def test_bad_options_are_named(changes, text):
+    with pytest.raises(ValueError, match=text):
+        replace(DIGITS, **changes).validate()
+
+
+def test_deit_tiny_is_timms():
+    model = create_classifier(PRESETS["imagenet"], 1000)
+    assert sum(p.numel() for p in model.parameters()) == 5_717_416
+
+
+def test_unknown_model_and_option_are_named():
+    with pytest.raises(ValueError, match="no model 'deit_tny.*did you mean deit_tiny"):
+        create_classifier(replace(DIGITS, model="deit_tny_patch16_224"), 10)
+    with pytest.raises(ValueError, match=r"resnet18 cannot be made with .*patch_size"):
+        create_classifier(replace(DIGITS, model="resnet18"), 10)
+
+
+@pytest.mark.parametrize(
+    ("mode", "with_graph"), [("plain", [True]), ("cycle", [False, True]), ("distill", [True, True])]
+)
+def test_modes_choose_which_cycles_are_trained(mode, with_graph):
+    config = replace(DIGITS, mode=mode)
+    cycled = CycleWrapper(create_classifier(config, 10), config.training_cycles)
+    losses = build_criterion(config)(cycled(torch.rand(4, 1, 8, 8)), torch.full((4, 10), 0.1))
+    expected = losses.task[torch.tensor(with_graph)].sum()
+    if mode == "distill":
+        expected = expected + 5e-6 * losses.tokens["all"].sum()
+    torch.testing.assert_close(losses.total, expected)
+    assert config.inference_cycles == (2 if mode == "cycle" else 1)
+
+
+def test_weight_decay_groups_are_those_of_the_plain_model():
+    plain = create_classifier(DIGITS, 10)
+    cycled = CycleWrapper(create_classifier(DIGITS, 10))
+    groups = [
+        [
+            (len(g["params"]), g["weight_decay"])
+            for g in create_optimizer_v2(m, "adamw").param_groups
+        ]
+        for m in (plain, cycled)
+    ]
+    assert groups[0] == groups[1]
+
+
+def test_cycle_accuracies_count_every_image_once():
+    class Fixed(nn.Module):
+        """Predicts the class written in the image, plus one for each further cycle."""
+
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList([Plus()])
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images):
+            classes = self.blocks[0](images[:, 0, 0, :1]) - 1
+            return -(torch.arange(4.0) - classes).abs() * self.scale
+
+    class Plus(nn.Module):
+        def forward(self, x):
+            return x + 1
+
+    labels = torch.tensor([0, 1, 2, 2, 3])
+    images = torch.tensor([0.0, 1, 2, 1, 0]).view(5, 1, 1, 1).expand(5, 1, 4, 4)
+    model = CycleWrapper(Fixed(), blocks="blocks").eval()
+    batches = [(images[:2], labels[:2]), (images[2:], labels[2:])]
+    assert cycle_accuracies(model, batches, 4, 2) == {"accuracy/1": 60.0, "accuracy/2": 20.0}
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10-cpu"])
+def test_exported_folder_loads_strictly_into_bare_timm(tmp_path, preset):
+    config = PRESETS[preset]
+    model = create_classifier(config, 3).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    folder = save_plain(model, config, ("a", "b", "c"), tmp_path / "plain")
+    save_plain(model, config, ("a", "b", "c"), folder)  # replaces
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
+    images = torch.rand(2, config.in_chans, config.image_size, config.image_size)
+    for loaded in (
+        load_plain(folder),
+        timm.create_model(f"local-dir:{folder}", pretrained=True).eval(),
+    ):
+        assert torch.equal(loaded(images), model(images))
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+    assert json.loads((folder / "config.json").read_text())["label_names"] == ["a", "b", "c"]
+
+
+def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    import cycledistill_deit._export as export
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(export, "save_for_hf", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_plain(create_classifier(DIGITS, 2), DIGITS, ("a", "b"), tmp_path / "plain")
+    assert list(tmp_path.iterdir()) == []

@@ -12,13 +12,13 @@ PACKAGES := cycledistill integrations/cycledistill_pose integrations/cycledistil
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test check tests docs format install
+.PHONY: help demo test check tests docs bench format install
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(DEMO_READY) ## train a small model on images that come along, and say what happened
-	@$(BIN)/python examples/deit_imagenet.py --preset digits
+	@$(BIN)/python examples/pose_coco.py
 
 test: check tests docs ## everything that must pass: check, tests, docs
 
@@ -33,6 +33,9 @@ tests: $(DEV_READY) ## the tests and every docstring example, JOBS=2 at a time
 
 docs: $(DEV_READY) ## build the documentation into site/, warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: $(DEV_READY) ## measure ratios of speed, print a table and save it in runs/
+	$(BIN)/python benchmarks/run.py
 
 format: $(DEV_READY) ## put code into the format that check asks for
 	$(BIN)/ruff check --fix .

@@ -8,6 +8,7 @@ tokens of the block before. What the hook returns then goes on into the model's 
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -52,9 +53,10 @@ class ForwardPass:
         cycles_run: Cycles that ran.
         batch_size: Samples in one cycle.
         token_ndim: Dimensions of the tokens.
-        serial: Count of the wrapper's passes, this one included.
-        differentiable: Whether gradients were on (inside a checkpoint they may be off).
-        recomputed: Whether a checkpoint has run the stack's end again in the backward pass.
+        first_node: Sequence number of the first autograd node that the pass made.
+        end_node: Sequence number behind that of its last node.
+        differentiable: Whether gradients were on when the pass began.
+        grad_at_end: Whether they were on at the stack's end (not inside a reentrant checkpoint).
         later_norm_inputs: The later cycles' share of what a batch norm behind the stack got.
     """
 
@@ -69,10 +71,28 @@ class ForwardPass:
     cycles_run: int = 0
     batch_size: int = 0
     token_ndim: int = 0
-    serial: int = 0
+    first_node: int = 0
+    end_node: int = 0
     differentiable: bool = False
-    recomputed: bool = False
+    grad_at_end: bool = False
     later_norm_inputs: tuple[Tensor, ...] = ()
+
+
+@dataclass
+class Repeated:
+    """What a checkpoint of the model's own runs again in the backward pass.
+
+    Attributes:
+        cause: Graph task and autograd node that asked for it.
+        forward: The pass that is repeated, until its cycles have been.
+        calls: The blocks' calls, by index.
+        inside_cycle: Whether it is but a cycle that we checkpoint ourselves.
+    """
+
+    cause: tuple[int, int] | None = None
+    forward: ForwardPass | None = None
+    calls: dict[int, BlockCall] = field(default_factory=dict)
+    inside_cycle: bool = False
 
 
 @dataclass
@@ -107,34 +127,35 @@ class Cycler:
         self.stack = stack
         self.options = options
         self.teacher = teacher
+        self._token_names = [_first_parameter(block) for block in stack.blocks]
         self.current: ForwardPass | None = None
-        self._serial = 0
-        self._recomputing: ForwardPass | None = None
-        self._recomputed: tuple[int, int] | None = None
         self.recompute = BlockRecompute(stack.blocks)
-        self._by_input: weakref.WeakValueDictionary[tuple[int, int], ForwardPass] = (
-            weakref.WeakValueDictionary()
-        )
+        self._passes: weakref.WeakSet[ForwardPass] = weakref.WeakSet()
+        self._repeated = Repeated()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state.update(current=None, _recomputing=None, _recomputed=None, _by_input=None)
+        state.update(current=None, _passes=None, _repeated=None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._by_input = weakref.WeakValueDictionary()
+        self._passes = weakref.WeakSet()
+        self._repeated = Repeated()
 
     def begin(self, forward: ForwardPass) -> None:
         """Start noting."""
         self.current = forward
-        self._serial += 1
-        forward.serial = self._serial
         forward.differentiable = torch.is_grad_enabled()
+        if not torch.compiler.is_compiling():
+            forward.first_node = torch.autograd._get_sequence_nr()
+            self._passes.add(forward)
         self.recompute.active = self.options.activation_checkpointing is not None
 
     def end(self) -> None:
         """Stop noting, whatever happened."""
+        if self.current is not None and not torch.compiler.is_compiling():
+            self.current.end_node = torch.autograd._get_sequence_nr()
         self.current = None
         self.recompute.active = False
 
@@ -142,7 +163,7 @@ class Cycler:
         """Note the arguments of a block's call in the first cycle."""
         forward = self.current
         if forward is None:
-            self._find_recomputed(index, args, kwargs)
+            self._note_repeated(index, args, kwargs)
             return
         if forward.cycles_run:  # the later cycles' own calls
             if forward.folded is not None:
@@ -152,23 +173,21 @@ class Cycler:
                     "cycled as a whole"
                 )
             return
-        tokens, name = self._tokens_in(index, args, kwargs)
+        tokens, call = self._call(index, args, kwargs)
         if not forward.calls:
             forward.entered = tokens
         else:
             self._check_passed_on(forward, index, tokens, args, kwargs)
-        rest = args[1:] if name is None else args
-        others = kwargs if name is None else {k: v for k, v in kwargs.items() if k != name}
-        forward.calls.append(BlockCall(index, self.stack.blocks[index], rest, others, name))
-        if not torch.compiler.is_compiling() and forward.differentiable:
-            self._by_input[index, tokens.data_ptr()] = forward
+        if forward.num_cycles > 1:
+            self._check_no_cache(index, (*call.args, *call.kwargs.values()))
+        forward.calls.append(call)
 
     def after_block(self, index: int, output: Any) -> Any:
         """Run the later cycles behind the last block; returns what leaves the stack, or None."""
         forward = self.current
         last = index == len(self.stack.blocks) - 1
         if forward is None:
-            return self._after_recomputed(index, output)
+            return self._after_repeated(index, output)
         if forward.cycles_run:
             return None
         if not last:
@@ -179,6 +198,7 @@ class Cycler:
         assert entered is not None
         self._check_shape(entered, _tokens_of(output))
         forward.cycles_run = 1
+        forward.grad_at_end = torch.is_grad_enabled()
         if self.options.activation_checkpointing == "cycle":
             self.recompute.active = False
         result, forward.cycles_run = self._run_cycles(forward, output, entered)
@@ -225,6 +245,7 @@ class Cycler:
     def _run_cycle(
         self, forward: ForwardPass, tokens: Tensor, injected: Tensor | None, cycle: int
     ) -> Any:
+        calls = forward.calls
         grad_cycles = self.options.grad_cycles
         if grad_cycles is not None and (cycle - 1) % grad_cycles == 0:
             tokens = tokens.detach()
@@ -235,7 +256,7 @@ class Cycler:
             if self.teacher is not None:
                 tokens = self.teacher.enter(tokens, cycle)
             output: Any = tokens
-            for call in forward.calls:
+            for call in calls:
                 output = call.run(tokens)
                 left = _tokens_of(output)
                 if self.teacher is not None:
@@ -244,8 +265,18 @@ class Cycler:
                 tokens = left
             return output
 
+        def run_apart(tokens: Tensor) -> Any:
+            if torch.compiler.is_compiling() or self.current is not None:
+                return run(tokens)
+            outer = self._repeated, self.recompute.active
+            self._repeated, self.recompute.active = Repeated(inside_cycle=True), False
+            try:
+                return run(tokens)
+            finally:
+                self._repeated, self.recompute.active = outer
+
         if self.options.activation_checkpointing == "cycle" and torch.is_grad_enabled():
-            return checkpoint(run, tokens, use_reentrant=False)
+            return checkpoint(run_apart, tokens, use_reentrant=False)
         return run(tokens)
 
     def _fold(self, outputs: list[Any], batch_size: int) -> Any:
@@ -278,32 +309,55 @@ class Cycler:
         forward.entered = entered
         return entered
 
-    def _find_recomputed(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A model that checkpoints its blocks calls them again in backward: find the first pass."""
-        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
-            return
-        tokens, _ = self._tokens_in(index, args, kwargs)
-        if self._recomputing is not None and self._recomputed == (index - 1, tokens.data_ptr()):
-            return
-        self._recomputing = self._by_input.get((index, tokens.data_ptr()))
-        if self._recomputing is None and index == 0:  # the checkpoint began before the stack
-            waiting = [forward for forward in self._by_input.values() if not forward.recomputed]
-            self._recomputing = max(waiting, key=lambda forward: forward.serial, default=None)
+    def _note_repeated(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note a block's call that is none of a pass's own.
 
-    def _after_recomputed(self, index: int, output: Any) -> Any:
-        forward = self._recomputing
-        if forward is None or torch.compiler.is_compiling():
+        A model that checkpoints its blocks calls them again in the backward pass. Which pass it
+        repeats follows from the autograd node that asks for it.
+        """
+        if torch.compiler.is_compiling() or self._repeated.inside_cycle:
+            return
+        node = torch._C._current_autograd_node()
+        if node is None:
+            self._repeated = Repeated()
+            self.recompute.active = False
+            return
+        number = node._sequence_nr()
+        cause = (torch._C._current_graph_task_id(), number)
+        if cause != self._repeated.cause:
+            passes = (p for p in self._passes if p.first_node <= number < p.end_node)
+            self._repeated = Repeated(cause, next(passes, None))
+        if self._repeated.forward is not None:
+            self._repeated.calls[index] = self._call(index, args, kwargs)[1]
+            self.recompute.active = self.options.activation_checkpointing is not None
+
+    def _after_repeated(self, index: int, output: Any) -> Any:
+        forward = self._repeated.forward
+        if forward is None or torch.compiler.is_compiling() or self._repeated.inside_cycle:
             return None
         if index < len(self.stack.blocks) - 1:
-            self._recomputed = (index, _tokens_of(output).data_ptr())
             return None
-        self._recomputing = self._recomputed = None
-        forward.recomputed = True
+        repeated, self._repeated.forward = self._repeated.calls, None
+        calls = forward.calls
+        forward.calls = [repeated.get(call.index, call) for call in calls]
+        self.recompute.active = self.options.activation_checkpointing == "block"
         self.current = forward  # its cycles_run makes the hooks of the later cycles' calls pass by
         try:
             return self._run_cycles(forward, output)[0]
         finally:
             self.current = None
+            self.recompute.active = False
+            forward.calls = calls
+
+    def _call(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Tensor, BlockCall]:
+        tokens, name = self._tokens_in(index, args, kwargs)
+        if name is None:
+            args = args[1:]
+        else:
+            kwargs = {key: value for key, value in kwargs.items() if key != name}
+        return tokens, BlockCall(index, self.stack.blocks[index], args, kwargs, name)
 
     def _tokens_in(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -313,14 +367,22 @@ class Cycler:
                 return args[0], None
             found = type(args[0]).__name__
         else:
-            for name, value in kwargs.items():
-                if isinstance(value, Tensor):
-                    return value, name
+            for name in (self._token_names[index], *kwargs):
+                if isinstance(kwargs.get(name), Tensor):
+                    return kwargs[name], name
             found = "no tensor"
         raise TypeError(
             f"{self._name(index)} got {found} where its tokens were expected: a block must take "
             "them as its first argument, a tensor"
         )
+
+    def _check_no_cache(self, index: int, passed: tuple[Any, ...]) -> None:
+        for value in passed:
+            if not isinstance(value, Tensor) and hasattr(value, "get_seq_length"):
+                raise ValueError(
+                    f"{self._name(index)} got a key-value cache ({type(value).__name__}), which "
+                    "every cycle would make longer: call the model with use_cache=False"
+                )
 
     def _check_passed_on(
         self,
@@ -386,6 +448,10 @@ class Cycler:
 
     def _name(self, index: int) -> str:
         return f"block {index} ({type(self.stack.blocks[index]).__name__})"
+
+
+def _first_parameter(block: nn.Module) -> str:
+    return next(iter(inspect.signature(block.forward).parameters), "")
 
 
 def _tokens_of(output: Any) -> Tensor:

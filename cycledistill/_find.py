@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -53,8 +53,8 @@ def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None
         return _search(model)
     if isinstance(blocks, str):
         return _by_path(model, blocks)
-    if isinstance(blocks, Sequence) or isinstance(blocks, nn.ModuleList):
-        return _by_modules(model, blocks)
+    if isinstance(blocks, (Sequence, nn.ModuleList)):
+        return _by_modules(model, [*blocks])
     raise TypeError(
         "blocks must be None, a dotted path, a slice such as 'blocks.4:12' or a list of modules, "
         f"got {type(blocks).__name__}"
@@ -65,7 +65,8 @@ def stacks_within(model: nn.Module, prefix: str = "") -> list[BlockStack]:
     """All runs of two or more same-shaped siblings under the usual names, below ``prefix``."""
     found = []
     for path, container in _containers(model):
-        usual = path == "" or path.rpartition(".")[2] in USUAL_NAMES
+        names = [part for part in path.split(".") if not part.isdigit()]
+        usual = path == "" or (bool(names) and names[-1] in USUAL_NAMES)
         if usual and (path == prefix or not prefix or path.startswith(prefix + ".")):
             run = _longest_run(path, container)
             if len(run.blocks) > 1:
@@ -89,7 +90,7 @@ def _search(model: nn.Module) -> BlockStack:
             f"{type(model).__name__} has several block stacks of the same length, choose one with "
             f"blocks=: {_listing(best)}"
         )
-    if len(candidates) == 1:
+    if len(candidates) == 1 and not _is_stage(model, candidates[0].path):
         return candidates[0]
     if candidates:
         raise ValueError(
@@ -99,9 +100,9 @@ def _search(model: nn.Module) -> BlockStack:
         )
     looked_at = []
     for path, container in _containers(model):
-        run = len(_longest_run(path, container).blocks)
-        if run > 1:
-            looked_at.append(f"{path!r} ({run} of {len(container)})")
+        length = len(_longest_run(path, container).blocks)
+        if length > 1:
+            looked_at.append(f"{path!r} ({length} of {len(container)})")
     raise ValueError(
         f"no block stack found in {type(model).__name__}: looked for two or more same-shaped "
         f"siblings under the names {', '.join(sorted(USUAL_NAMES))}. Lists under other names, with "
@@ -143,8 +144,7 @@ def _by_path(model: nn.Module, blocks: str) -> BlockStack:
     return BlockStack(blocks, children)
 
 
-def _by_modules(model: nn.Module, blocks: Sequence[nn.Module] | nn.ModuleList) -> BlockStack:
-    modules = tuple(blocks)
+def _by_modules(model: nn.Module, modules: Sequence[Any]) -> BlockStack:
     if not modules:
         raise ValueError("blocks is an empty list; give at least one module")
     names = {module: name for name, module in model.named_modules()}
@@ -157,7 +157,7 @@ def _by_modules(model: nn.Module, blocks: Sequence[nn.Module] | nn.ModuleList) -
             )
     if len(set(modules)) != len(modules):
         raise ValueError("blocks holds the same module twice; each block must be named once")
-    return BlockStack(", ".join(names[module] for module in modules), modules)
+    return BlockStack(", ".join(names[module] for module in modules), tuple(modules))
 
 
 def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Sequential | nn.ModuleList]]:
@@ -191,6 +191,18 @@ def _shape_of(block: nn.Module) -> tuple[object, ...] | None:
 
 def _is_nested(path: str) -> bool:
     return any(part.isdigit() for part in path.split("."))
+
+
+def _is_stage(model: nn.Module, path: str) -> bool:
+    """Whether a part of a nested stack's path is one of several modules of the same class."""
+    parts = path.split(".")
+    for depth, part in enumerate(parts):
+        if part.isdigit():
+            siblings = list(model.get_submodule(".".join(parts[:depth])).children())
+            own = type(siblings[int(part)])
+            if sum(type(sibling) is own for sibling in siblings) > 1:
+                return True
+    return False
 
 
 def _listing(stacks: Sequence[BlockStack]) -> str:

@@ -66,7 +66,7 @@ class BeforeBatchNorm(_Hook):
         forward = self.cycler.current
         if forward is None or forward.folded is None or forward.cycles_run == 1:
             return None
-        if not module.training or not forward.keep_all:
+        if not forward.keep_all or not (module.training or module.running_mean is None):
             return None
         if not self.per_cycle:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""CycleDistillLoss: the task loss on every cycle, each cycle's tokens distilled from a later one's."""
+"""CycleDistillLoss: the task loss on every cycle, and each cycle's tokens distilled."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class CycleDistillLoss(nn.Module):
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.task_loss = task_loss
-        self.token_groups = dict(token_groups) if token_groups is not None else None
+        self.token_groups = _checked_groups(token_groups)
         self.token_weights = _weights_of_groups(token_weight, self.token_groups)
         self.distance = _choose("distance", distance, TOKEN_DISTANCES)
         self.teacher = teacher
@@ -212,7 +212,7 @@ class CycleDistillLoss(nn.Module):
             )
         return tuple(float(weight) for weight in self.task_cycles)
 
-    def _groups(self, tokens: Tensor) -> dict[str, tuple[slice, ...]]:
+    def _groups(self, tokens: Tensor) -> dict[str, Any]:
         """Index of every group's part of a cycle's tokens."""
         before = (slice(None),) * self.token_dim
         if self.token_groups is None:
@@ -221,8 +221,8 @@ class CycleDistillLoss(nn.Module):
         taken: dict[int, str] = {}
         for name, part in self.token_groups.items():
             members = range(*part.indices(length))
-            stop = part.stop
-            if not members or (stop is not None and not -length <= stop <= length):
+            ends = [end for end in (part.start, part.stop) if end is not None]
+            if not members or not all(-length <= end <= length for end in ends):
                 raise ValueError(
                     f"token group {name!r} = {part} does not lie within the {length} tokens of "
                     f"{list(tokens.shape)}"
@@ -272,6 +272,20 @@ def _weights_of_groups(
             f"token_weight names the groups {sorted(weight)}, token_groups names {sorted(names)}"
         )
     return dict(weight)
+
+
+def _checked_groups(groups: Mapping[str, slice] | None) -> dict[str, slice] | None:
+    if groups is None:
+        return None
+    if not groups:
+        raise ValueError("token_groups is empty; leave it None to take all tokens as one group")
+    for name, part in groups.items():
+        if not isinstance(part, slice) or (part.step or 1) < 1:
+            raise ValueError(
+                f"token group {name!r} must be a slice along the tokens with a step of 1 or more, "
+                f"got {part!r}"
+            )
+    return dict(groups)
 
 
 def _choose(name: str, value: Any, known: Mapping[str, Any]) -> Any:

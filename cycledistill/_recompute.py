@@ -24,17 +24,15 @@ class BlockRecompute:
     def install(self) -> None:
         """Put a switchable ``forward`` on every block."""
         for block in self._blocks:
-            if not isinstance(block.__dict__.get("forward"), _SwitchedForward):
+            switched = block.__dict__.get("forward")
+            if not isinstance(switched, _SwitchedForward) or switched.switch is not self:
+                _give_back(block)  # another's switch may have come along with a copied model
                 block.forward = _SwitchedForward(self, block.forward)
 
     def remove(self) -> None:
         """Give every block its own ``forward`` back."""
         for block in self._blocks:
-            switched = block.__dict__.get("forward")
-            if isinstance(switched, _SwitchedForward):
-                del block.forward
-                if switched.forward != block.forward:  # it had one of its own on the instance
-                    block.forward = switched.forward
+            _give_back(block)
 
 
 class _SwitchedForward:
@@ -46,3 +44,11 @@ class _SwitchedForward:
         if self.switch.active and torch.is_grad_enabled():
             return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
         return self.forward(*args, **kwargs)
+
+
+def _give_back(block: nn.Module) -> None:
+    switched = block.__dict__.get("forward")
+    if isinstance(switched, _SwitchedForward):
+        del block.forward
+        if switched.forward != block.forward:  # it had one of its own on the instance
+            block.forward = switched.forward

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from cycledistill._find import find_stack
 from cycledistill._hooks import attach, detach_copies
 from cycledistill._output import CycleOutput
 from cycledistill._teacher import TeacherOnly, find_token_dim
-from cycledistill._tree import split_batch
+from cycledistill._tree import iter_tensors, split_batch
 
 _TEACHER = "cycle_teacher"
 _wrappers: weakref.WeakKeyDictionary[nn.Module, weakref.ref[CycleWrapper]] = (
@@ -106,7 +107,7 @@ class CycleWrapper(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        _check_not_wrapped(model)
+        _check_no_wrapper_within(model)
         _check_count("num_cycles", num_cycles)
         if min_cycles is not None:
             _check_count("min_cycles", min_cycles)
@@ -124,12 +125,14 @@ class CycleWrapper(nn.Module):
         if batch_dim not in (None, 0, 1):
             raise ValueError(f"batch_dim must be None, 0 or 1, got {batch_dim}")
         stack = find_stack(model, blocks)
+        _check_not_wrapped(model, stack.blocks)
         self.model = model
         self.num_cycles = num_cycles
         self.min_cycles = min_cycles
         self.head_per_cycle = head_per_cycle
         self.stack_path = stack.path
         self.cycles_run = 0
+        self._labels_position = _position_of("labels", model)
         teacher = None
         if (cycle_embedding or adapter_rank) and num_cycles > 1:
             width = token_dim if token_dim is not None else find_token_dim(model, stack.blocks)
@@ -148,6 +151,7 @@ class CycleWrapper(nn.Module):
         self._handles: list[RemovableHandle] = []
         self._attached = False
         self.training = model.training
+        detach_copies(model)
         _wrappers[model] = weakref.ref(self)
         self._attach(self.training)
 
@@ -179,6 +183,7 @@ class CycleWrapper(nn.Module):
         cycles = 1 if num_cycles is None else num_cycles
         _check_count("num_cycles", cycles)
         if cycles == 1:
+            self.cycles_run = 1
             return self._call_model(*args, **kwargs)
         forward = ForwardPass(cycles, keep_all=False, exit_tolerance=exit_tolerance)
         return self._run(forward, args, kwargs)
@@ -211,7 +216,7 @@ class CycleWrapper(nn.Module):
             self._attach(mode)
         return self
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """The plain model's state: its keys, nothing else."""
         return self.model.state_dict(*args, **kwargs)
 
@@ -271,21 +276,27 @@ class CycleWrapper(nn.Module):
         return _draw_cycles(min(self.min_cycles, self.num_cycles), self.num_cycles)
 
     def _collect(self, cycles: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CycleOutput:
-        if kwargs.get("labels") is not None:
+        if _has_labels(self._labels_position, args, kwargs):
             raise ValueError(
-                "labels= makes the model compute its own loss, which would see the samples of all "
+                "labels make the model compute its own loss, which would see the samples of all "
                 "cycles at once. Call the model without labels and give them to CycleDistillLoss"
             )
         forward = ForwardPass(cycles, keep_all=True)
         output = self._run(forward, args, kwargs)
         tokens = forward.folded
         assert tokens is not None
+        self._check_differentiable(forward, tokens)
         batch_dim = self._cycler.options.batch_dim
         if forward.cycles_run == 1:
             result = CycleOutput((output,), (tokens,))
         else:
+            batch_dims: tuple[int, ...] = (0,)
+            if batch_dim:  # what follows the stack may have put the batch first again
+                given = next(iter_tensors((args, kwargs)), None)
+                batch_first = given is not None and len(given) == forward.batch_size
+                batch_dims = (0, batch_dim) if batch_first else (batch_dim, 0)
             predictions, num_split = split_batch(
-                output, forward.cycles_run, forward.batch_size, batch_dim, forward.token_ndim
+                output, forward.cycles_run, forward.batch_size, batch_dims, forward.token_ndim
             )
             if not num_split:
                 raise RuntimeError(
@@ -296,7 +307,8 @@ class CycleWrapper(nn.Module):
             result = CycleOutput(predictions, tokens.split(forward.batch_size, batch_dim))
         if not torch.compiler.is_compiling() and tokens.grad_fn is not None:
             forward.folded = None
-            tokens.grad_fn.metadata["cycledistill"] = forward
+            metadata: Any = tokens.grad_fn.metadata
+            metadata["cycledistill"] = forward
         return result
 
     def _run(self, forward: ForwardPass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -306,8 +318,9 @@ class CycleWrapper(nn.Module):
         self._cycler.begin(forward)
         try:
             output = self._call_model(*args, **kwargs)
-        except RuntimeError as error:
-            if type(error) is RuntimeError and forward.folded is not None and forward.keep_all:
+        except (RuntimeError, IndexError) as error:
+            ours = type(error) not in (RuntimeError, IndexError)
+            if not ours and forward.folded is not None and forward.keep_all:
                 raise RuntimeError(
                     f"{type(self.model).__name__} failed behind {self.stack_path!r}, where the "
                     f"samples of all {forward.cycles_run} cycles come in one batch of "
@@ -329,6 +342,18 @@ class CycleWrapper(nn.Module):
             )
         self.cycles_run = forward.cycles_run
         return output
+
+    def _check_differentiable(self, forward: ForwardPass, tokens: Tensor) -> None:
+        if forward.grad_at_end or not forward.differentiable or tokens.requires_grad:
+            return
+        blocks = self._cycler.stack.blocks
+        if any(p.requires_grad for block in blocks for p in block.parameters()):
+            raise RuntimeError(
+                f"the tokens of {self.stack_path!r} have no gradient: {type(self.model).__name__} "
+                "checkpoints its activations with use_reentrant=True, and either the checkpoint "
+                "goes on behind the stack or nothing that enters it needs a gradient. Use "
+                "use_reentrant=False"
+            )
 
     def _call_model(self, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(self.model, nn.ModuleList):
@@ -372,7 +397,7 @@ class CycleWrapper(nn.Module):
             return getattr(model, name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": [], "_attached": False}
+        return {**super().__getstate__(), "_handles": [], "_attached": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -387,7 +412,7 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
 
 
-def _check_not_wrapped(model: nn.Module) -> None:
+def _check_no_wrapper_within(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, CycleWrapper):
             where = f"its module {name!r}" if name else "it"
@@ -395,13 +420,30 @@ def _check_not_wrapped(model: nn.Module) -> None:
                 f"cannot wrap {type(model).__name__}: {where} is a CycleWrapper already. "
                 "Call unwrap() first"
             )
-    known = _wrappers.get(model)
-    wrapper = None if known is None else known()
-    if wrapper is not None:
-        raise ValueError(
-            f"this {type(model).__name__} is inside another CycleWrapper. Call its unwrap() first, "
-            "or assign to its num_cycles"
-        )
+
+
+def _check_not_wrapped(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    for other, known in list(_wrappers.items()):
+        wrapper = known()
+        if wrapper is None:
+            continue
+        if other is model or not set(blocks).isdisjoint(wrapper._cycler.stack.blocks):
+            part = "this" if other is model else "a part of this"
+            raise ValueError(
+                f"{part} {type(model).__name__} is inside another CycleWrapper. Call its unwrap() "
+                "first, or assign to its num_cycles"
+            )
+
+
+def _position_of(name: str, model: nn.Module) -> int | None:
+    names = list(inspect.signature(model.forward).parameters)
+    return names.index(name) if name in names else None
+
+
+def _has_labels(position: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if kwargs.get("labels") is not None:
+        return True
+    return position is not None and len(args) > position and args[position] is not None
 
 
 def _find_batch_dim(blocks: Sequence[nn.Module]) -> int:
@@ -414,6 +456,5 @@ def _find_batch_dim(blocks: Sequence[nn.Module]) -> int:
     return int(bool(attention) and not any(module.batch_first for module in attention))
 
 
-@torch.compiler.disable
 def _draw_cycles(low: int, high: int) -> int:
     return int(torch.randint(low, high + 1, ()))

@@ -98,6 +98,17 @@ class CheckpointStore:
             if step != best_step:
                 self._remove(self.path(step))
 
+    def set_aside(self, step: int) -> list[Path]:
+        """Rename checkpoints later than ``step``, from which the run now takes another way."""
+        moved = []
+        for later in self.steps():
+            if later > step:
+                path = self.path(later)
+                target = path.with_name(f"superseded-{path.name}")
+                shutil.rmtree(target, ignore_errors=True)
+                moved.append(path.rename(target))
+        return moved
+
     def sweep(self) -> None:
         """Delete what a killed run left half written or half deleted."""
         for leftover in (*self.folder.glob(".writing-*"), *self.folder.glob(".deleting-*")):

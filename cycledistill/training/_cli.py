@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 import tyro
 
+from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import read_config
 from cycledistill.training._errors import TrainingError
 
@@ -48,7 +49,8 @@ def parse_cli(
         description: Text at the top of ``--help``; the dataclass's docstring when ``None``.
 
     Raises:
-        ValueError: The preset is unknown, or the file has an unknown option.
+        ValueError: The preset is unknown, the file has an unknown option, or a ``TrainConfig`` has
+            a value out of range.
         FileNotFoundError: There is no such file.
         SystemExit: Flags are wrong (2), or ``--help`` was asked for (0).
     """
@@ -71,13 +73,16 @@ def parse_cli(
             print(f"error: {chosen.config} has wrong values (see above)", file=sys.stderr)
             raise
     text = description or (config_class.__doc__ or "").split("\n\n")[0]
-    return tyro.cli(
+    config = tyro.cli(
         config_class,
         default=config,
         args=rest,
         description=f"{text}\n\n{_more_options(presets, default)}",
         console_outputs=_main(),
     )
+    if isinstance(config, TrainConfig):
+        config.validate()
+    return config
 
 
 def run_cli(main: Callable[[], object]) -> None:

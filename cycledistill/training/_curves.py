@@ -27,7 +27,7 @@ NOT_LOSSES = {
 
 
 def draw_curves(log: str | Path, picture: str | Path) -> None:
-    """Draw losses by term and cycle, and the evaluations, of a ``log.jsonl``.
+    """Draw losses by term and cycle, and the evaluations, of a ``log.jsonl``, if it has any.
 
     Args:
         log: The log.
@@ -42,13 +42,15 @@ def draw_curves(log: str | Path, picture: str | Path) -> None:
     names = list(dict.fromkeys(name for r in trained for name in r if name not in NOT_LOSSES))
     task = [name for name in names if not name.startswith(("tokens/", "predictions/"))]
     distilled = [name for name in names if name not in task]
-    panels: list[tuple[str, list[str], Sequence[Mapping[str, Any]], bool]] = [
-        ("training loss", task, trained, False)
-    ]
+    panels: list[tuple[str, list[str], Sequence[Mapping[str, Any]], bool]] = []
+    if task:
+        panels.append(("training loss", task, trained, False))
     if distilled:
         panels.append(("distillation terms", distilled, trained, True))
     for group, members in _metric_groups(evaluated).items():
         panels.append((f"evaluation: {group}", members, evaluated, False))
+    if not panels:
+        return
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")

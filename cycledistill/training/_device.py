@@ -14,16 +14,27 @@ from cycledistill.training._config import TrainConfig
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """An ``Accelerator`` of the run's own; an earlier run's in this process leaves no trace."""
+    """An ``Accelerator`` of the run's own; an earlier run's in this process leaves no trace.
+
+    Raises:
+        ValueError: The launcher started several processes, and Accelerate does not see them.
+    """
     GradientState._reset_state()
     alone = not PartialState._shared_state or PartialState().num_processes == 1
     AcceleratorState._reset_state(reset_partial_state=alone)
-    return Accelerator(
-        cpu=config.device == "cpu",
+    accelerator = Accelerator(
+        cpu=config.device == "cpu" or not torch.accelerator.is_available(),
         mixed_precision=config.mixed_precision,
         log_with=list(config.trackers) or None,
         project_dir=str(config.output_dir),
     )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise ValueError(
+            f"the launcher started {started} processes (WORLD_SIZE), and Accelerate set up "
+            f"{accelerator.num_processes} on device {accelerator.device.type}"
+        )
+    return accelerator
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -189,14 +190,17 @@ def fit(
 
         log = RunLog(folder / "log.jsonl") if accelerator.is_main_process else None
         first_step = state.progress.step
-        source = None if checkpoint is None else checkpoint.folder.parent.parent / "log.jsonl"
-        for record in on_main(lambda: _open_run(config, store, log, first_step, source)):
+        origin = store if checkpoint is None else CheckpointStore(checkpoint.folder.parent)
+        for record in on_main(lambda: _open_run(config, store, origin, log, first_step)):
             if record["event"] == "evaluate":
                 evaluator.take(record)
-        accelerator.init_trackers(folder.name, settings if config.trackers else None)
+        accelerator.init_trackers(
+            folder.resolve().name, {name: _number_or_text(item) for name, item in settings.items()}
+        )
         reporter.summary({**rows, **(summary or {})})
         if checkpoint is not None:
-            reporter.line(f"continuing from {checkpoint.folder} ({first_step} steps done)")
+            done = ", which is all" if first_step >= order.total_steps else ""
+            reporter.line(f"continuing from {checkpoint.folder} ({first_step} steps done{done})")
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=ShareSampler(
@@ -231,12 +235,15 @@ def fit(
         final = evaluator.ready_model()
     if log is not None:
         draw_curves(log.path, folder / "curves.png")
-    best = evaluator.best
+    best = None
+    if evaluator.best is not None:
+        value, step, epoch = evaluator.best
+        holder = store if store.path(step).exists() else origin
+        best = BestEvaluation(str(best_metric), value, epoch, step, holder.path(step))
     return FitResult(
         model=final,
         metrics=evaluator.last,
-        best=best
-        and BestEvaluation(str(best_metric), best[0], best[2], best[1], store.path(best[1])),
+        best=best,
         steps=state.progress.step,
         skipped=state.progress.skipped,
         output_dir=folder,
@@ -247,12 +254,18 @@ def fit(
 def _open_run(
     config: TrainConfig,
     store: CheckpointStore,
+    origin: CheckpointStore,
     log: RunLog | None,
     first_step: int,
-    source: Path | None,
 ) -> list[dict[str, Any]]:
     """Prepare the folder; the log's records that stay."""
     assert log is not None
     store.sweep()
+    for path in store.set_aside(first_step):
+        warnings.warn(f"a later checkpoint was set aside: {path}", stacklevel=2)
     save_config(config, log.path.parent / "config.yaml")
-    return log.start(first_step, source)
+    return log.start(first_step, copy_from=origin.folder.parent / "log.jsonl")
+
+
+def _number_or_text(value: Any) -> int | float | str:
+    return value if isinstance(value, (int, float, str)) else str(value)

@@ -29,7 +29,7 @@ class RunLog:
 
         Args:
             step: Steps done by the checkpoint that is resumed; 0 for a new run.
-            copy_from: Log of the run that is continued in another folder.
+            copy_from: Log of the run that is continued, to begin with where there is none here.
         """
         source = copy_from if copy_from is not None and not self.path.exists() else self.path
         records = read_log(source) if step > 0 and source.exists() else []

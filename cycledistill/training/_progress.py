@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 from collections.abc import Mapping
@@ -11,9 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from cycledistill.training._config import TrainConfig
@@ -30,8 +31,14 @@ class Reporter:
         self._started: float | None = None
         self._samples = 0.0
         self._steps = 0
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._live: Live | None = None
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed}/{task.total} {task.fields[speed]}"),
+        )
+        self._task = self._bar.add_task("starting", total=total_steps, speed="")
+        self._losses = ""
 
     def summary(self, rows: Mapping[str, Any]) -> None:
         """Print what is about to be trained."""
@@ -48,23 +55,19 @@ class Reporter:
         """Begin to measure, ``step`` steps being done."""
         self.restart_clock()
         if self._console.is_terminal and not self._console.quiet:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                TextColumn("{task.completed}/{task.total} {task.fields[note]}"),
+            self._bar.update(self._task, completed=step)
+            self._live = Live(
+                get_renderable=lambda: Group(self._bar, Text(self._losses)),
                 console=self._console,
                 refresh_per_second=4,
             )
-            self._task = self._bar.add_task(
-                "starting", total=self._total_steps, completed=step, note=""
-            )
-            self._bar.start()
+            self._live.start()
 
     def stop(self) -> None:
         """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
 
     def restart_clock(self) -> None:
         """Measure the speed from here on; called where something other than steps took time."""
@@ -74,10 +77,9 @@ class Reporter:
         """Count one finished step."""
         self._samples += num_samples
         self._steps += 1
-        if self._bar is not None:
-            self._bar.update(
-                self._task, completed=step, description=f"epoch {epoch + 1}/{self._epochs}"
-            )
+        self._bar.update(
+            self._task, completed=step, description=f"epoch {epoch + 1}/{self._epochs}"
+        )
 
     def speed(self, step: int) -> dict[str, float]:
         """Throughput since the last call, time left in seconds, peak memory in MiB."""
@@ -101,16 +103,17 @@ class Reporter:
         incidents: Mapping[str, int],
     ) -> None:
         """Show the means of the last steps, the speed, and what was left out so far."""
+        self._losses = format_losses(means)
         note = (
-            f"{format_losses(means)} | {speed['samples_per_second']:.4g} samples/s, "
+            f"{speed['samples_per_second']:.4g} samples/s, "
             f"{format_duration(speed['seconds_left'])} left, {speed['memory_mib']:.0f} MiB"
         )
         names = {"skipped": "steps skipped", "left_out": "samples left out"}
         note += "".join(f", {count} {names[name]}" for name, count in incidents.items())
-        if self._bar is not None:
-            self._bar.update(self._task, note=f"| {note}")
-        else:
-            self.line(f"epoch {epoch + 1}/{self._epochs} step {step}/{self._total_steps} | {note}")
+        self._bar.update(self._task, speed=f"| {note}")
+        if self._live is None:
+            place = f"epoch {epoch + 1}/{self._epochs} step {step}/{self._total_steps}"
+            self.line(f"{place} | {self._losses} | {note}")
 
     def evaluation(self, epoch: int, metrics: Mapping[str, float], is_best: bool) -> None:
         """Show an evaluation."""
@@ -187,5 +190,9 @@ def _device_name(device: torch.device) -> str:
 def _peak_memory_mib() -> float:
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

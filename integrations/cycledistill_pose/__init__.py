@@ -1,1 +1,139 @@
-"""Human pose estimation on cycledistill: models, codecs, losses, data and metrics."""
+"""Human pose estimation with TokenPose and TokenReg, plain and cycled (SDPose).
+
+Every public name of the sub-packages stands here too; each sub-package is imported when one of
+its names is first used, so that a network alone needs neither pycocotools nor OpenCV.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cycledistill_pose.checkpoints import (
+        LoadReport,
+        PlainCheckpoint,
+        load_plain,
+        load_reference_checkpoint,
+        save_plain,
+        to_reference_state_dict,
+    )
+    from cycledistill_pose.codecs import (
+        HeatmapCodec,
+        RegressionCodec,
+        flip_heatmaps,
+        flip_regression,
+    )
+    from cycledistill_pose.data import (
+        CocoKeypoints,
+        PoseAugmentation,
+        PoseFiles,
+        SyntheticPeople,
+        check_coco_root,
+        check_crowdpose_root,
+        contact_sheet,
+        crop_matrix,
+        invert_matrix,
+        normalize_images,
+        pose_loader,
+        transform_points,
+    )
+    from cycledistill_pose.drawing import draw_skeleton, prediction_grid, save_picture
+    from cycledistill_pose.losses import HeatmapMSELoss, RealNVP, RLELoss
+    from cycledistill_pose.metrics import (
+        PCK,
+        CocoKeypointAP,
+        CrowdPoseAP,
+        oks,
+        oks_nms,
+        pck,
+        soft_oks_nms,
+    )
+    from cycledistill_pose.models import (
+        HRNet,
+        MacCount,
+        StemNet,
+        TokenPose,
+        TokenPruning,
+        TokenReg,
+        count_macs,
+        create_model,
+        create_sdpose,
+        sdpose_loss,
+    )
+    from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
+
+__all__ = [
+    "COCO",
+    "CROWDPOSE",
+    "PCK",
+    "CocoKeypointAP",
+    "CocoKeypoints",
+    "CrowdPoseAP",
+    "HRNet",
+    "HeatmapCodec",
+    "HeatmapMSELoss",
+    "LoadReport",
+    "MacCount",
+    "PlainCheckpoint",
+    "PoseAugmentation",
+    "PoseFiles",
+    "RLELoss",
+    "RealNVP",
+    "RegressionCodec",
+    "Skeleton",
+    "StemNet",
+    "SyntheticPeople",
+    "TokenPose",
+    "TokenPruning",
+    "TokenReg",
+    "check_coco_root",
+    "check_crowdpose_root",
+    "contact_sheet",
+    "count_macs",
+    "create_model",
+    "create_sdpose",
+    "crop_matrix",
+    "draw_skeleton",
+    "flip_heatmaps",
+    "flip_regression",
+    "invert_matrix",
+    "load_plain",
+    "load_reference_checkpoint",
+    "normalize_images",
+    "oks",
+    "oks_nms",
+    "pck",
+    "pose_loader",
+    "prediction_grid",
+    "save_picture",
+    "save_plain",
+    "sdpose_loss",
+    "soft_oks_nms",
+    "to_reference_state_dict",
+    "transform_points",
+]
+
+_ROOMS = (
+    "skeletons",
+    "models",
+    "losses",
+    "checkpoints",
+    "codecs",
+    "data",
+    "drawing",
+    "metrics",
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for room in _ROOMS:
+            module = importlib.import_module(f"cycledistill_pose.{room}")
+            if name in module.__all__:
+                return getattr(module, name)
+    raise AttributeError(f"module 'cycledistill_pose' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -56,7 +56,7 @@ def test_deit_tiny_is_timms():
 
 
 def test_unknown_model_and_option_are_named():
-    with pytest.raises(ValueError, match="no model 'deit_tny.*did you mean deit_tiny"):
+    with pytest.raises(ValueError, match=r"no model 'deit_tny.*did you mean deit_tiny"):
         create_classifier(replace(DIGITS, model="deit_tny_patch16_224"), 10)
     with pytest.raises(ValueError, match=r"resnet18 cannot be made with .*patch_size"):
         create_classifier(replace(DIGITS, model="resnet18"), 10)

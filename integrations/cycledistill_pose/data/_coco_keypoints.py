@@ -83,8 +83,8 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         udp: crop for unbiased data processing, see ``crop_matrix``.
         category: name of the category to read, where several have keypoints.
         reduced_decoding: decode at half, quarter or eighth resolution where the crop is shrunk by
-            that much anyway. Faster for large people, and smoother than what bilinear sampling of
-            the full image gives.
+            that much anyway. Faster for large people; such crops differ by 1 to 6 grey levels
+            of 255 (they are smoother than bilinear sampling of the full image), others by none.
         bad_images: "error" raises at once for image files that are not there and, when its turn
             comes, for one that is truncated, broken or of another size than annotated. "skip"
             reads every image beforehand and leaves out everybody in bad ones.

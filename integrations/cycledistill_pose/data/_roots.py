@@ -27,7 +27,7 @@ def check_coco_root(
     >>> check_coco_root("data/nowhere")
     Traceback (most recent call last):
       ...
-    FileNotFoundError: --data-root: there is no folder data/nowhere
+    FileNotFoundError: root: there is no folder data/nowhere
 
     The layout is COCO's own: ``annotations/person_keypoints_{train,val}2017.json``,
     ``train2017/*.jpg`` and ``val2017/*.jpg``.
@@ -78,7 +78,7 @@ def check_crowdpose_root(
 
 def _require(root: Path, needed: list[tuple[Path, str]], name: str) -> None:
     if not root.is_dir():
-        raise FileNotFoundError(f"--data-root: there is no folder {root}")
+        raise FileNotFoundError(f"root: there is no folder {root}")
     missing = [(path, source) for path, source in needed if not path.exists()]
     if missing:
         lines = [f"  {path.relative_to(root)}  from {source}" for path, source in missing]

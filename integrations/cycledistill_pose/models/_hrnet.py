@@ -83,8 +83,8 @@ class HRNet(nn.Module):
         name = f"hrnet_w{self.width}"
         if not timm.is_model_pretrained(name):
             raise ValueError(
-                f"timm has no ImageNet weights for width={self.width} ({name}); 18, 30, 32, 40, 44, "
-                "48 and 64 have them"
+                f"timm has no ImageNet weights for width={self.width} ({name}); it has them "
+                "for 18, 30, 32, 40, 44, 48 and 64"
             )
         source = timm.create_model(name, pretrained=True).state_dict()
         own = self.state_dict()

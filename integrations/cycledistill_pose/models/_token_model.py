@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cycledistill_pose.models._block import Block
+from cycledistill_pose.models._checks import integer_pair, positive_integer
 from cycledistill_pose.models._features import choose_map, probe_features, take_map
 from cycledistill_pose.models._position import sine_position_embedding
 from cycledistill_pose.models._pruning import PruningPass, TokenPruning
@@ -48,9 +49,9 @@ class TokenModel(nn.Module):
         head_outputs: int,
     ) -> None:
         super().__init__()
-        self.num_keypoints = _positive("num_keypoints", num_keypoints)
-        self.input_size = _pair("input_size", input_size)
-        self.patch_size = _pair("patch_size", patch_size)
+        self.num_keypoints = positive_integer("num_keypoints", num_keypoints)
+        self.input_size = integer_pair("input_size", input_size)
+        self.patch_size = integer_pair("patch_size", patch_size)
         self.num_heads = num_heads
         self.position_embedding = position_embedding
         self.pruning = pruning
@@ -60,11 +61,11 @@ class TokenModel(nn.Module):
                 f"position_embedding must be one of {', '.join(POSITION_EMBEDDINGS)}, "
                 f"got {position_embedding!r}"
             )
-        if _positive("dim", dim) % _positive("num_heads", num_heads):
+        if positive_integer("dim", dim) % positive_integer("num_heads", num_heads):
             raise ValueError(f"dim={dim} is not divisible by num_heads={num_heads}")
         if mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
-        if pruning is not None and pruning.blocks[-1] >= _positive("depth", depth):
+        if pruning is not None and pruning.blocks[-1] >= positive_integer("depth", depth):
             raise ValueError(
                 f"pruning names block {pruning.blocks[-1]}, but depth={depth} has blocks "
                 f"0 to {depth - 1}"
@@ -72,7 +73,7 @@ class TokenModel(nn.Module):
 
         self.backbone = StemNet() if backbone is None else backbone
         features = probe_features(self.backbone, self.input_size)
-        wanted_size = _pair("feature_size", feature_size)
+        wanted_size = integer_pair("feature_size", feature_size)
         self._feature_index = choose_map(features, wanted_size, feature_index)
         channels, rows, columns = self._grid(take_map(features, self._feature_index))
         num_visual = rows * columns
@@ -87,7 +88,7 @@ class TokenModel(nn.Module):
         self.blocks = nn.ModuleList(
             [
                 Block(dim, num_heads, round(dim * mlp_ratio))
-                for _ in range(_positive("depth", depth))
+                for _ in range(positive_integer("depth", depth))
             ]
         )
         self.head = _token_head(dim, head_hidden_dim, head_outputs)
@@ -195,16 +196,3 @@ def _token_head(dim: int, hidden_dim: int, outputs: int) -> nn.Sequential:
         nn.LayerNorm(hidden_dim),
         nn.Linear(hidden_dim, outputs),
     )
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
-    return value
-
-
-def _pair(name: str, value: Sequence[int]) -> tuple[int, int]:
-    if isinstance(value, (int, str)) or len(value) != 2:
-        raise ValueError(f"{name} must be two integers, got {value!r}")
-    first, second = value
-    return _positive(name, first), _positive(name, second)

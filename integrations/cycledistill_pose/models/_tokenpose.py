@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from cycledistill_pose.models._checks import integer_pair
 from cycledistill_pose.models._pruning import TokenPruning
-from cycledistill_pose.models._token_model import PositionEmbedding, TokenModel, _pair
+from cycledistill_pose.models._token_model import PositionEmbedding, TokenModel
 
 
 class TokenPose(TokenModel):
@@ -72,7 +73,7 @@ class TokenPose(TokenModel):
         head_hidden_dim: int | None = None,
         pruning: TokenPruning | None = None,
     ) -> None:
-        width, height = _pair("heatmap_size", heatmap_size)
+        width, height = integer_pair("heatmap_size", heatmap_size)
         super().__init__(
             num_keypoints=num_keypoints,
             input_size=input_size,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from cycledistill_pose.models._checks import integer_pair
 from cycledistill_pose.models._pruning import TokenPruning
-from cycledistill_pose.models._token_model import PositionEmbedding, TokenModel, _pair
+from cycledistill_pose.models._token_model import PositionEmbedding, TokenModel
 
 
 class TokenReg(TokenModel):
@@ -62,7 +63,7 @@ class TokenReg(TokenModel):
         head_hidden_dim: int = 64,
         pruning: TokenPruning | None = None,
     ) -> None:
-        width, height = _pair("input_size", input_size)
+        width, height = integer_pair("input_size", input_size)
         super().__init__(
             num_keypoints=num_keypoints,
             input_size=input_size,

@@ -1,4 +1,4 @@
-"""What the pose examples share: options, data, evaluation. Needs the extra ``[train]``."""
+"""What the pose examples share: options, data, a whole run. Needs the extra ``[train]``."""
 
 from cycledistill_pose.recipes._build import (
     build_codec,
@@ -8,15 +8,17 @@ from cycledistill_pose.recipes._build import (
     model_options,
     wrap_model,
 )
-from cycledistill_pose.recipes._config import HEATMAP_PRESETS, PoseConfig
+from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import PoseData, load_data
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
 from cycledistill_pose.recipes._predict import predict_cycles
+from cycledistill_pose.recipes._report import report
+from cycledistill_pose.recipes._train import PoseRun, train_pose
 
 __all__ = [
-    "HEATMAP_PRESETS",
     "PoseConfig",
     "PoseData",
+    "PoseRun",
     "build_codec",
     "build_criterion",
     "build_model",
@@ -25,7 +27,9 @@ __all__ = [
     "load_data",
     "model_options",
     "predict_cycles",
+    "report",
     "save_predictions",
     "scores_by_cycle",
+    "train_pose",
     "wrap_model",
 ]

@@ -171,29 +171,3 @@ class PoseConfig(TrainConfig):
         named = (self.val_annotations, self.val_images)
         if (named[0] is None) != (named[1] is None):
             raise ValueError("val_annotations and val_images go together; give both")
-
-
-_DEMO_AUGMENTATION = PoseAugmentation(
-    shift=0.08, half_body_probability=0.0, rotation_degrees=15.0, scale=0.15
-)
-
-HEATMAP_PRESETS = {
-    "paper": PoseConfig(output_dir=Path("runs/pose"), evaluate_every=10, num_workers=8),
-    "crowdpose": PoseConfig(
-        output_dir=Path("runs/crowdpose"),
-        dataset="crowdpose",
-        evaluate_every=10,
-        num_workers=8,
-        nms="none",
-    ),
-    "demo": PoseConfig(
-        output_dir=Path("runs/pose-demo"),
-        model="tokenpose_nano",
-        epochs=3,
-        milestones=(2,),
-        warmup_steps=50,
-        batch_size=32,
-        num_workers=1,
-        augmentation=_DEMO_AUGMENTATION,
-    ),
-}

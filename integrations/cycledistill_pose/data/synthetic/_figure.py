@@ -12,34 +12,23 @@ from cycledistill_pose.data.synthetic._body import Body, Vector, draw_body
 from cycledistill_pose.data.synthetic._canvas import Canvas
 from cycledistill_pose.data.synthetic._head import FACE, HeadPlane, ear, paint_head
 from cycledistill_pose.data.synthetic._look import Look, Material
+from cycledistill_pose.data.synthetic._parts import BENEATH, part_number
 from cycledistill_pose.data.synthetic._tubes import Tube
-
-PARTS = (
-    *("torso", "neck", "head", "mane", "backpack", "skirt"),
-    *("left_upper_arm", "left_forearm", "left_hand", "left_thigh", "left_shin", "left_foot"),
-    *("right_upper_arm", "right_forearm", "right_hand", "right_thigh", "right_shin", "right_foot"),
-)
-_NUMBER = {name: number for number, name in enumerate(PARTS, start=1)}
-_BENEATH = {  # parts that show a keypoint when they are on top
-    "shoulder": ("torso", "{}_upper_arm"),
-    "elbow": ("{}_upper_arm", "{}_forearm"),
-    "wrist": ("{}_forearm", "{}_hand"),
-    "hip": ("torso", "skirt", "left_thigh", "right_thigh"),
-    "knee": ("{}_thigh", "{}_shin", "skirt"),
-    "ankle": ("{}_shin", "{}_foot"),
-}
-
 
 Thing = Tube | Callable[[Canvas], None]
 
 
 class Keypoint(NamedTuple):
-    """A keypoint in the picture; ``hidden`` by the person's own head (a face seen from behind)."""
+    """A keypoint in the picture, and the parts that show it when they are on top there.
+
+    ``unknown`` are faces seen from behind; ``far`` are sides that the trunk hides.
+    """
 
     x: float
     y: float
     parts: tuple[int, ...]
-    hidden: bool
+    unknown: bool
+    far: bool
 
 
 class _Part(NamedTuple):
@@ -106,19 +95,19 @@ class Figure:
         """The 17 keypoints of COCO, of the person painted with this number."""
         for name, direction in FACE.items():
             x, y, z = self.head.place(direction)
-            hidden = z > (0.3 if name.endswith("ear") else 0.05)
-            yield Keypoint(x, y, (_owner(number, "head"),), hidden)
-        for joint, parts in _BENEATH.items():
-            for side in ("left", "right"):
-                point = self.body.joints[f"{side}_{joint}"]
-                names = [part.format(side) for part in parts]
-                x, y = self.place(point)
-                yield Keypoint(x, y, tuple(_owner(number, n) for n in names), False)
+            away = z > (0.3 if name.endswith("ear") else 0.05)
+            yield Keypoint(x, y, (part_number(number, "head"),), away, False)
+        sides = {"shoulder": self.body.chest[2, 0], "hip": self.body.pelvis[2, 0]}
+        for joint, parts in BENEATH.items():
+            for side, sign in (("left", 1.0), ("right", -1.0)):
+                x, y = self.place(self.body.joints[f"{side}_{joint}"])
+                numbers = tuple(part_number(number, part.format(side)) for part in parts)
+                yield Keypoint(x, y, numbers, False, sign * sides.get(joint, 0.0) > 0.7)
 
     def things(self, number: int) -> list[Thing]:
         """All parts to be painted, the farthest first, for the person of this number."""
         parts = sorted(self._parts(), key=lambda part: -part.depth)
-        return [part.thing(_owner(number, part.name)) for part in parts]
+        return [part.thing(part_number(number, part.name)) for part in parts]
 
     def _parts(self) -> Iterator[_Part]:
         yield from self._middle()
@@ -281,7 +270,3 @@ class Figure:
         )
         shoe = np.array([0.027, 0.03, 0.03, 0.024]) * (0.7 + 0.3 * stout)
         yield self._tube(f"{side}_foot", heel, toe, shoe, look.shoes, 0.012, joined=True)
-
-
-def _owner(number: int, part: str) -> int:
-    return 32 * number + _NUMBER[part]

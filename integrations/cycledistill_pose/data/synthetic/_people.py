@@ -42,7 +42,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         padding: factor by which boxes grow.
         udp: crop for unbiased data processing.
         image_size: (width, height) of the pictures that people are cut from; by default about
-            as large as the input.
+            three quarters of the input.
         fresh: other people in every epoch.
         seed: of everything.
 
@@ -62,7 +62,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         fresh: bool = False,
         seed: int = 0,
     ) -> None:
-        width, height = image_size or (round(0.85 * input_size[0]), round(0.8 * input_size[1]))
+        width, height = image_size or (round(0.75 * input_size[0]), round(0.7 * input_size[1]))
         if length < 1 or min(width, height) < 16:
             raise ValueError(
                 f"length must be above 0 and pictures at least 16 px, got length={length}, "

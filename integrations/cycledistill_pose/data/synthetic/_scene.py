@@ -74,15 +74,18 @@ def _draw_figures(rng: np.random.Generator, width: int, height: int) -> list[Fig
     """People from the farthest, who are smaller and stand higher, to the nearest."""
     count = pick(rng, {1: 0.58, 2: 0.25, 3: 0.12, 4: 0.05})
     farther = np.sort(rng.uniform(0.35, 0.9, count - 1)) * height
-    sizes = [*farther.tolist(), height * rng.uniform(0.62, 0.98)]
+    close = rng.random() < 0.18
+    nearest = rng.uniform(1.1, 1.9) if close else rng.uniform(0.62, 0.98)
+    sizes = [*farther.tolist(), height * nearest]
     figures = []
     for size in sizes:
         figure = Figure.draw(rng, size)
         left, _, right, bottom = figure.bounds()
         room = width - (right - left)
-        middle = width / 2 + (rng.uniform(-0.5, 0.5) * max(room, 0.3 * width))
-        floor = height * rng.uniform(0.9, 1.08) - (height - size) * 0.4
-        floor = min(floor, height + 0.3 * size)
+        middle = width / 2 + rng.uniform(-0.5, 0.5) * max(room, 0.3 * width)
+        floor = height * rng.uniform(0.9, 1.08) - max(height - size, 0) * 0.4
+        if size > height:  # the picture shows the upper part, seldom the lower one
+            floor = height * rng.uniform(0.0, 0.08) + (size if rng.random() < 0.85 else height)
         figures.append(figure.moved(middle - (left + right) / 2, floor - bottom))
     return figures
 
@@ -113,11 +116,11 @@ def _annotate(canvas: Canvas, figure: Figure, number: int) -> Person | None:
     keypoints = np.zeros((17, 3))
     for index, point in enumerate(figure.keypoints(number)):
         x, y = round(point.x, 2), round(point.y, 2)
-        if point.hidden or not (0 <= x <= canvas.width - 1 and 0 <= y <= canvas.height - 1):
+        if point.unknown or not (0 <= x <= canvas.width - 1 and 0 <= y <= canvas.height - 1):
             continue
         row, column = round(y), round(x)
         around = canvas.owner[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-        shown = any(part in point.parts for part in around.ravel().tolist())
+        shown = not point.far and any(part in point.parts for part in around.ravel().tolist())
         keypoints[index] = x, y, 2 if shown else 1
     return Person(keypoints, box, area) if (keypoints[:, 2] == 2).any() else None
 

@@ -1,0 +1,33 @@
+"""What a pose run prints at its end."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from cycledistill_pose.recipes._config import PoseConfig
+from cycledistill_pose.recipes._train import PoseRun
+
+
+def report(config: PoseConfig, run: PoseRun) -> None:
+    """Say what happened, where the files are and what to try next."""
+    names = list(dict.fromkeys(name.split("/")[0] for name in run.scores))
+    table = Table(title="Average precision and recall in percent")
+    table.add_column("cycles in use", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for cycle in range(1, config.training_cycles + 1):
+        values = [run.scores.get(f"{name}/{cycle}") for name in names]
+        table.add_row(str(cycle), *("-" if v is None else f"{v:.1f}" for v in values))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Predictions beside the truth:  {run.predictions}\n"
+        f"The plain network:             {run.plain} (model.safetensors and config.json)\n"
+        f"Predictions in COCO's format:  {run.results}\n"
+        f"Log and curves:                {config.output_dir}/log.jsonl, curves.png\n"
+        "Try next:  the same with --mode plain and another --output-dir, to compare;\n"
+        "           --data-root with a COCO folder; --preset paper; --help for the rest",
+        soft_wrap=True,
+        highlight=False,
+    )

@@ -1,0 +1,109 @@
+"""A whole pose run: data, network, loss, training, evaluation, pictures, the plain network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from cycledistill import CycleWrapper
+from cycledistill.training import WarmupSteps, fit, is_main_process, steps_per_epoch
+from cycledistill_pose.checkpoints import save_plain
+from cycledistill_pose.data import normalize_images
+from cycledistill_pose.recipes._build import (
+    build_codec,
+    build_criterion,
+    build_model,
+    input_size_of,
+    model_options,
+    wrap_model,
+)
+from cycledistill_pose.recipes._config import PoseConfig
+from cycledistill_pose.recipes._data import load_data
+from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
+
+
+class PoseRun(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        scores: Percent by metric and number of cycles, such as ``{"AP/1": ..., "AP/2": ...}``.
+        plain: Folder of the plain network.
+        predictions: Picture of predictions beside the truth.
+        results: Predictions in COCO's format.
+    """
+
+    scores: dict[str, float]
+    plain: Path
+    predictions: Path
+    results: Path
+
+
+def train_pose(config: PoseConfig) -> PoseRun:
+    """Train a network as the config says, and save the plain one.
+
+    Raises:
+        ValueError: An option or a file is not what it should be.
+        FileNotFoundError: Data is missing.
+    """
+    config.validate()
+    data = load_data(config, input_size_of(config))
+    plain = build_model(config, data.skeleton.num_keypoints)
+    cycled = wrap_model(config, plain)
+    codec = build_codec(config, plain)
+    criterion = build_criterion(config, plain)
+    optimizer = torch.optim.Adam(
+        [*cycled.parameters(), *criterion.parameters()], lr=config.scaled_lr
+    )
+    steps = steps_per_epoch(config, len(data.train))
+    schedule = WarmupSteps(
+        warmup_steps=config.warmup_steps,
+        start=1e-3,
+        milestones=tuple(epoch * steps for epoch in config.milestones),
+        factor=0.1,
+    )
+
+    def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
+        images = normalize_images(batch["image"])
+        target, weight = codec.encode(batch["keypoints"], batch["visible"])
+        return criterion(model(images), target, weight), len(images)
+
+    def evaluate(model: CycleWrapper) -> dict[str, float]:
+        return scores_by_cycle(evaluate_cycles(model, data, codec, config, config.training_cycles))
+
+    result = fit(
+        config,
+        model=cycled,
+        criterion=criterion,
+        optimizer=optimizer,
+        train_dataset=data.train,
+        forward_loss=forward_loss,
+        schedule=schedule,
+        evaluate=evaluate,
+        best_metric=f"AP/{config.inference_cycles}",
+        before_epoch=[plain.set_epoch],
+        summary={"training set": _describe(data.train), "evaluated on": _describe(data.val)},
+    )
+    metrics = evaluate_cycles(result.model, data, codec, config, config.training_cycles)
+    out = Path(config.output_dir)
+    run = PoseRun(
+        scores_by_cycle(metrics), out / "plain", out / "predictions.png", out / "results.json"
+    )
+    metrics[config.inference_cycles - 1].save_results(run.results)
+    if is_main_process():
+        save_predictions(result.model, data, codec, config, run.predictions)
+        save_plain(
+            result.model.unwrap(),
+            run.plain,
+            config.model,
+            model_options(config),
+            data.skeleton,
+            {"method": config.codec, "sigma": config.sigma},
+        )
+    return run
+
+
+def _describe(people: Any) -> str:
+    counts = people.report() if hasattr(people, "report") else {"people": len(people)}
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items())

@@ -1,0 +1,230 @@
+"""torch.compile, torch.export and what they must not break."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cycledistill import CycleDistillLoss, CycleOutput, CycleWrapper
+from tests.core.reference import assert_same, assert_same_gradients, gradients, task_loss
+from tests.core.zoo import ZOO, LoopModel
+
+SOME = ["vit", "eva02", "hf-vit", "hf-bert", "encoder", "returns-dict"]
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Any:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(module: nn.Module, **kwargs: Any) -> Any:
+    return torch.compile(module, backend="aot_eager", fullgraph=True, **kwargs)
+
+
+def loss_of(out: CycleOutput) -> Tensor:
+    return CycleDistillLoss(task_loss, 0.7)(out).total
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("num_cycles", [2, 3])
+def test_training_is_one_graph(name: str, num_cycles: int) -> None:
+    case = ZOO[name]
+    model, plain = case.build(), case.build()
+    eager = CycleWrapper(plain, num_cycles)
+    fast = compiled(CycleWrapper(model, num_cycles))
+    args, kwargs = case.batch()
+    for _ in range(2):
+        got, expected = fast(*args, **kwargs), eager(*args, **kwargs)
+        assert type(got) is CycleOutput
+        assert_same(got.tokens, expected.tokens)
+        assert_same(got.predictions, expected.predictions)
+        loss_of(got).backward()
+        loss_of(expected).backward()
+    assert_same_gradients(model, gradients(plain))
+
+
+@pytest.mark.parametrize("name", ["vit", "eva02", "hf-vit"])
+def test_no_graph_breaks(name: str) -> None:
+    case = ZOO[name]
+    args, kwargs = case.batch()
+    report = torch._dynamo.explain(CycleWrapper(case.build(), 2))(*args, **kwargs)
+    assert report.graph_break_count == 0, report.break_reasons
+    assert report.graph_count == 1
+
+
+@pytest.mark.parametrize("name", ["vit", "hf-vit", "encoder"])
+@pytest.mark.parametrize("start", [True, False], ids=["train-first", "eval-first"])
+def test_modes_change_under_compilation(name: str, start: bool) -> None:
+    """Hooks come and go with the mode; a compiled model must notice every time."""
+    case = ZOO[name]
+    model = case.build()
+    plain = copy.deepcopy(model).eval()
+    cycled = CycleWrapper(model, 2)
+    fast = compiled(cycled)
+    eager = CycleWrapper(case.build(), 2)
+    args, kwargs = case.batch()
+    training = start
+    for _ in range(4):
+        fast.train(training)
+        assert cycled.training is model.training is training
+        if training:
+            assert_same(fast(*args, **kwargs).tokens, eager(*args, **kwargs).tokens)
+            assert_same(fast(*args, num_cycles=3, **kwargs).tokens[2], eager(
+                *args, num_cycles=3, **kwargs).tokens[2])
+        else:
+            with torch.no_grad():
+                assert_same(fast(*args, **kwargs), plain(*args, **kwargs))
+        training = not training
+
+
+@pytest.mark.parametrize("name", ["vit", "hf-vit"])
+def test_eval_with_more_cycles(name: str) -> None:
+    case = ZOO[name]
+    eager = CycleWrapper(case.build(), 2).eval()
+    fast = torch.compile(CycleWrapper(case.build(), 2).eval(), backend="aot_eager")
+    args, kwargs = case.batch()
+    with torch.no_grad():
+        for num_cycles in (1, 3, 1, 2, 3):
+            assert_same(
+                fast(*args, num_cycles=num_cycles, **kwargs),
+                eager(*args, num_cycles=num_cycles, **kwargs),
+            )
+        assert_same(fast(*args, **kwargs), eager(*args, **kwargs))
+
+
+def test_compiled_in_place() -> None:
+    case = ZOO["vit"]
+    cycled, eager = CycleWrapper(case.build(), 2), CycleWrapper(case.build(), 2)
+    cycled.compile(backend="aot_eager", fullgraph=True)
+    args, _ = case.batch()
+    assert_same(cycled(*args).predictions, eager(*args).predictions)
+    again = copy.deepcopy(cycled)
+    assert_same(again(*args).predictions, eager(*args).predictions)
+
+
+def test_a_compiled_model_inside_of_the_wrapper() -> None:
+    """The blocks alone compiled in place, as is usual for large models."""
+    case = ZOO["vit"]
+    model, plain = case.build(), case.build()
+    for block in model.blocks:
+        block.compile(backend="aot_eager", fullgraph=True)
+    args, _ = case.batch()
+    got, expected = CycleWrapper(model, 2)(*args), CycleWrapper(plain, 2)(*args)
+    assert_same(got.tokens, expected.tokens)
+    loss_of(got).backward()
+    loss_of(expected).backward()
+    assert_same_gradients(model, gradients(plain))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_checkpointing": "block"},
+        {"activation_checkpointing": "cycle"},
+        {"grad_cycles": 1},
+        {"input_injection": 0.5},
+        {"cycle_embedding": True, "adapter_rank": 2},
+        {"min_cycles": 3},
+    ],
+    ids=lambda options: next(iter(options)) + str(next(iter(options.values()))),
+)
+def test_options_compile(options: dict[str, Any]) -> None:
+    case = ZOO["vit"]
+    model, plain = case.build(), case.build()
+    torch.manual_seed(0)
+    cycled = CycleWrapper(model, 3, **options).double()
+    torch.manual_seed(0)
+    eager = CycleWrapper(plain, 3, **options).double()
+    args, _ = case.batch()
+    fast = torch.compile(
+        cycled, backend="aot_eager", fullgraph="min_cycles" not in options
+    )
+    got, expected = fast(*args), eager(*args)
+    assert_same(got.tokens, expected.tokens)
+    loss_of(got).backward()
+    loss_of(expected).backward()
+    assert_same_gradients(model, gradients(plain))
+
+
+def test_random_cycles_under_compilation() -> None:
+    case = ZOO["sequential"]
+    cycled = CycleWrapper(case.build(), 3, min_cycles=1)
+    fast = torch.compile(cycled, backend="aot_eager")
+    args, _ = case.batch()
+    counts = [len(fast(*args).tokens) for _ in range(12)]
+    assert set(counts) == {1, 2, 3}
+
+
+def test_the_loss_compiles_along() -> None:
+    case = ZOO["vit"]
+    model, plain = case.build(), case.build()
+    criterion = CycleDistillLoss(
+        nn.CrossEntropyLoss(),
+        {"class": 0.3, "patch": 0.1},
+        {"class": slice(0, 1), "patch": slice(1, None)},
+        prediction_weight=0.2,
+    )
+    args, _ = case.batch()
+    target = torch.tensor([0, 3])
+
+    def step(module: nn.Module, x: Tensor) -> Tensor:
+        return criterion(module(x), target).total
+
+    fast = torch.compile(step, backend="aot_eager", fullgraph=True)
+    fast(CycleWrapper(model, 2), *args).backward()
+    step(CycleWrapper(plain, 2), *args).backward()
+    assert_same_gradients(model, gradients(plain))
+
+
+def test_other_batch_sizes_under_compilation() -> None:
+    case = ZOO["vit"]
+    fast = compiled(CycleWrapper(case.build(), 2), dynamic=True)
+    eager = CycleWrapper(case.build(), 2)
+    for size in (2, 5, 3):
+        args, _ = case.batch(size)
+        assert_same(fast(*args).predictions, eager(*args).predictions)
+
+
+@pytest.mark.parametrize("name", ["vit", "hf-vit"])
+@pytest.mark.parametrize("kind", [None, "block"])
+def test_the_unwrapped_model_is_exported(name: str, kind: str | None) -> None:
+    case = ZOO[name]
+    cycled = CycleWrapper(case.build(), 2, activation_checkpointing=kind)
+    args, kwargs = case.batch()
+    loss_of(cycled(*args, **kwargs)).backward()
+    expected = cycled.eval()(*args, **kwargs)
+    plain = cycled.unwrap().eval()
+    program = torch.export.export(plain, args, kwargs)
+    assert_same(
+        program.module()(*args, **kwargs), expected, tolerance=1e-12
+    )
+    assert {name for name in program.state_dict} >= set(dict(plain.named_parameters()))
+
+
+def test_the_wrapper_in_eval_mode_is_exported() -> None:
+    case = ZOO["vit"]
+    cycled = CycleWrapper(case.build(), 2).eval()
+    args, _ = case.batch()
+    program = torch.export.export(cycled, args)
+    assert_same(program.module()(*args), cycled(*args), tolerance=1e-12)
+
+
+@pytest.mark.slow
+def test_inductor() -> None:
+    torch.manual_seed(0)
+    model = LoopModel()
+    plain = copy.deepcopy(model)
+    fast, eager = torch.compile(CycleWrapper(model, 2)), CycleWrapper(plain, 2)
+    x = torch.randn(2, 6, 16)
+    got, expected = fast(x), eager(x)
+    torch.testing.assert_close(got.predictions, expected.predictions)
+    loss_of(got).backward()
+    loss_of(expected).backward()
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,500 @@
+"""CycleDistillLoss against the equations written out."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cycledistill import CycleDistillLoss, CycleLosses, CycleOutput, CycleWrapper, Ramp
+from tests.core.reference import (
+    assert_same_gradients,
+    equation_4,
+    gradients,
+    hand_fed,
+    task_loss,
+)
+from tests.core.zoo import ZOO
+
+
+def output(num_cycles: int = 3, seed: int = 0, grad: bool = True, length: int = 6) -> CycleOutput:
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        made = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return made.requires_grad_(grad)
+
+    return CycleOutput(
+        tuple(random(4, 5) for _ in range(num_cycles)),
+        tuple(random(4, length, 3) for _ in range(num_cycles)),
+    )
+
+
+TARGETS = torch.tensor([0, 3, 2, 4])
+
+
+def squared(student: Tensor, teacher: Tensor) -> Tensor:
+    return ((student - teacher) ** 2).sum() / student.numel()
+
+
+def smooth(student: Tensor, teacher: Tensor) -> Tensor:
+    gap = (student - teacher).abs()
+    return torch.where(gap < 1, 0.5 * gap**2, gap - 0.5).mean()
+
+
+def angle(student: Tensor, teacher: Tensor) -> Tensor:
+    dots = (student * teacher).sum(-1)
+    return (1 - dots / (student.norm(dim=-1) * teacher.norm(dim=-1))).mean()
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    p = (teacher / temperature).softmax(-1)
+    q = (student / temperature).softmax(-1)
+    return (p * (p.log() - q.log())).sum(-1).mean() * temperature**2
+
+
+BY_HAND = {"mse": squared, "smooth_l1": smooth, "cosine": angle}
+
+
+@pytest.mark.parametrize("distance", ["mse", "smooth_l1", "cosine"])
+@pytest.mark.parametrize("teacher", ["next", "last"])
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("num_cycles", [2, 4])
+def test_values_and_gradients_by_hand(
+    distance: str, teacher: str, detach: bool, num_cycles: int
+) -> None:
+    got, wanted = output(num_cycles), output(num_cycles)
+    groups = {"head": slice(0, 2), "rest": slice(2, None)}
+    weights = {"head": 0.3, "rest": 1.7}
+    criterion = CycleDistillLoss(
+        nn.CrossEntropyLoss(),
+        weights,
+        groups,
+        distance,
+        teacher,
+        detach,
+        prediction_weight=0.9,
+        temperature=3.0,
+    )
+    losses = criterion(got, TARGETS)
+    assert isinstance(losses, CycleLosses)
+    losses.total.backward()
+
+    task = [
+        -prediction.log_softmax(-1)[range(4), TARGETS].mean() for prediction in wanted.predictions
+    ]
+
+    def pair(tensors: tuple[Tensor, ...], cycle: int) -> tuple[Tensor, Tensor]:
+        target = tensors[cycle + 1] if teacher == "next" else tensors[-1]
+        return tensors[cycle], target.detach() if detach else target
+
+    tokens: dict[str, list[Tensor]] = {"head": [], "rest": []}
+    predictions = []
+    for cycle in range(num_cycles - 1):
+        student, target = pair(wanted.tokens, cycle)
+        tokens["head"].append(BY_HAND[distance](student[:, :2], target[:, :2]))
+        tokens["rest"].append(BY_HAND[distance](student[:, 2:], target[:, 2:]))
+        predictions.append(divergence(*pair(wanted.predictions, cycle), temperature=3.0))
+    total = sum(task) + 0.3 * sum(tokens["head"]) + 1.7 * sum(tokens["rest"])
+    total = total + 0.9 * sum(predictions)
+    total.backward()
+
+    close = {"rtol": 0, "atol": 1e-12}
+    torch.testing.assert_close(losses.total, total, **close)
+    torch.testing.assert_close(losses.task, torch.stack(task), **close)
+    torch.testing.assert_close(losses.predictions, torch.stack(predictions), **close)
+    for name, values in tokens.items():
+        torch.testing.assert_close(losses.tokens[name], torch.stack(values), **close)
+    for one, other in zip(
+        (*got.tokens, *got.predictions), (*wanted.tokens, *wanted.predictions), strict=True
+    ):
+        if other.grad is None:
+            assert one.grad is None or not one.grad.any()
+        else:
+            torch.testing.assert_close(one.grad, other.grad, **close)
+
+
+def test_defaults_are_the_papers() -> None:
+    out = output(3)
+    losses = CycleDistillLoss(nn.CrossEntropyLoss())(out, TARGETS)
+    task = sum(F.cross_entropy(prediction, TARGETS) for prediction in out.predictions)
+    mse = [F.mse_loss(out.tokens[i], out.tokens[i + 1]) for i in range(2)]
+    torch.testing.assert_close(losses.total, task + 5e-6 * sum(mse), rtol=1e-14, atol=0)
+    assert list(losses.tokens) == ["all"]
+    torch.testing.assert_close(losses.tokens["all"], torch.stack(mse))
+    assert losses.predictions.shape == (0,)
+    losses.total.backward()
+    assert out.tokens[2].grad is None, "the last cycle is only a teacher"
+    scale = 5e-6 * 2 / out.tokens[0].numel()
+    torch.testing.assert_close(
+        out.tokens[0].grad, scale * (out.tokens[0] - out.tokens[1]).detach(), rtol=1e-10, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["vit", "deit-distilled", "returns-dict", "hf-vit"])
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("teacher", ["next", "last"])
+def test_every_parameters_gradient_with_groups(name: str, detach: bool, teacher: str) -> None:
+    case = ZOO[name]
+    model = case.build()
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, 3)
+    args, kwargs = case.batch()
+    criterion = CycleDistillLoss(
+        task_loss,
+        {"class": 2.0, "patch": 0.5},
+        {"class": slice(0, 1), "patch": slice(1, None)},
+        teacher=teacher,
+        detach_teacher=detach,
+    )
+    criterion(cycled(*args, **kwargs)).total.backward()
+    fed = hand_fed(plain, cycled.stack_path, 3, args, kwargs)
+    groups = (slice(0, 1), slice(1, None))
+    equation_4(
+        fed, weights=(2.0, 0.5), groups=groups, detach=detach, teacher=teacher
+    ).backward()
+    assert_same_gradients(model, gradients(plain))
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_every_parameters_gradient_with_prediction_kl(detach: bool) -> None:
+    case = ZOO["vit"]
+    model = case.build()
+    plain = copy.deepcopy(model)
+    args, kwargs = case.batch()
+    target = torch.tensor([1, 4])
+    criterion = CycleDistillLoss(
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        token_weight=0.0,
+        detach_teacher=detach,
+        prediction_weight=0.8,
+        temperature=2.0,
+    )
+    criterion(CycleWrapper(model, 3)(*args, **kwargs), target).total.backward()
+    fed = hand_fed(plain, "blocks", 3, args, kwargs)
+    total = sum(F.cross_entropy(p, target, label_smoothing=0.1) for p in fed.predictions)
+    for cycle in range(2):
+        later = fed.predictions[cycle + 1]
+        later = later.detach() if detach else later
+        total = total + 0.8 * divergence(fed.predictions[cycle], later, 2.0)
+    total.backward()
+    assert_same_gradients(model, gradients(plain))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_parameters_after_steps(optimizer: type[torch.optim.Optimizer]) -> None:
+    case = ZOO["vit"]
+    model = case.build()
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, 2)
+    criterion = CycleDistillLoss(nn.CrossEntropyLoss(), token_weight=0.1)
+    ours = optimizer(cycled.parameters(), lr=1e-2)
+    theirs = optimizer(plain.parameters(), lr=1e-2)
+    for seed in range(3):
+        args, kwargs = case.batch(seed=seed)
+        target = torch.tensor([seed, 4])
+        ours.zero_grad()
+        criterion(cycled(*args, **kwargs), target).total.backward()
+        ours.step()
+        theirs.zero_grad()
+        fed = hand_fed(plain, "blocks", 2, args, kwargs)
+        equation_4(fed, lambda p, y=target: F.cross_entropy(p, y), (0.1,)).backward()
+        theirs.step()
+    for (name, got), wanted in zip(model.named_parameters(), plain.parameters(), strict=True):
+        # Adam divides by a gradient's size, and some gradients are zero but for rounding.
+        assert float((got - wanted).detach().abs().max()) < (
+            1e-10 if optimizer is torch.optim.SGD or not name.endswith("qkv.bias") else 4e-2
+        ), name
+
+
+@pytest.mark.parametrize("distance", ["mse", "smooth_l1", "cosine"])
+@pytest.mark.parametrize("teacher", ["next", "last"])
+def test_gradcheck(distance: str, teacher: str) -> None:
+    out = output(3)
+    criterion = CycleDistillLoss(
+        nn.CrossEntropyLoss(),
+        0.7,
+        {"a": slice(1, 3), "b": slice(4, 6)},
+        distance,
+        teacher,
+        detach_teacher=False,
+        prediction_weight=0.3,
+        temperature=2.0,
+    )
+
+    def total(*tensors: Tensor) -> Tensor:
+        return criterion(CycleOutput(tensors[:3], tensors[3:]), TARGETS).total
+
+    assert torch.autograd.gradcheck(total, (*out.predictions, *out.tokens))
+
+
+def test_gradcheck_with_constant_teachers() -> None:
+    """A detached teacher's gradient cannot be checked numerically; the student's can."""
+    out = output(2)
+    fixed = out.tokens[1].detach(), out.predictions[1].detach()
+    criterion = CycleDistillLoss(
+        nn.CrossEntropyLoss(), 0.7, prediction_weight=0.3, task_cycles=(1.0, 0.0)
+    )
+
+    def total(prediction: Tensor, tokens: Tensor) -> Tensor:
+        return criterion(CycleOutput((prediction, fixed[1]), (tokens, fixed[0])), TARGETS).total
+
+    assert torch.autograd.gradcheck(total, (out.predictions[0], out.tokens[0]))
+
+
+@pytest.mark.parametrize(
+    ("task_cycles", "weights"),
+    [("all", (1, 1, 1)), ("mean", (1 / 3,) * 3), ("last", (0, 0, 1)), ((0.5, 0.0, 2), (0.5, 0, 2))],
+)
+def test_task_cycles(task_cycles: Any, weights: tuple[float, ...]) -> None:
+    out = output(3)
+    losses = CycleDistillLoss(nn.CrossEntropyLoss(), 0.0, task_cycles=task_cycles)(out, TARGETS)
+    task = torch.stack([F.cross_entropy(prediction, TARGETS) for prediction in out.predictions])
+    torch.testing.assert_close(losses.task, task)
+    torch.testing.assert_close(losses.total, task @ torch.tensor(weights, dtype=torch.float64))
+    losses.total.backward()
+    for prediction, weight in zip(out.predictions, weights, strict=True):
+        assert (prediction.grad is not None and bool(prediction.grad.any())) == (weight != 0)
+
+
+def test_one_cycle_is_the_task_loss_alone() -> None:
+    out = output(1)
+    losses = CycleDistillLoss(nn.CrossEntropyLoss(), 1.0, prediction_weight=1.0)(out, TARGETS)
+    torch.testing.assert_close(losses.total, F.cross_entropy(out.predictions[0], TARGETS))
+    assert losses.tokens["all"].shape == losses.predictions.shape == (0,)
+    assert set(losses.scalars()) == {"loss", "task/1"}
+
+
+def test_scalars_name_every_term() -> None:
+    groups = {"keypoint": slice(0, 2), "visual": slice(2, None)}
+    criterion = CycleDistillLoss(
+        nn.CrossEntropyLoss(), 0.5, groups, prediction_weight=1.0, prediction_distance="mse"
+    )
+    losses = criterion(output(3), TARGETS)
+    scalars = losses.scalars()
+    assert list(scalars) == [
+        "loss",
+        *(f"task/{i}" for i in (1, 2, 3)),
+        *(f"predictions/{i}" for i in (1, 2)),
+        *(f"tokens/keypoint/{i}" for i in (1, 2)),
+        *(f"tokens/visual/{i}" for i in (1, 2)),
+    ]
+    assert all(type(value) is float for value in scalars.values())
+    assert scalars["tokens/visual/2"] == float(losses.tokens["visual"][1])
+    parts = sum(v for k, v in scalars.items() if k.startswith(("task", "predictions")))
+    tokens = sum(v for k, v in scalars.items() if k.startswith("tokens"))
+    assert scalars["loss"] == pytest.approx(parts + 0.5 * tokens, rel=1e-12)
+
+
+def test_targets_of_any_number_and_a_task_loss_with_parameters() -> None:
+    class Weighted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+
+        def forward(self, prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+            return (self.scale * F.cross_entropy(prediction, target, reduction="none") * weight).sum()
+
+    weight = torch.rand(4, dtype=torch.float64)
+    task = Weighted()
+    criterion = CycleDistillLoss(task, 0.0)
+    assert [name for name, _ in criterion.named_parameters()] == ["task_loss.scale"]
+    out = output(2)
+    losses = criterion(out, TARGETS, weight)
+    losses.total.backward()
+    expected = sum(
+        (F.cross_entropy(p, TARGETS, reduction="none") * weight).sum() for p in out.predictions
+    )
+    torch.testing.assert_close(task.scale.grad, expected)
+
+
+def test_half_precision_distances_are_taken_in_float32() -> None:
+    tokens = tuple(torch.full((2, 3, 4), value, dtype=torch.float16) for value in (300.0, -300.0))
+    out = CycleOutput((torch.zeros(2, 3), torch.zeros(2, 3)), tokens)
+    losses = CycleDistillLoss(nn.CrossEntropyLoss())(out, torch.tensor([0, 1]))
+    assert losses.tokens["all"].dtype == torch.float32
+    assert losses.tokens["all"].item() == 360_000.0
+
+
+def test_zero_weight_terms_are_still_reported() -> None:
+    out = output(2)
+    losses = CycleDistillLoss(nn.CrossEntropyLoss(), token_weight=0.0)(out, TARGETS)
+    torch.testing.assert_close(losses.tokens["all"][0], F.mse_loss(*out.tokens))
+    assert not losses.tokens["all"].requires_grad
+
+
+def test_predictions_of_any_type_with_a_distance_of_ones_own() -> None:
+    out = output(2)
+    wrapped = CycleOutput(tuple({"logits": p, "note": "x"} for p in out.predictions), out.tokens)
+
+    def distance(student: dict[str, Any], teacher: dict[str, Any]) -> Tensor:
+        assert teacher["note"] == "x"
+        assert not teacher["logits"].requires_grad
+        return (student["logits"] - teacher["logits"]).abs().sum()
+
+    criterion = CycleDistillLoss(
+        lambda p, y: F.cross_entropy(p["logits"], y),
+        prediction_weight=1.0,
+        prediction_distance=distance,
+    )
+    losses = criterion(wrapped, TARGETS)
+    torch.testing.assert_close(
+        losses.predictions[0], (out.predictions[0] - out.predictions[1]).abs().sum()
+    )
+
+
+def test_kl_of_maps_of_logits_is_a_mean_over_positions() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 7, 5).double(), torch.randn(2, 7, 5).double()
+    tokens = (torch.zeros(2, 3, 1).double(),) * 2
+    criterion = CycleDistillLoss(lambda p: p.sum(), prediction_weight=1.0)
+    losses = criterion(CycleOutput((student, teacher), tokens))
+    torch.testing.assert_close(losses.predictions[0], divergence(student, teacher, 1.0))
+
+
+@given(
+    initial=st.floats(-5, 5),
+    final=st.floats(-5, 5),
+    points=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    progress=st.floats(0, 1),
+    shape=st.sampled_from(["linear", "cosine"]),
+)
+def test_ramps_stay_between_their_ends(
+    initial: float, final: float, points: tuple[float, float], progress: float, shape: str
+) -> None:
+    ramp = Ramp(initial, final, min(points), max(points), shape)
+    low, high = sorted((initial, final))
+    assert low - 1e-9 <= ramp(progress) <= high + 1e-9
+    if progress <= min(points):
+        assert ramp(progress) == initial
+    if progress >= max(points) > min(points):
+        assert ramp(progress) == pytest.approx(final)
+
+
+def test_weights_follow_the_progress() -> None:
+    criterion = CycleDistillLoss(
+        nn.CrossEntropyLoss(),
+        {"a": Ramp(0.0, 4.0), "b": lambda progress: 1 - progress},
+        {"a": slice(0, 3), "b": slice(3, 6)},
+        prediction_weight=Ramp(2.0, 0.0, shape="cosine"),
+    )
+    out = output(2)
+    for progress in (0.0, 0.25, 1.0):
+        criterion.set_progress(progress)
+        losses = criterion(out, TARGETS)
+        cosine = 2 * (1 + torch.cos(torch.tensor(torch.pi * progress))) / 2
+        expected = (
+            losses.task.sum()
+            + 4 * progress * losses.tokens["a"].sum()
+            + (1 - progress) * losses.tokens["b"].sum()
+            + float(cosine) * losses.predictions.sum()
+        )
+        torch.testing.assert_close(losses.total, expected, rtol=1e-6, atol=0)
+
+
+def test_a_ramp_and_the_loss_can_be_pickled() -> None:
+    criterion = CycleDistillLoss(nn.CrossEntropyLoss(), Ramp(0.0, 1.0), prediction_weight=1.0)
+    criterion.set_progress(0.5)
+    again = copy.deepcopy(criterion)
+    assert float(again(output(2), TARGETS).total) == float(criterion(output(2), TARGETS).total)
+
+
+@given(
+    length=st.integers(1, 12),
+    start=st.one_of(st.none(), st.integers(-15, 15)),
+    stop=st.one_of(st.none(), st.integers(-15, 15)),
+    step=st.one_of(st.none(), st.integers(1, 3)),
+)
+def test_groups_are_pythons_slices_or_an_error(
+    length: int, start: int | None, stop: int | None, step: int | None
+) -> None:
+    part = slice(start, stop, step)
+    out = output(2, grad=False, length=length)
+    criterion = CycleDistillLoss(nn.CrossEntropyLoss(), 1.0, {"part": part})
+    members = list(range(length))[part]
+    inside = all(end is None or -length <= end <= length for end in (start, stop))
+    if members and inside:
+        losses = criterion(out, TARGETS)
+        expected = squared(out.tokens[0][:, members], out.tokens[1][:, members])
+        torch.testing.assert_close(losses.tokens["part"][0], expected)
+    else:
+        with pytest.raises(ValueError, match=f"'part'.*{length} tokens"):
+            criterion(out, TARGETS)
+
+
+def test_groups_along_another_dimension() -> None:
+    out = output(2, grad=False)
+    second = CycleOutput(out.predictions, tuple(t.transpose(0, 1) for t in out.tokens))
+    first = CycleDistillLoss(nn.CrossEntropyLoss(), 1.0, {"a": slice(0, 2)})
+    other = CycleDistillLoss(nn.CrossEntropyLoss(), 1.0, {"a": slice(0, 2)}, token_dim=0)
+    torch.testing.assert_close(first(out, TARGETS).total, other(second, TARGETS).total)
+
+
+ERRORS: dict[str, tuple[dict[str, Any], str]] = {
+    "teacher": ({"teacher": "first"}, "teacher must be 'next' or 'last', got 'first'"),
+    "task_cycles": ({"task_cycles": "first"}, "task_cycles must be .* got 'first'"),
+    "temperature": ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+    "distance": ({"distance": "l7"}, r"distance must be one of \['cosine', .* got 'l7'"),
+    "prediction": ({"prediction_distance": "l7"}, r"prediction_distance must be .* got 'l7'"),
+    "empty": ({"token_groups": {}}, "token_groups is empty"),
+    "index": ({"token_groups": {"a": 3}}, "token group 'a' must be a slice .* got 3"),
+    "step": ({"token_groups": {"a": slice(5, 0, -1)}}, "token group 'a' must be a slice"),
+    "weights": (
+        {"token_groups": {"a": slice(1)}, "token_weight": {"b": 1.0}},
+        r"token_weight names the groups \['b'\], token_groups names \['a'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kwargs", "text"), ERRORS.values(), ids=ERRORS.keys())
+def test_bad_arguments(kwargs: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        CycleDistillLoss(nn.CrossEntropyLoss(), **kwargs)
+
+
+GROUP_ERRORS: dict[str, tuple[dict[str, slice], str]] = {
+    "beyond": ({"a": slice(0, 7)}, r"token group 'a' = slice\(0, 7, None\).*6 tokens of \[4, 6, 3\]"),
+    "starts-beyond": ({"a": slice(6, None)}, "'a' = .* does not lie within the 6 tokens"),
+    "starts-before": ({"a": slice(-7, None)}, "'a' = .* does not lie within the 6 tokens"),
+    "nothing": ({"a": slice(2, 2)}, "'a' = .* does not lie within the 6 tokens"),
+    "overlap": (
+        {"a": slice(0, 4), "b": slice(3, None)},
+        "token groups 'a' and 'b' overlap at token 3",
+    ),
+}
+
+
+@pytest.mark.parametrize(("groups", "text"), GROUP_ERRORS.values(), ids=GROUP_ERRORS.keys())
+def test_groups_that_do_not_fit(groups: dict[str, slice], text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        CycleDistillLoss(nn.CrossEntropyLoss(), token_groups=groups)(output(2), TARGETS)
+
+
+def test_other_errors() -> None:
+    cross_entropy = nn.CrossEntropyLoss()
+    with pytest.raises(TypeError, match="task_loss must be callable, got str"):
+        CycleDistillLoss("cross_entropy")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"teacher='last' needs two cycles.*has one"):
+        CycleDistillLoss(cross_entropy, teacher="last")(output(1), TARGETS)
+    with pytest.raises(ValueError, match=r"task_cycles has 2 weights \(1.0, 1.0\).*3 cycles"):
+        CycleDistillLoss(cross_entropy, task_cycles=(1.0, 1.0))(output(3), TARGETS)
+    with pytest.raises(ValueError, match="leaves no cycle with a task loss"):
+        CycleDistillLoss(cross_entropy, task_cycles=(0.0, 0.0))(output(2), TARGETS)
+    with pytest.raises(ValueError, match=r"task_loss must return one number.*\[4\]"):
+        CycleDistillLoss(nn.CrossEntropyLoss(reduction="none"))(output(2), TARGETS)
+    with pytest.raises(ValueError, match="task_loss must return one number.*got float"):
+        CycleDistillLoss(lambda p, y: 1.0)(output(2), TARGETS)  # type: ignore[arg-type,return-value]
+    with pytest.raises(TypeError, match="CycleOutput.*got Tensor: in eval mode use"):
+        CycleDistillLoss(cross_entropy)(torch.zeros(4, 5), TARGETS)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="progress must be within 0 and 1, got 1.5"):
+        CycleDistillLoss(cross_entropy).set_progress(1.5)
+    with pytest.raises(ValueError, match="begin=0.5, end=0.2"):
+        Ramp(0.0, 1.0, begin=0.5, end=0.2)
+    with pytest.raises(ValueError, match="'linear' or 'cosine', got 'step'"):
+        Ramp(0.0, 1.0, shape="step")

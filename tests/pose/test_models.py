@@ -1,0 +1,498 @@
+"""The plain networks, their cycled forms and their sizes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill_pose.losses import HeatmapMSELoss, RLELoss
+from cycledistill_pose.models import (
+    HRNet,
+    StemNet,
+    TokenPose,
+    TokenPruning,
+    TokenReg,
+    count_macs,
+    create_model,
+    create_sdpose,
+    sdpose_loss,
+)
+from cycledistill_pose.models._position import sine_position_embedding
+
+PARAMETERS = {
+    "tokenpose_t": 4_398_528,
+    "tokenpose_s_v1": 6_620_736,
+    "tokenpose_s_v2": 6_227_520,
+    "tokenpose_b": 13_145_984,
+    "tokenreg_s": 5_363_908,
+}
+CYCLES = {
+    "sdpose_t": ("tokenpose_t", 3),
+    "sdpose_s_v1": ("tokenpose_s_v1", 2),
+    "sdpose_s_v2": ("tokenpose_s_v2", 2),
+    "sdpose_b": ("tokenpose_b", 2),
+    "sdpose_reg": ("tokenreg_s", 2),
+    "sdpose_nano": ("tokenpose_nano", 2),
+    "sdpose_reg_nano": ("tokenreg_nano", 2),
+}
+
+
+def small(**options: object) -> TokenPose:
+    arguments: dict[str, object] = {
+        "num_keypoints": 5,
+        "input_size": (32, 48),
+        "heatmap_size": (8, 12),
+        "dim": 16,
+        "depth": 3,
+        "num_heads": 4,
+        "patch_size": (2, 2),
+        "backbone": StemNet(width=4, num_blocks=1),
+    }
+    return TokenPose(**{**arguments, **options})  # type: ignore[arg-type]
+
+
+def trainable(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameters_are_those_of_the_reference(name: str) -> None:
+    assert trainable(create_model(name)) == PARAMETERS[name]
+
+
+def test_hrnet_w32_as_published_is_the_larger_one() -> None:
+    assert trainable(TokenPose(backbone=HRNet())) == 13_465_216
+
+
+@pytest.mark.parametrize(
+    ("name", "without_products", "with_products"),
+    [
+        ("tokenpose_t", 1.78, 1.95),
+        ("tokenpose_s_v1", 2.38, 2.73),
+        ("tokenpose_s_v2", 4.65, 7.49),
+        ("tokenpose_b", 5.13, 5.47),
+        ("tokenreg_s", 2.36, 2.70),
+    ],
+)
+def test_macs(name: str, without_products: float, with_products: float) -> None:
+    macs = count_macs(create_model(name))
+    assert round(macs.without_attention_products / 1e9, 2) == without_products
+    assert round(macs.with_attention_products / 1e9, 2) == with_products
+
+
+def test_macs_by_hand() -> None:
+    """Every multiplication of a small model, counted on paper."""
+    model = small()
+    stem = 3 * 9 * 4 * 16 * 24 + 4 * 9 * 4 * 8 * 12
+    bottleneck = (4 * 4 + 4 * 9 * 4 + 4 * 16 + 4 * 16) * 8 * 12
+    tokens, dim = 5 + 24, 16
+    embedding = 24 * (16 * 2 * 2) * dim
+    block = tokens * dim * dim * (3 + 1 + 3 + 3)
+    head = 5 * dim * 8 * 12
+    products = 2 * tokens * tokens * dim
+    macs = count_macs(model)
+    assert macs.without_attention_products == stem + bottleneck + embedding + 3 * block + head
+    assert macs.with_attention_products - macs.without_attention_products == 3 * products
+    assert count_macs(CycleWrapper(model, 2)) == macs
+    assert model.training
+
+
+def test_macs_of_another_model() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1))
+    assert count_macs(model, (5, 7)) == (3 * 2 * 35, 3 * 2 * 35)
+    with pytest.raises(ValueError, match="Sequential has no input_size"):
+        count_macs(model)
+
+
+def test_table_command(repository: Path) -> None:
+    path = f"{repository}:{repository / 'integrations'}"
+    result = subprocess.run(
+        [sys.executable, "-m", "cycledistill_pose.models.table"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PATH": ""},
+    )
+    assert "| SDPose-T | 4.4 | 4,398,528 | 1.8 | 1.78 | 1.95 |" in result.stdout
+    assert "| SDPose-S-V1 + PPT | 6.6 | 6,620,736 | 2.0 | 1.99 | 2.19 |" in result.stdout
+
+
+# The networks.
+
+
+@pytest.mark.parametrize("name", ["tokenpose_t", "tokenpose_b", "tokenpose_nano"])
+@torch.no_grad()
+def test_heatmaps(name: str) -> None:
+    model = create_model(name, num_keypoints=14).eval()
+    assert isinstance(model, TokenPose)
+    width, height = model.input_size
+    heatmaps = model(torch.randn(2, 3, height, width))
+    assert heatmaps.shape == (2, 14, height // 4, width // 4)
+    assert heatmaps.isfinite().all()
+
+
+@torch.no_grad()
+def test_coordinates() -> None:
+    model = create_model("tokenreg_nano", num_keypoints=14).eval()
+    assert isinstance(model, TokenReg)
+    assert model(torch.randn(2, 3, 128, 96)).shape == (2, 14, 4)
+
+
+@torch.no_grad()
+def test_another_size() -> None:
+    model = create_model("tokenpose_t", input_size=(288, 384), heatmap_size=(72, 96), depth=1)
+    assert model.eval()(torch.randn(1, 3, 384, 288)).shape == (1, 17, 96, 72)
+
+
+def test_head_has_a_hidden_layer_where_it_is_twice_as_wide_as_the_tokens() -> None:
+    def widths(model: TokenPose) -> list[int]:
+        return [part.out_features for part in model.head if isinstance(part, nn.Linear)]
+
+    assert widths(TokenPose(depth=1)) == [384, 3072]  # 64 * 48 / 8 = 2 * 192
+    assert widths(TokenPose(depth=1, dim=200)) == [3072]
+    assert widths(small(head_hidden_dim=40)) == [40, 96]
+    assert [type(part) for part in small().head] == [nn.LayerNorm, nn.Linear]
+
+
+def test_what_the_blocks_get() -> None:
+    for kind in ("sine-full", "sine", "learnable"):
+        model = small(position_embedding=kind)
+        got: list[tuple[object, ...]] = []
+        for block in model.blocks:
+            block.register_forward_pre_hook(lambda _, args, got=got: got.append(args))
+        tokens = model.forward_tokens(torch.randn(2, 3, 48, 32))
+        assert [len(args) for args in got] == [2, 2, 2]
+        assert got[0][1] is None
+        for _, position in got[1:]:
+            if kind == "sine-full":
+                assert isinstance(position, Tensor)
+                assert torch.equal(position[:, :5], torch.zeros(1, 5, 16))
+                assert torch.equal(position[:, 5:], model.position)
+            else:
+                assert position is None
+        assert tokens.shape == (2, 29, 16)
+        assert model.token_groups == {"keypoint": slice(0, 5), "visual": slice(5, None)}
+
+
+def test_position_is_a_buffer_unless_learned() -> None:
+    fixed, learned = small(), small(position_embedding="learnable")
+    assert "position" in dict(fixed.named_buffers())
+    assert torch.equal(fixed.position, sine_position_embedding(6, 4, 16))
+    assert "position" in dict(learned.named_parameters())
+    assert learned.position.shape == (1, 29, 16)
+
+
+def test_initial_weights() -> None:
+    model = create_model("tokenpose_t")
+    for part in model.backbone.modules():
+        if isinstance(part, nn.Conv2d) and part.weight.numel() > 4000:
+            assert part.weight.std().item() == pytest.approx(1e-3, rel=0.1)
+        if isinstance(part, nn.BatchNorm2d):
+            assert torch.equal(part.weight, torch.ones_like(part.weight))
+            assert part.momentum == 0.1
+    for name in (
+        "keypoint_tokens",
+        "patch_embed.weight",
+        "blocks.5.attn.qkv.weight",
+        "head.3.weight",
+    ):
+        value = model.state_dict()[name]
+        assert value.std().item() == pytest.approx(0.02, rel=0.05)
+    for name, value in model.named_parameters():
+        if name.endswith("bias"):
+            assert torch.equal(value, torch.zeros_like(value)), name
+
+
+def test_building_a_model_leaves_the_backbone_as_it_was() -> None:
+    backbone = StemNet(width=4, num_blocks=1)
+    backbone.bn1.eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    small(backbone=backbone)
+    assert backbone.training and backbone.bn2.training and not backbone.bn1.training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+# Backbones.
+
+
+@torch.no_grad()
+def test_timm_backbones() -> None:
+    resnet = timm.create_model("resnet18", features_only=True, pretrained=False)
+    images = torch.randn(1, 3, 64, 48)
+    model = TokenPose(
+        3, (48, 64), (12, 16), dim=16, depth=1, num_heads=2, patch_size=(4, 3), backbone=resnet
+    ).eval()
+    assert model(images).shape == (1, 3, 16, 12)
+    assert model.patch_embed.in_features == 64 * 12  # the map of stride 4
+    model = TokenPose(
+        3,
+        (48, 64),
+        (12, 16),
+        dim=16,
+        depth=1,
+        num_heads=2,
+        patch_size=(2, 3),
+        backbone=resnet,
+        feature_index=-3,
+    ).eval()
+    assert model(images).shape == (1, 3, 16, 12)
+    assert model.patch_embed.in_features == 128 * 6  # the map of stride 8
+    with pytest.raises(
+        ValueError, match=r"0 of the backbone's outputs are 13 wide and 16 high.*64, 16, 12"
+    ):
+        TokenPose(3, (48, 64), (13, 16), dim=16, depth=1, num_heads=2, backbone=resnet)
+    with pytest.raises(ValueError, match="feature_index=9 is not one"):
+        TokenPose(3, (48, 64), (12, 16), dim=16, depth=1, backbone=resnet, feature_index=9)
+
+
+class Named(nn.Module):
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        half = images[:, :, ::2, ::2]
+        return {"half": half, "quarter": half[:, :, ::2, ::2], "flat": images.flatten(1)}
+
+
+def test_backbone_with_named_outputs() -> None:
+    assert small(backbone=Named()).patch_embed.in_features == 12
+    assert small(backbone=Named(), feature_index="half")(torch.randn(2, 3, 48, 32)).ndim == 4
+    with pytest.raises(
+        ValueError, match=r"must be \[B, C, H, W\], the backbone yields \[1, 4608\]"
+    ):
+        small(backbone=Named(), feature_index="flat")
+    with pytest.raises(ValueError, match="must return a tensor"):
+        small(backbone=Strange())
+    with pytest.raises(ValueError, match="returns one tensor"):
+        small(feature_index=2)
+
+
+class Strange(nn.Module):
+    def forward(self, images: Tensor) -> str:
+        return "features"
+
+
+def test_a_backbone_with_blocks_of_its_own_does_not_confuse_the_cycles() -> None:
+    vit = timm.create_model(
+        "vit_tiny_patch16_224",
+        img_size=(48, 32),
+        patch_size=4,
+        depth=6,
+        features_only=True,
+        out_indices=[5],
+        pretrained=False,
+    )
+    cycled = create_sdpose(
+        "sdpose_nano", input_size=(32, 48), heatmap_size=(8, 12), patch_size=(2, 2), backbone=vit
+    )
+    out = cycled(torch.randn(2, 3, 48, 32))
+    assert out.tokens[1].shape == (2, 17 + 24, 96)
+
+
+def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = timm.create_model("hrnet_w32", pretrained=False)
+    for parameter in source.parameters():
+        nn.init.normal_(parameter)
+    asked: list[dict[str, object]] = []
+
+    def create(name: str, **options: object) -> nn.Module:
+        asked.append({"name": name, **options})
+        return source
+
+    monkeypatch.setattr(timm, "create_model", create)
+    weights = source.state_dict()
+    whole = HRNet(pretrained=True).state_dict()
+    assert asked == [{"name": "hrnet_w32", "pretrained": True}]
+    assert all(torch.equal(value, weights[name]) for name, value in whole.items())
+    with pytest.warns(UserWarning, match=r"of \d+ tensors of HRNet have another shape"):
+        narrow = create_model("tokenpose_b", pretrained=True).backbone.state_dict()
+    fitting = [name for name, value in narrow.items() if value.shape == weights[name].shape]
+    assert all(torch.equal(narrow[name], weights[name]) for name in fitting)
+    others = set(narrow) - set(fitting)
+    assert others and all(name.startswith(("layer1.", "transition1.")) for name in others)
+    with pytest.raises(ValueError, match="no ImageNet weights for width=20"):
+        HRNet(width=20, pretrained=True)
+
+
+@torch.no_grad()
+def test_hrnet_is_timms() -> None:
+    """The first branch behind stage 3 of timm's own HRNet, with the same weights."""
+    theirs = timm.create_model("hrnet_w32", pretrained=False).eval()
+    ours = HRNet().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in ours.state_dict()})
+    seen: list[list[Tensor]] = []
+    theirs.stage3.register_forward_hook(lambda _, args, out: seen.append(out))
+    images = torch.randn(1, 3, 64, 96)
+    theirs(images)
+    torch.testing.assert_close(ours(images), seen[0][0], rtol=1e-5, atol=1e-5)
+
+
+# Users' mistakes.
+
+
+def test_bad_arguments() -> None:
+    cases: list[tuple[dict[str, object], str]] = [
+        ({"patch_size": (5, 2)}, r"patch_size \(height, width\) = \(5, 2\) does not divide"),
+        ({"dim": 18, "num_heads": 3}, "dim divisible by 4, got dim=18"),
+        ({"dim": 16, "num_heads": 3}, "dim=16 is not divisible by num_heads=3"),
+        ({"position_embedding": "cosine"}, "one of sine-full, sine, learnable, got 'cosine'"),
+        ({"num_keypoints": 0}, "num_keypoints must be an integer of 1 or more, got 0"),
+        ({"depth": 0}, "depth must be"),
+        ({"input_size": 48}, "input_size must be two integers, got 48"),
+        ({"heatmap_size": (8, 12, 3)}, "heatmap_size must be two integers"),
+        ({"mlp_ratio": 0}, "mlp_ratio must be positive"),
+        ({"pruning": TokenPruning(blocks=(3,))}, "names block 3, but depth=3"),
+    ]
+    for options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            small(**options)
+    with pytest.raises(ValueError, match=r"\[B, 3, 48, 32\].*got \[2, 3, 32, 48\]"):
+        small()(torch.randn(2, 3, 32, 48))
+    with pytest.raises(ValueError, match=r"got \[3, 48, 32\]"):
+        small()(torch.randn(3, 48, 32))
+    with pytest.raises(ValueError, match="width and num_blocks"):
+        StemNet(width=0)
+    with pytest.raises(ValueError, match="width and stage1_width"):
+        HRNet(stage1_width=0)
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"'tokenpose_x'; there are tokenpose_t, .*tokenreg_nano"):
+        create_model("tokenpose_x")
+    with pytest.raises(ValueError, match=r"'sdpose_x'; there are sdpose_t, .*sdpose_reg"):
+        create_sdpose("sdpose_x")
+    with pytest.raises(ValueError, match="tokenpose_t has no ImageNet weights"):
+        create_model("tokenpose_t", pretrained=True)
+    with pytest.raises(ValueError, match="backbone= was given"):
+        create_model("tokenpose_b", pretrained=True, backbone=StemNet())
+
+
+# Cycled.
+
+
+@pytest.mark.parametrize("name", CYCLES)
+def test_sdpose_has_the_cycles_of_the_paper(name: str) -> None:
+    cycled = create_sdpose(name, num_keypoints=3)
+    network, cycles = CYCLES[name]
+    assert cycled.num_cycles == cycles
+    wanted = create_model(network, num_keypoints=3).state_dict()
+    assert {k: v.shape for k, v in cycled.state_dict().items()} == {
+        k: v.shape for k, v in wanted.items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["sine-full", "sine", "learnable"])
+def test_cycles_are_the_blocks_again(kind: str) -> None:
+    model = small(position_embedding=kind)
+    images = torch.randn(2, 3, 48, 32)
+    model.backbone.eval()  # its statistics must not move between the two passes
+    out = CycleWrapper(model, num_cycles=3)(images)
+    tokens = model.embed(images)
+    for cycle in range(3):
+        for index, block in enumerate(model.blocks):
+            if index and kind == "sine-full":
+                tokens = torch.cat([tokens[:, :5], tokens[:, 5:] + model.position], dim=1)
+            tokens = block(tokens)
+        torch.testing.assert_close(out.tokens[cycle], tokens)
+        heatmaps = model.head(tokens[:, :5]).unflatten(-1, (12, 8))
+        torch.testing.assert_close(out.predictions[cycle], heatmaps)
+
+
+def test_evaluation_runs_the_plain_model() -> None:
+    cycled = create_sdpose("sdpose_nano").eval()
+    images = torch.randn(2, 3, 128, 96)
+    with torch.no_grad():
+        assert torch.equal(cycled(images), cycled.unwrap()(images))
+
+
+def test_loss_of_the_paper() -> None:
+    """Equation 4, with both readings of who is the teacher."""
+    cycled = CycleWrapper(small(), num_cycles=3)
+    images, target, weight = torch.randn(2, 3, 48, 32), torch.rand(2, 5, 12, 8), torch.rand(2, 5)
+    for detach in (True, False):
+        criterion = sdpose_loss(cycled, token_weight=0.25, detach_teacher=detach)
+        assert isinstance(criterion, CycleDistillLoss)
+        out = cycled(images)
+        losses = criterion(out, target, weight)
+        wanted = torch.zeros(())
+        for cycle in range(3):
+            error = (out.predictions[cycle] - target) * weight[:, :, None, None]
+            wanted = wanted + error.square().mean()
+        for cycle in range(2):
+            teacher = out.tokens[cycle + 1]
+            difference = out.tokens[cycle] - (teacher.detach() if detach else teacher)
+            wanted = wanted + 0.25 * difference[:, :5].square().mean()
+            wanted = wanted + 0.25 * difference[:, 5:].square().mean()
+        torch.testing.assert_close(losses.total, wanted)
+        parameters = list(cycled.parameters())
+        found = torch.autograd.grad(losses.total, parameters, retain_graph=True, allow_unused=True)
+        right = torch.autograd.grad(wanted, parameters, allow_unused=True)
+        for a, b in zip(found, right, strict=True):
+            assert (a is None) == (b is None)
+            if a is not None and b is not None:
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_loss_defaults() -> None:
+    criterion = sdpose_loss(14)
+    assert criterion.token_groups == {"keypoint": slice(0, 14), "visual": slice(14, None)}
+    assert isinstance(criterion.task_loss, HeatmapMSELoss) and criterion.detach_teacher
+    regression = create_sdpose("sdpose_reg_nano", num_keypoints=3)
+    criterion = sdpose_loss(regression)
+    assert isinstance(criterion.task_loss, RLELoss)
+    losses = criterion(
+        regression(torch.randn(2, 3, 128, 96)), torch.rand(2, 3, 2), torch.ones(2, 3)
+    )
+    losses.total.backward()
+    assert losses.task.shape == (2,) and losses.tokens["visual"].shape == (1,)
+    l1 = nn.L1Loss()
+    assert sdpose_loss(regression.model, l1, task_cycles="last").task_loss is l1
+    with pytest.raises(TypeError, match="got Linear"):
+        sdpose_loss(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("group", ["keypoint", "visual"])
+def test_a_group_can_be_switched_off(group: str) -> None:
+    cycled = CycleWrapper(small(), num_cycles=2)
+    other = "visual" if group == "keypoint" else "keypoint"
+    criterion = sdpose_loss(cycled, token_weight={group: 1.0, other: 0.0})
+    out = cycled(torch.randn(2, 3, 48, 32))
+    first = out.tokens[0]
+    losses = criterion(out, torch.rand(2, 5, 12, 8), torch.zeros(2, 5))
+    (gradient,) = torch.autograd.grad(losses.total, first)
+    parts = {"keypoint": gradient[:, :5], "visual": gradient[:, 5:]}
+    assert parts[group].abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_nano_learns() -> None:
+    """Two cycles fit the heatmaps of a few pictures of one bright dot."""
+    torch.manual_seed(0)
+    cycled = create_sdpose("sdpose_nano", num_keypoints=1)
+    criterion = sdpose_loss(cycled)
+    rows, columns = torch.randint(4, 28, (8,)), torch.randint(4, 20, (8,))
+    y, x = torch.arange(32.0)[:, None], torch.arange(24.0)[None, :]
+    distance = (y - rows[:, None, None]) ** 2 + (x - columns[:, None, None]) ** 2
+    target = torch.exp(-distance / 8)[:, None]
+    images = nn.functional.interpolate(target, scale_factor=4.0).expand(-1, 3, -1, -1) * 3
+    optimizer = torch.optim.Adam(cycled.parameters(), lr=1e-3)
+    for _ in range(60):
+        losses = criterion(cycled(images), target, torch.ones(8, 1))
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+    cycled.eval()
+    with torch.no_grad():
+        peaks = cycled(images).flatten(2).argmax(2).flatten()
+    error = ((peaks // 24 - rows).abs() + (peaks % 24 - columns).abs()).float()
+    assert error.mean() < 2

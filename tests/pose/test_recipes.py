@@ -1,0 +1,263 @@
+"""A pose run from files to AP, and what the ablation options train."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
+from cycledistill_pose.models import TokenPruning, create_model
+from cycledistill_pose.recipes import (
+    PoseConfig,
+    build_codec,
+    build_criterion,
+    build_model,
+    evaluate_cycles,
+    load_data,
+    model_options,
+    scores_by_cycle,
+    train_pose,
+    wrap_model,
+)
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TINY = PoseConfig(
+    model="tokenpose_nano",
+    input_size=(48, 64),
+    heatmap_size=(12, 16),
+    dim=48,
+    depth=2,
+    epochs=1,
+    batch_size=16,
+    milestones=(),
+    warmup_steps=2,
+    num_workers=0,
+    num_synthetic=32,
+    num_synthetic_val=6,
+    pictures=4,
+    device="cpu",
+)
+
+
+def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def pose_output(model, cycles):
+    cycled = wrap_model(replace(TINY, num_cycles=cycles, mode="distill"), model)
+    return cycled, cycled(torch.rand(2, 3, 64, 48))
+
+
+@pytest.mark.parametrize(
+    ("changes", "task", "keypoint", "visual"),
+    [
+        ({"mode": "distill"}, (1, 1), 5e-6, 5e-6),
+        ({"mode": "distill", "keypoint_weight": 0.0}, (1, 1), 0, 5e-6),
+        ({"mode": "distill", "visual_weight": 0.0}, (1, 1), 5e-6, 0),
+        ({"mode": "distill", "task_cycles": "last"}, (0, 1), 5e-6, 5e-6),
+        ({"mode": "cycle"}, (0, 1), 0, 0),
+        ({"mode": "distill", "num_cycles": 3}, (1, 1, 1), 5e-6, 5e-6),
+    ],
+)
+def test_options_of_tables_5_to_7_choose_the_terms(changes, task, keypoint, visual):
+    config = replace(TINY, **changes)
+    model = build_model(config, 17)
+    criterion = build_criterion(config, model)
+    _, output = pose_output(model, len(task))
+    target, weight = torch.rand(2, 17, 16, 12), torch.ones(2, 17)
+    losses = criterion(output, target, weight)
+    expected = sum(loss for loss, used in zip(losses.task, task, strict=True) if used)
+    expected = expected + keypoint * losses.tokens["keypoint"].sum()
+    expected = expected + visual * losses.tokens["visual"].sum()
+    torch.testing.assert_close(losses.total, expected)
+    assert len(losses.tokens["visual"]) == len(task) - 1
+    for prediction, used in zip(output.predictions, task, strict=True):
+        (gradient,) = torch.autograd.grad(
+            losses.total, prediction, retain_graph=True, allow_unused=True
+        )
+        assert (gradient is not None and bool(gradient.any())) == bool(used)
+    (gradient,) = torch.autograd.grad(losses.total, output.tokens[0], allow_unused=True)
+    for part, weight_of_part in ((slice(0, 17), keypoint), (slice(17, None), visual)):
+        assert (gradient is not None and bool(gradient[:, part].any())) == bool(weight_of_part)
+
+
+def test_three_cycles_distil_into_each_next_or_into_the_last():
+    model = build_model(TINY, 17)
+    _, output = pose_output(model, 3)
+    one, two, three = output.tokens
+    target, weight = torch.rand(2, 17, 16, 12), torch.ones(2, 17)
+    for teacher, second in (("next", two), ("last", three)):
+        losses = build_criterion(replace(TINY, teacher=teacher), model)(output, target, weight)
+        expected = torch.stack(
+            [
+                (one[:, 17:] - second[:, 17:]).square().mean(),
+                (two[:, 17:] - three[:, 17:]).square().mean(),
+            ]
+        )
+        torch.testing.assert_close(losses.tokens["visual"], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_cycles": 0}, "num_cycles must be at least 1"),
+        ({"num_cycles": 1}, "mode=distill with num_cycles=1 is plain training"),
+        ({"milestones": (5, 2)}, r"milestones must be rising epochs, got \(5, 2\)"),
+        ({"train_annotations": Path("a.json")}, "train_annotations and train_images go together"),
+        ({"val_images": Path("a")}, "val_annotations and val_images go together"),
+    ],
+)
+def test_bad_options_are_named(changes, text):
+    with pytest.raises(ValueError, match=text):
+        replace(TINY, **changes).validate()
+
+
+def test_unknown_model_and_missing_root_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no model is called 'tokenpose_xl'"):
+        train_pose(replace(TINY, model="tokenpose_xl", output_dir=tmp_path / "run"))
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        train_pose(replace(TINY, data_root=tmp_path / "no", output_dir=tmp_path / "run"))
+    with pytest.raises(ValueError, match="--dataset files needs --train-annotations"):
+        load_data(replace(TINY, data_root=tmp_path, dataset="files"), (48, 64))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["tokenpose_nano", "tokenreg_nano"])
+def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model):
+    heatmaps = (12, 16) if model == "tokenpose_nano" else None
+    config = replace(TINY, model=model, heatmap_size=heatmaps, output_dir=tmp_path / "run")
+    done = train_pose(config)
+    assert {"AP/1", "AP/2", "AR/1", "AR/2"} <= done.scores.keys()
+    results = json.loads(done.results.read_text())
+    assert results and len(results[0]["keypoints"]) == 51
+    with Image.open(done.predictions) as picture:
+        assert picture.width > 200 and np.asarray(picture).std() > 10
+    loaded = load_plain(done.plain)
+    assert loaded.skeleton == COCO and not loaded.model.training
+    with torch.no_grad():
+        output = loaded.model(torch.rand(1, 3, 64, 48))
+    assert output.shape == ((1, 17, 16, 12) if heatmaps else (1, 17, 4))
+
+
+@pytest.mark.slow
+def test_truth_as_prediction_scores_one_hundred_on_real_files(shared_data):
+    """The whole path but the network: boxes, crops, targets, decoding, way back, AP."""
+    config = replace(
+        TINY, data_root=shared_data("tiny_coco"), input_size=None, heatmap_size=None,
+        model="tokenpose_t", depth=1, flip_test=False,
+    )  # fmt: skip
+    data = load_data(config, (192, 256))
+    model = build_model(config, 17)
+    codec = build_codec(config, model)
+    truth = {}
+    for index in range(len(data.val)):
+        sample = data.val[index]
+        heatmaps, _ = codec.encode(sample["keypoints"][None], sample["visible"][None])
+        truth[int(sample["annotation_id"])] = heatmaps[0]
+    order = iter([int(data.val[i]["annotation_id"]) for i in range(len(data.val))])
+
+    class Oracle(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = torch.nn.ModuleList([torch.nn.Identity()])
+            self.unused = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, images):
+            return self.blocks[0](torch.stack([truth[next(order)] for _ in images]))
+
+    oracle = wrap_model(replace(config, mode="plain"), Oracle()).eval()
+    scores = scores_by_cycle(evaluate_cycles(oracle, data, codec, config, num_cycles=1))
+    assert scores["AP/1"] > 99.0 and scores["AR/1"] > 99.0
+
+
+@pytest.mark.slow
+def test_detected_boxes_are_evaluated(shared_data):
+    samples = shared_data("samples") / "coco"
+    config = replace(
+        TINY, data_root=samples, dataset="files", train_annotations=Path("test_coco.json"),
+        train_images=Path("."), val_annotations=Path("test_coco.json"), val_images=Path("."),
+        detections=samples / "test_coco_det_AP_H_56.json",
+    )  # fmt: skip
+    data = load_data(config, (48, 64))
+    detections = json.loads((samples / "test_coco_det_AP_H_56.json").read_text())
+    assert 0 < len(data.val) <= len(detections) and len(data.truth) < len(data.val)
+    model = build_model(config, 17)
+    scores = scores_by_cycle(
+        evaluate_cycles(
+            wrap_model(config, model).eval(), data, build_codec(config, model), config, 2
+        )
+    )
+    assert 0 <= scores["AP/1"] <= 100
+
+
+def test_crowdpose_layout_joins_train_and_val_and_tests_on_test(tmp_path, shared_data):
+    source = shared_data("samples") / "crowdpose"
+    annotations = next(path for path in source.glob("*.json") if "det" not in path.name)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images").symlink_to(source)
+    content = json.loads(annotations.read_text())
+    for offset, split in enumerate(("train", "val", "test")):
+        part = json.loads(json.dumps(content))
+        for image in part["images"]:
+            image["id"] += 10_000_000 * offset
+        for annotation in part["annotations"]:
+            annotation["id"] += 10_000_000 * offset
+            annotation["image_id"] += 10_000_000 * offset
+        (tmp_path / "annotations" / f"crowdpose_{split}.json").write_text(json.dumps(part))
+    config = replace(TINY, data_root=tmp_path, dataset="crowdpose", nms="none")
+    data = load_data(config, (48, 64))
+    assert len(data.train) == 2 * len(data.val) and data.skeleton == CROWDPOSE
+    model = build_model(config, 14)
+    metrics = evaluate_cycles(
+        wrap_model(config, model).eval(), data, build_codec(config, model), config, 1
+    )
+    assert {"AP/1", "AP50/1", "AR/1"} <= scores_by_cycle(metrics).keys()
+    assert "AP_easy" in metrics[0].compute()
+
+
+def test_saved_network_comes_back_with_its_options(tmp_path):
+    pruning = TokenPruning(blocks=(1,), keep_ratio=0.5)
+    options = {"input_size": (48, 64), "heatmap_size": (12, 16), "depth": 2, "pruning": pruning}
+    model = create_model("tokenpose_nano", 14, **options).eval()
+    folder = save_plain(model, tmp_path / "plain", "tokenpose_nano", options, CROWDPOSE)
+    loaded = load_plain(folder)
+    images = torch.rand(2, 3, 64, 48)
+    with torch.no_grad():
+        assert torch.equal(loaded.model(images), model(images))
+    assert loaded.skeleton == CROWDPOSE and loaded.model.pruning == pruning
+    assert model_options(replace(TINY, pruning=True))["pruning"] == TokenPruning()
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"model\.safetensors cannot be loaded"):
+        load_plain(folder)
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="does not describe a pose network"):
+        load_plain(folder)
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+        load_plain(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["pose_coco.py", "pose_regression.py"])
+def test_examples_run_and_explain_themselves(tmp_path, script):
+    shown = run(script, "--help")
+    assert shown.returncode == 0
+    assert "--num-cycles" in shown.stdout and "table 5" in shown.stdout
+    size = ("--input-size", 48, 64, "--dim", 48, "--depth", 2, "--epochs", 1, "--milestones")
+    heatmap = ("--heatmap-size", 12, 16) if script == "pose_coco.py" else ()
+    amount = ("--num-synthetic", 32, "--num-synthetic-val", 4, "--num-workers", 0)
+    done = run(script, "--output-dir", tmp_path / "run", *size, *heatmap, *amount)
+    assert done.returncode == 0, done.stderr
+    assert "cycles in use" in done.stdout and "predictions.png" in done.stdout
+    missing = run(script, "--data-root", tmp_path / "run")
+    assert missing.returncode == 1 and missing.stderr.startswith("error: ")
+    assert "person_keypoints_train2017.json" in missing.stderr

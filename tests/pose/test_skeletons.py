@@ -1,0 +1,108 @@
+"""The built-in skeletons and those read from a COCO file's category."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
+
+PUBLISHED = {
+    "coco": ".26 .25 .25 .35 .35 .79 .79 .72 .72 .62 .62 1.07 1.07 .87 .87 .89 .89",
+    "crowdpose": ".79 .79 .72 .72 .62 .62 1.07 1.07 .87 .87 .89 .89 .79 .79",
+}
+
+
+@pytest.mark.parametrize("skeleton", [COCO, CROWDPOSE], ids=lambda s: s.name)
+def test_built_in_skeletons_follow_their_data_sets(skeleton: Skeleton) -> None:
+    sigmas = [float(value) / 10 for value in PUBLISHED[skeleton.name].split()]
+    assert skeleton.sigmas == pytest.approx(sigmas)
+    assert len(skeleton.keypoint_names) == len(sigmas) == skeleton.num_keypoints
+    for left, right in skeleton.flip_pairs:
+        name = skeleton.keypoint_names[left]
+        assert name.startswith("left_")
+        assert skeleton.keypoint_names[right] == name.replace("left_", "right_")
+    sided = [n for n in skeleton.keypoint_names if re.match("left_|right_", n)]
+    assert 2 * len(skeleton.flip_pairs) == len(sided)
+    assert [skeleton.flip_indices[i] for i in skeleton.flip_indices] == list(
+        range(skeleton.num_keypoints)
+    )
+    legs = {i for i, n in enumerate(skeleton.keypoint_names) if re.search("hip|knee|ankle", n)}
+    assert set(skeleton.lower_body) == legs
+    assert set(skeleton.upper_body) | legs == set(range(skeleton.num_keypoints))
+    reached = {i for limb in skeleton.limbs for i in limb}
+    assert reached == set(range(skeleton.num_keypoints))
+
+
+def test_real_categories_give_the_built_in_skeletons(shared_data) -> None:
+    files = {
+        "tiny_coco/annotations/person_keypoints_train2017.json": COCO,
+        "samples/crowdpose/test_crowdpose.json": CROWDPOSE,  # its limbs index 17 keypoints of 14
+        "lspet/val.json": CROWDPOSE,
+    }
+    for name, skeleton in files.items():
+        folder, rest = name.split("/", 1)
+        category = json.loads((shared_data(folder) / rest).read_text())["categories"][0]
+        assert Skeleton.from_coco_category(category) is skeleton, name
+    category = json.loads((shared_data("samples") / "coco/test_coco.json").read_text())
+    limbs = {tuple(sorted((a - 1, b - 1))) for a, b in category["categories"][0]["skeleton"]}
+    assert {tuple(sorted(limb)) for limb in COCO.limbs} == limbs
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["nose", "left_eye", "right_eye"], ((1, 2),)),
+        (["L_paw", "R_paw", "tail", "paw"], ((0, 1),)),
+        (["wingLeft", "wingRight", "beak"], ((0, 1),)),
+        (["Right ear", "Left ear"], ((1, 0),)),
+        (["left_fin"], ()),
+        (["bright", "cleft", "leftover"], ()),
+    ],
+)
+def test_sides_are_found_by_name(names: list[str], pairs: tuple[tuple[int, int], ...]) -> None:
+    skeleton = Skeleton.from_coco_category({"name": "animal", "keypoints": names})
+    assert skeleton.flip_pairs == pairs
+
+
+def test_scales_come_from_the_best_source() -> None:
+    category = {"name": "x", "keypoints": ["nose", "head", "widget"]}
+    assert Skeleton.from_coco_category(category).sigmas == (0.026, 0.079, 0.05)
+    assert Skeleton.from_coco_category(category, default_sigma=0.1).sigmas[2] == 0.1
+    own = category | {"sigmas": [0.1, 0.2, 0.3]}
+    assert Skeleton.from_coco_category(own).sigmas == (0.1, 0.2, 0.3)
+    assert Skeleton.from_coco_category(own, sigmas=[1, 2, 3]).sigmas == (1.0, 2.0, 3.0)
+    doubled = [2 * s for s in COCO.sigmas]
+    coco = {"name": "person", "keypoints": list(COCO.keypoint_names), "sigmas": doubled}
+    assert Skeleton.from_coco_category(coco).sigmas == tuple(doubled)
+    assert Skeleton.from_coco_category(coco).limbs == COCO.limbs
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"category 'bird' \(id 4\) has no keypoint names"):
+        Skeleton.from_coco_category({"name": "bird", "id": 4})
+    with pytest.raises(ValueError, match=r"joins \[\(0, 1\)\].*count from 1 to 2"):
+        Skeleton.from_coco_category({"name": "y", "keypoints": ["a", "b"], "skeleton": [[0, 1]]})
+    with pytest.raises(ValueError, match="3 sigmas for 2 keypoint names"):
+        Skeleton.from_coco_category({"name": "y", "keypoints": ["a", "b"], "sigmas": [1, 1, 1]})
+    good = {
+        "name": "z",
+        "keypoint_names": ("a", "b", "c"),
+        "flip_pairs": (),
+        "sigmas": (0.1, 0.1, 0.1),
+        "limbs": (),
+        "upper_body": (),
+    }
+    Skeleton(**good)
+    for change, message in [
+        ({"keypoint_names": ("a", "a", "b")}, r"repeat \['a'\]"),
+        ({"flip_pairs": ((0, 1), (1, 2))}, "two flip_pairs"),
+        ({"flip_pairs": ((0, 3),)}, r"flip_pairs names keypoints \[3\], but there are 3"),
+        ({"limbs": ((-1, 0),)}, r"limbs names keypoints \[-1\]"),
+        ({"sigmas": (0.1, 0.0, 0.1)}, "above 0"),
+        ({"keypoint_names": (), "sigmas": ()}, "empty"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Skeleton(**(good | change))

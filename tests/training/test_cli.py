@@ -1,0 +1,270 @@
+"""Command lines, YAML files and what is printed."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from rich.console import Console
+
+from cycledistill.training import (
+    TrainConfig,
+    TrainingError,
+    draw_curves,
+    free,
+    parse_cli,
+    read_log,
+    run_cli,
+    save_config,
+)
+from cycledistill.training._log import RunLog, window_means
+from cycledistill.training._progress import Reporter, format_duration, format_losses
+
+
+@dataclasses.dataclass
+class Model:
+    """A part of a config."""
+
+    width: int = 8
+    """Channels of a token."""
+
+    flip: bool = True
+    """Whether to flip."""
+
+
+@dataclasses.dataclass
+class Config(TrainConfig):
+    """Train something.
+
+    More about it.
+    """
+
+    data_root: Path | None = free(None)
+    """Folder of the images (default: made on the spot)."""
+
+    mode: Literal["plain", "no"] = "plain"
+    """Kind of training (paper, table 9)."""
+
+    model: Model = dataclasses.field(default_factory=Model)
+    """The model."""
+
+    milestones: tuple[int, ...] = (200, 260)
+    """Epochs at which the rate drops (paper, section 4.1.2)."""
+
+
+PRESETS = {"paper": Config(), "demo": Config(epochs=3, lr=0.01, model=Model(width=4))}
+
+
+def parse(*args: str) -> Config:
+    return parse_cli(Config, PRESETS, default="demo", args=args)
+
+
+def test_presets_files_and_flags(tmp_path: Path) -> None:
+    assert parse() == PRESETS["demo"]
+    assert parse("--preset", "paper") == Config()
+    file = tmp_path / "options.yaml"
+    file.write_text(
+        "epochs: 7\nlr: 1e-2\nmixed_precision: no\nmode: no\ndrop_last: false\n"
+        "clip_grad_norm: null\ndata_root: 010\n"
+        "model: {width: 5, flip: False}\nmilestones: [1, 2, 3]\ntrackers: []\n"
+    )
+    config = parse("--config", str(file), "--epochs", "9", "--model.width=6")
+    assert config == Config(
+        epochs=9,
+        lr=0.01,
+        mixed_precision="no",
+        mode="no",
+        drop_last=False,
+        data_root=Path("010"),
+        model=Model(6, False),
+        milestones=(1, 2, 3),
+    )
+    assert parse_cli(Config, args=["--debug", "--data-root", "x"]).data_root == Path("x")
+
+
+@pytest.mark.parametrize("preset", ["paper", "demo"])
+def test_saved_config_gives_the_same_run(tmp_path: Path, preset: str) -> None:
+    config = parse(
+        "--preset", preset, "--trackers", "tensorboard", "--output-dir", "a b", "--ema-decay", "0.9"
+    )
+    save_config(config, tmp_path / "config.yaml")
+    assert parse("--config", str(tmp_path / "config.yaml")) == config
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("epoch: 3", "there is no option epoch; did you mean epochs?"),
+        ("model: {wdth: 3}", "there is no option model.wdth; did you mean width?"),
+        ("- 1", "must hold a mapping from options to values"),
+        ("a: [", "is no YAML: while parsing"),
+        ("drop_last: maybe", "drop_last must be true or false, got 'maybe'"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text(content)
+    with pytest.raises(ValueError) as caught:
+        parse("--config", str(file))
+    assert message in str(caught.value) and str(file) in str(caught.value)
+
+
+def test_bad_values(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "options.yaml"
+    file.write_text("epochs: many")
+    with pytest.raises(SystemExit) as caught:
+        parse("--config", str(file))
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert "many" in error and f"error: {file} has wrong values" in error
+    with pytest.raises(FileNotFoundError, match="there is no config file nowhere"):
+        parse("--config", "nowhere")
+    with pytest.raises(ValueError, match="no preset 'x'; choose from paper, demo"):
+        parse("--preset", "x")
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        parse("--epochs", "0")
+    with pytest.raises(SystemExit) as caught:
+        parse("--epoch", "3")
+    assert caught.value.code == 2
+
+
+def test_help_explains_every_option(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Train something." in text
+    assert "--preset NAME: start from the values of paper, demo (default)" in text
+    assert "--config FILE.yaml" in text and "--debug" in text
+    assert "Learning rate before the schedule (1e-3: paper, section 4.1.2). (default: 0.01)" in text
+    assert "Channels of a token. (default: 4)" in text
+    for field in dataclasses.fields(TrainConfig):
+        name = field.name.replace("_", "-")
+        assert f"--{name}" in text
+        help_of = text.split(f"--{name}", 1)[1][:400]
+        assert "(default:" in help_of, name
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("epochs must\n  be at least 1"), "error: epochs must be at least 1"),
+        (FileNotFoundError(2, "No such file", "x.jpg"), "error: [Errno 2] No such file: 'x.jpg'"),
+        (TrainingError("loss is nan"), "error: loss is nan"),
+        (
+            ValueError(
+                "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most\n"
+                "  File x\nValueError: image 3 is broken\n"
+            ),
+            "error: ValueError: image 3 is broken",
+        ),
+    ],
+)
+@pytest.mark.parametrize("debug", [False, True])
+def test_errors_are_one_line(
+    error: Exception, line: str, debug: bool, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def main() -> None:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["x", *(["--debug"] if debug else [])])
+    with pytest.raises(SystemExit) as caught:
+        run_cli(main)
+    assert caught.value.code == 1
+    printed = capsys.readouterr().err
+    assert ("Traceback" in printed) == debug
+    assert printed.splitlines()[-1] == line
+    if not debug:
+        assert printed.count("\n") == 1
+
+
+def test_other_ends_of_a_program(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as caught:
+        run_cli(interrupted)
+    assert caught.value.code == 130
+    with pytest.raises(ZeroDivisionError):  # a bug is shown as one
+        run_cli(lambda: 1 / 0)
+    run_cli(lambda: None)
+
+    def main() -> None:
+        raise ValueError("x")
+
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(SystemExit):
+        run_cli(main)
+    assert "error (process 3): x" in capsys.readouterr().err
+
+
+def test_log_is_cut_where_a_run_continues(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    log = RunLog(path)
+    assert log.start(0) == []
+    for step in range(1, 5):
+        log.write({"event": "train", "step": step, "loss": 0.1 * step})
+    log.write({"event": "evaluate", "step": 4, "accuracy": float("nan")})
+    log.close()
+    whole = path.read_text()
+    path.write_text(whole + '{"event": "train", "st')
+    assert [record["step"] for record in read_log(path)] == [1, 2, 3, 4, 4]
+    kept = RunLog(path).start(3)
+    assert [record["step"] for record in kept] == [1, 2, 3]
+    assert path.read_text() == "".join(line + "\n" for line in whole.splitlines()[:3])
+    path.write_text("nonsense\n" + whole)
+    with pytest.raises(ValueError, match="line 1: no log record: 'nonsense'"):
+        read_log(path)
+
+
+def test_means_are_exact_and_in_any_order() -> None:
+    entries = [(3, {"task/1": 0.1, "loss": 1e16}), (5, {"loss": 1.0}), (2, {"loss": -1.5e16})]
+    means = window_means(entries)
+    assert list(means) == ["loss", "task/1"]
+    assert means == window_means(reversed(entries))
+    assert means == {"loss": 0.5, "task/1": pytest.approx(0.1)}
+    assert window_means([]) == {}
+
+
+def test_formats() -> None:
+    assert format_duration(59.6) == "0:01:00" and format_duration(float("inf")) == "?"
+    means = {"loss": 1.0, "task/1": 0.5, "task/2": 0.25, "tokens/visual/1": 1e-7, "grad_norm": 2.0}
+    assert format_losses(means) == "loss 1 | task 0.5 0.25 | tokens/visual 1e-07 | grad_norm 2"
+
+
+def test_live_bar_in_a_terminal() -> None:
+    reporter = Reporter(is_main=True, total_steps=10, epochs=2)
+    stream = io.StringIO()
+    reporter._console = Console(file=stream, force_terminal=True, width=160, highlight=False)
+    reporter.start(0)
+    reporter.step(5, 0, 40.0)
+    reporter.losses(5, 0, {"loss": 1.25}, reporter.speed(5), {"skipped": 2})
+    reporter.evaluation(0, {"AP": 0.5}, is_best=True)
+    reporter.stop()
+    text = stream.getvalue()
+    assert "epoch 1/2" in text and "5/10" in text and "loss 1.25" in text
+    assert "2 steps skipped" in text and "evaluated: AP 0.5 (best)" in text
+    silent = Reporter(is_main=False, total_steps=10, epochs=2)
+    silent._console.file = io.StringIO()
+    silent.line("x")
+    assert silent._console.file.getvalue() == ""
+
+
+def test_curves(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "log.jsonl")
+    log.start(0)
+    for step in range(1, 9):
+        losses = {"loss": -1.0 / step, "task/1": 1.0, "tokens/all/1": 1e-3 / step}
+        log.write({"event": "train", "step": step, "epoch": 0, "lr": 0.1, **losses})
+    log.write({"event": "evaluate", "step": 8, "epoch": 0, "AP": None, "AR": 0.5})
+    log.close()
+    draw_curves(tmp_path / "log.jsonl", tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    (tmp_path / "log.jsonl").write_text("")
+    draw_curves(tmp_path / "log.jsonl", tmp_path / "empty.png")
+    assert not (tmp_path / "empty.png").exists()

@@ -1,0 +1,334 @@
+"""Stop anywhere and continue: the log is the uninterrupted run's, bit by bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cycledistill.training import CheckpointError, _checkpoint, load_weights, read_log
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(toy: Any, calls: int) -> Any:
+    def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
+        nonlocal calls
+        calls -= 1
+        if calls < 0:
+            raise Crash
+        return toy.forward_loss(model, criterion, batch)
+
+    return forward_loss
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    result = toy.train(toy.default_config(folder))
+    return folder, result
+
+
+def same_weights(one: Any, two: Any) -> bool:
+    first, second = dict(one.named_parameters()), dict(two.named_parameters())
+    return first.keys() == second.keys() and all(first[n].equal(second[n]) for n in first)
+
+
+@pytest.mark.parametrize(
+    ("crashes", "changes"),
+    [
+        ([0], {}),
+        ([5, 5], {}),  # right after an epoch
+        ([3, 3, 3, 3], {"checkpoint_every_steps": 1}),
+        ([7, 4], {"checkpoint_every_steps": 2}),
+        ([9], {"checkpoint_every_steps": 2, "num_workers": 2}),
+    ],
+)
+def test_crash_and_resume(
+    toy: Any, uninterrupted: Any, tmp_path: Path, crashes: list[int], changes: dict[str, Any]
+) -> None:
+    config = toy.default_config(tmp_path, **changes)
+    for calls in crashes:
+        with pytest.raises(Crash):
+            toy.train(config, forward_loss=crash_at(toy, calls))
+    result = toy.train(config)
+    folder, reference = uninterrupted
+    assert toy.losses(tmp_path) == toy.losses(folder)
+    assert same_weights(result.model, reference.model)
+    assert result.metrics == reference.metrics
+    assert result.best is not None and reference.best is not None
+    assert result.best[:4] == reference.best[:4]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"accumulate": 2, "repeated_augmentation": 3},
+        {"ema_decay": None, "clip_grad_norm": None, "log_every": 4},
+        {"mixed_precision": "bf16"},
+    ],
+)
+def test_crash_and_resume_with_other_options(
+    toy: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    reference = toy.train(toy.default_config(whole, **options))
+    config = toy.default_config(parts, checkpoint_every_steps=3, **options)
+    with pytest.raises(Crash):
+        toy.train(config, forward_loss=crash_at(toy, 10))
+    result = toy.train(config)
+    assert toy.losses(parts) == toy.losses(whole)
+    assert same_weights(result.model, reference.model)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(runner: Any, toy: Any, tmp_path: Path) -> None:
+    options = {"epochs": 36, "checkpoint_every_steps": 1, "keep_checkpoints": 3}
+    train_options = {"size": 40}
+    arguments = ("--options", options, "--train-options", train_options)
+    codes, output = runner(tmp_path / "whole", *arguments)
+    assert codes == [0], output
+    moments = random.Random(0)
+    steps_at_kill = []
+    for number in range(22):
+        request: dict[str, Any] = {"signal": signal.SIGKILL, "after": moments.uniform(0.0, 0.25)}
+        if number % 2:
+            request["wait_for"] = "output"
+        codes, output = runner(tmp_path / "parts", *arguments, "--pause", 0.025, **request)
+        assert codes == [-signal.SIGKILL], output
+        log = tmp_path / "parts" / "log.jsonl"
+        steps_at_kill.append(log.read_text().count('"train"') if log.exists() else 0)
+    codes, output = runner(tmp_path / "parts", *arguments)
+    assert codes == [0], output
+    assert len(set(steps_at_kill)) >= 10, steps_at_kill
+    assert toy.losses(tmp_path / "parts") == toy.losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("moment", ["training", "evaluation"])
+def test_asked_to_stop(
+    runner: Any, toy: Any, uninterrupted: Any, tmp_path: Path, number: int, code: int, moment: str
+) -> None:
+    options = {"checkpoint_every": 3}
+    pauses = {
+        "training": (("--pause", 0.05), "step 3/15"),
+        "evaluation": (("--evaluation-pause", 30), "evaluating"),
+    }
+    pause, text = pauses[moment]
+    codes, output = runner(
+        tmp_path, "--options", options, *pause, signal=number, wait_for=text, after=0.0
+    )
+    assert codes == [code], output
+    assert "Traceback" not in output
+    assert "checkpoint saved in" in output and "the same command continues" in output
+    codes, output = runner(tmp_path, "--options", options)
+    assert codes == [0] and "continuing from" in output, output
+    assert toy.losses(tmp_path) == toy.losses(uninterrupted[0])
+
+
+def test_second_ctrl_c_ends_at_once(runner: Any, tmp_path: Path) -> None:
+    codes, output = runner(
+        tmp_path, "--pause", 40, signal=signal.SIGINT, wait_for="output", after=0.3, times=2
+    )
+    assert codes == [130], output
+    assert "Traceback" not in output and "checkpoint saved" not in output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_terminal_stops_data_workers_too(
+    runner: Any, toy: Any, uninterrupted: Any, tmp_path: Path, number: int
+) -> None:
+    """Ctrl-C and batch systems send the signal to the workers as well."""
+    options = {"num_workers": 2}
+    codes, output = runner(
+        tmp_path,
+        *("--options", options, "--pause", 0.05),
+        signal=number,
+        wait_for="step 3/15",
+        group=True,
+    )
+    assert codes == [128 + number], output
+    assert "Traceback" not in output and "checkpoint saved in" in output
+    codes, output = runner(tmp_path, "--options", options)
+    assert codes == [0], output
+    assert toy.losses(tmp_path) == toy.losses(uninterrupted[0])
+
+
+def test_two_processes_asked_to_stop_and_continued(runner: Any, toy: Any, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    codes, output = runner(whole, ranks=2)
+    assert codes == [0, 0], output
+    codes, output = runner(
+        parts, "--pause", 0.05, ranks=2, signal=signal.SIGTERM, wait_for="step 3/15"
+    )
+    assert codes == [143, 143], output
+    codes, output = runner(parts, ranks=2)
+    assert codes == [0, 0], output
+    assert toy.losses(parts) == toy.losses(whole)
+
+
+def test_continue_a_finished_run_and_extend_it(toy: Any, tmp_path: Path, capsys: Any) -> None:
+    config = toy.default_config(tmp_path, epochs=2)
+    first = toy.train(config)
+    log = (tmp_path / "log.jsonl").read_bytes()
+    again = toy.train(config)
+    assert "(10 steps done, which is all)" in capsys.readouterr().out
+    assert (tmp_path / "log.jsonl").read_bytes() == log
+    assert again.metrics == first.metrics and again.best == first.best
+    assert same_weights(again.model, first.model)
+    with pytest.raises(ValueError, match=r"settings differ: epochs \(2 then, 3 now\)"):
+        toy.train(toy.default_config(tmp_path, epochs=3))
+    longer = toy.train(toy.default_config(tmp_path, epochs=3, allow_changes=True))
+    assert longer.steps == 15
+
+
+def test_resume_from_another_folder(toy: Any, uninterrupted: Any, tmp_path: Path) -> None:
+    folder, reference = uninterrupted
+    checkpoint = folder / "checkpoints" / "step-00000010"
+    result = toy.train(toy.default_config(tmp_path, resume=str(checkpoint)))
+    assert toy.losses(tmp_path) == toy.losses(folder)
+    assert result.best == reference.best and result.best.checkpoint.is_dir()
+    assert same_weights(result.model, reference.model)
+
+
+def test_resume_never_and_nowhere(toy: Any, uninterrupted: Any, tmp_path: Path) -> None:
+    folder, _ = uninterrupted
+    with pytest.raises(ValueError, match=r"has a run already \(15 steps done\)"):
+        toy.train(toy.default_config(folder, resume="never"))
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint there"):
+        toy.train(toy.default_config(tmp_path, resume=str(tmp_path / "elsewhere")))
+    with pytest.raises(ValueError, match=r"training samples \(37 then, 36 now\)"):
+        toy.train(toy.default_config(folder), size=36)
+
+
+@pytest.mark.parametrize("damage", ["bit", "truncated", "no meta", "empty folder"])
+def test_broken_newest_falls_back(
+    toy: Any, uninterrupted: Any, tmp_path: Path, damage: str
+) -> None:
+    config = toy.default_config(tmp_path, checkpoint_every_steps=2)
+    with pytest.raises(Crash):
+        toy.train(config, forward_loss=crash_at(toy, 9))
+    newest = tmp_path / "checkpoints" / "step-00000008"
+    state = newest / "state.pt"
+    if damage == "bit":
+        content = bytearray(state.read_bytes())
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+    elif damage == "truncated":
+        state.write_bytes(state.read_bytes()[:-100])
+    else:
+        (newest / "meta.json").unlink()
+        if damage == "empty folder":
+            state.unlink()
+    with (
+        pytest.warns(UserWarning, match=r"step-00000008 is broken.*trying the one before"),
+        pytest.warns(UserWarning, match="set aside: .*superseded-step-00000008"),
+    ):
+        toy.train(config)
+    assert toy.losses(tmp_path) == toy.losses(uninterrupted[0])
+
+
+def test_going_back_to_an_earlier_checkpoint(toy: Any, tmp_path: Path) -> None:
+    """What the abandoned way left behind is not taken up later by mistake."""
+    config = toy.default_config(tmp_path, keep_checkpoints=5, evaluate_every=3)
+    toy.train(config)
+    whole = toy.losses(tmp_path)
+    earlier = tmp_path / "checkpoints" / "step-00000005"
+    back = toy.default_config(tmp_path, keep_checkpoints=5, evaluate_every=3, resume=str(earlier))
+    with (
+        pytest.raises(Crash),
+        pytest.warns(UserWarning, match="set aside: .*superseded-step-00000015"),
+    ):
+        toy.train(back, forward_loss=crash_at(toy, 3))
+    assert [r["step"] for r in toy.losses(tmp_path) if r["event"] == "train"] == [*range(1, 9)]
+    toy.train(config)
+    assert toy.losses(tmp_path) == whole
+
+
+def test_all_broken(toy: Any, tmp_path: Path) -> None:
+    toy.train(toy.default_config(tmp_path, epochs=1))
+    for state in tmp_path.glob("checkpoints/*/state.pt"):
+        state.write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match="is broken"),
+        pytest.raises(CheckpointError, match=r"all checkpoints in .* are broken"),
+    ):
+        toy.train(toy.default_config(tmp_path, epochs=1))
+
+
+class FullDisk:
+    """A file on a disk with little room."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def write(self, data: Any) -> int:
+        self.room -= memoryview(data).nbytes
+        if self.room < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.file.write(data)
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
+@pytest.mark.parametrize("room", [0, 100, 5000])
+def test_full_disk(
+    toy: Any, uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    config = toy.default_config(tmp_path)
+
+    def open_on_full_disk(path: Path, mode: str = "r", **options: Any) -> Any:
+        file = open(path, mode, **options)  # noqa: SIM115
+        return FullDisk(file, room) if "w" in mode else file
+
+    def full(epoch: int) -> None:
+        if epoch == 1:
+            monkeypatch.setattr(_checkpoint, "open", open_on_full_disk, raising=False)
+
+    with pytest.raises(CheckpointError, match=r"No space left on device.*step-00000005 is intact"):
+        toy.train(config, before_epoch=[full])
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+    monkeypatch.undo()
+    toy.train(config)
+    assert toy.losses(tmp_path) == toy.losses(uninterrupted[0])
+
+
+def test_last_and_best_are_kept(toy: Any, tmp_path: Path) -> None:
+    scores = iter([0.1, 0.9, 0.3, 0.2, float("nan")])
+    model_at_best = {}
+
+    def evaluate(model: Any) -> dict[str, float]:
+        score = next(scores)
+        if score == 0.9:
+            model_at_best.update({n: p.clone() for n, p in model.named_parameters()})
+        return {"score": score}
+
+    config = toy.default_config(tmp_path, epochs=5, keep_checkpoints=2, checkpoint_every=3)
+    result = toy.train(config, evaluate=evaluate, best_metric="score")
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000015", "step-00000025"]
+    assert result.best is not None
+    assert result.best[:4] == ("score", 0.9, 1, 10)
+    assert result.last_checkpoint.name == "step-00000025"
+    load_weights(result.best.checkpoint, result.model)
+    for name, parameter in result.model.named_parameters():
+        assert parameter.equal(model_at_best[name])
+    meta = json.loads((result.best.checkpoint / "meta.json").read_text())
+    assert meta["step"] == 10 and meta["epochs_done"] == 2
+    evaluations = [r for r in read_log(tmp_path / "log.jsonl") if r["event"] == "evaluate"]
+    assert [r["score"] for r in evaluations] == [0.1, 0.9, 0.3, 0.2, None]

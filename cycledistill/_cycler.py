@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import _get_sequence_nr
 from torch.utils.checkpoint import checkpoint
 
 from cycledistill._find import BlockStack, stacks_within
@@ -148,14 +149,14 @@ class Cycler:
         self.current = forward
         forward.differentiable = torch.is_grad_enabled()
         if not torch.compiler.is_compiling():
-            forward.first_node = torch.autograd._get_sequence_nr()
+            forward.first_node = _get_sequence_nr()
             self._passes.add(forward)
         self.recompute.active = self.options.activation_checkpointing is not None
 
     def end(self) -> None:
         """Stop noting, whatever happened."""
         if self.current is not None and not torch.compiler.is_compiling():
-            self.current.end_node = torch.autograd._get_sequence_nr()
+            self.current.end_node = _get_sequence_nr()
         self.current = None
         self.recompute.active = False
 
@@ -169,8 +170,8 @@ class Cycler:
             if forward.folded is not None:
                 raise ValueError(
                     f"{self._name(index)} ran again after the cycles of {self.stack.path!r} were "
-                    "done: a stack that the model runs more than once in a forward pass cannot be "
-                    "cycled as a whole"
+                    "done: a stack that the model runs more than once in a forward pass, or in "
+                    "another order than given, cannot be cycled as a whole"
                 )
             return
         tokens, call = self._call(index, args, kwargs)
@@ -178,7 +179,7 @@ class Cycler:
             forward.entered = tokens
         else:
             self._check_passed_on(forward, index, tokens, args, kwargs)
-        if forward.num_cycles > 1:
+        if forward.num_cycles > 1 and not torch.compiler.is_compiling():
             self._check_no_cache(index, (*call.args, *call.kwargs.values()))
         forward.calls.append(call)
 

@@ -50,15 +50,23 @@ def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None
         TypeError: ``blocks`` is of another type.
     """
     if blocks is None:
-        return _search(model)
-    if isinstance(blocks, str):
-        return _by_path(model, blocks)
-    if isinstance(blocks, (Sequence, nn.ModuleList)):
-        return _by_modules(model, [*blocks])
-    raise TypeError(
-        "blocks must be None, a dotted path, a slice such as 'blocks.4:12' or a list of modules, "
-        f"got {type(blocks).__name__}"
-    )
+        stack = _search(model)
+    elif isinstance(blocks, str):
+        stack = _by_path(model, blocks)
+    elif isinstance(blocks, (Sequence, nn.ModuleList, nn.Sequential)):
+        stack = _by_modules(model, [*blocks])
+    else:
+        raise TypeError(
+            "blocks must be None, a dotted path, a slice such as 'blocks.4:12' or a list of "
+            f"modules, got {type(blocks).__name__}"
+        )
+    if len(set(stack.blocks)) < len(stack.blocks):
+        raise ValueError(
+            f"the stack {stack.path!r} holds the same module twice: blocks that share all their "
+            "weights cannot be told apart. Name the module that runs them as one block, with "
+            "blocks='path.to.it'"
+        )
+    return stack
 
 
 def stacks_within(model: nn.Module, prefix: str = "") -> list[BlockStack]:
@@ -155,8 +163,6 @@ def _by_modules(model: nn.Module, modules: Sequence[Any]) -> BlockStack:
             raise ValueError(
                 f"blocks holds a {type(module).__name__} that is no part of {type(model).__name__}"
             )
-    if len(set(modules)) != len(modules):
-        raise ValueError("blocks holds the same module twice; each block must be named once")
     return BlockStack(", ".join(names[module] for module in modules), tuple(modules))
 
 

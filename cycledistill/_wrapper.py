@@ -396,6 +396,20 @@ class CycleWrapper(nn.Module):
                 raise
             return getattr(model, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        model = self.__dict__.get("_modules", {}).get("model")
+        own = name in self.__dict__ or name in ("model", _TEACHER) or hasattr(type(self), name)
+        if own or model is None or not hasattr(model, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(model, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__ or name in self._modules:
+            super().__delattr__(name)
+        else:
+            delattr(self.model, name)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_handles": [], "_attached": False}
 

@@ -22,6 +22,7 @@ from cycledistill.training import (
     WarmupCosine,
     evaluation_loader,
     fit,
+    gather_over_processes,
     is_main_process,
     parse_cli,
     run_cli,
@@ -88,26 +89,40 @@ def main() -> None:
         evaluate=evaluate,
         best_metric=f"accuracy/{config.inference_cycles}",
     )
-    if is_main_process():
-        finish(config, result, data.val, data.class_names)
+    finish(config, result, data.val, data.class_names)
 
 
 def finish(
     config: ClassificationConfig, result: FitResult, val: Any, class_names: tuple[str, ...]
 ) -> None:
     """Save the plain model, load it with timm alone, and show that it is as good."""
-    folder = save_plain(
-        result.model.unwrap(), config, class_names, Path(config.output_dir) / "plain"
-    )
-    reloaded = CycleWrapper(load_plain(folder), num_cycles=1, blocks=config.blocks).eval()
-    batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)
-    again = cycle_accuracies(reloaded, batches, len(class_names), num_cycles=1)["accuracy/1"]
-    if again != result.metrics["accuracy/1"]:
+    folder = Path(config.output_dir) / "plain"
+    plain = result.model.unwrap()
+    if is_main_process():
+        save_plain(plain, config, class_names, folder)
+    gather_over_processes([])  # wait for the files
+
+    def accuracy(model: Any) -> float:
+        wrapped = CycleWrapper(model.eval(), num_cycles=1, blocks=config.blocks)
+        batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)
+        return cycle_accuracies(wrapped, batches, len(class_names), num_cycles=1)["accuracy/1"]
+
+    trained = accuracy(plain)
+    again = accuracy(load_plain(folder).to(next(plain.parameters()).device))
+    if again != trained:
         raise RuntimeError(
             f"the model reloaded from {folder} has top-1 {again:.3f} %, the trained one "
-            f"{result.metrics['accuracy/1']:.3f} %"
+            f"{trained:.3f} %"
         )
-    table = Table(title=f"Top-1 accuracy on {len(val)} validation images")
+    if is_main_process():
+        report(config, result, folder, again, len(val))
+
+
+def report(
+    config: ClassificationConfig, result: FitResult, folder: Path, again: float, num_images: int
+) -> None:
+    """Say what happened, where the files are and what to try next."""
+    table = Table(title=f"Top-1 accuracy on {num_images:,} validation images")
     table.add_column("cycles in use")
     table.add_column("accuracy", justify="right")
     for name, value in result.metrics.items():

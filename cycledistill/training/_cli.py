@@ -15,6 +15,7 @@ import tyro
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import read_config
 from cycledistill.training._errors import TrainingError
+from cycledistill.training._seeding import seed_everything
 
 ConfigT = TypeVar("ConfigT")
 USERS_ERRORS = (ValueError, TypeError, OSError, ImportError, TrainingError)
@@ -38,7 +39,8 @@ def parse_cli(
 
     ``--preset NAME`` picks the values to start from, ``--config FILE.yaml`` replaces those that the
     file has, and flags replace both. ``--help`` shows every field with its docstring and the
-    preset's value.
+    preset's value. The seed of a ``TrainConfig`` is given to the global random generators, so that
+    what is built from the config, the model's first weights for one, is the same each time.
 
     Args:
         config_class: The dataclass.
@@ -82,6 +84,7 @@ def parse_cli(
     )
     if isinstance(config, TrainConfig):
         config.validate()
+        seed_everything(config.seed)
     return config
 
 

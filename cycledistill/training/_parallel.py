@@ -69,13 +69,15 @@ def fsdp_requested_by_launcher() -> bool:
 
 
 def shard(module: LossModule, optimizer: Optimizer) -> None:
-    """Divide parameters among all processes (FSDP2), in place, and tell the optimiser.
+    """Divide the main process's parameters among all (FSDP2), in place, and tell the optimiser.
 
     Each element of the model's lists of equal modules is gathered on its own while it runs, all
     other parameters together.
     """
     from torch.distributed.fsdp import fully_shard
 
+    for tensor in (*module.parameters(), *module.buffers()):
+        dist.broadcast(tensor.detach(), src=0)
     names = {parameter: name for name, parameter in module.named_parameters()}
     places = [[names[parameter] for parameter in g["params"]] for g in optimizer.param_groups]
     for unit in _shard_units(module.model):

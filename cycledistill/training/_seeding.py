@@ -12,6 +12,13 @@ import torch
 from cycledistill.training._sampler import mix_seed
 
 
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
 def seed_step(seed: int, step: int, micro_batch: int, process: int) -> None:
     """Seed every global generator for one micro-batch.
 

@@ -21,7 +21,8 @@ def stack_of(model: nn.Module, path: str) -> list[nn.Module]:
     """The modules at a path such as `blocks`, `encoder.layer`, `blocks.1:3`, `1:4` or ``."""
     found = re.match(r"^(.*?)\.?(\d*):(\d*)$", path)
     if found is None:
-        return list(model.get_submodule(path))  # type: ignore[arg-type]
+        target = model.get_submodule(path)
+        return list(target) if isinstance(target, (nn.Sequential, nn.ModuleList)) else [target]
     children = list(model.get_submodule(found[1]))  # type: ignore[arg-type]
     return children[slice(int(found[2] or 0), int(found[3] or len(children)))]
 
@@ -55,15 +56,11 @@ def hand_fed(
     blocks = stack_of(model, path)
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     handles = [
-        block.register_forward_pre_hook(
-            lambda _, a, k: calls.append((a, k)), with_kwargs=True
-        )
+        block.register_forward_pre_hook(lambda _, a, k: calls.append((a, k)), with_kwargs=True)
         for block in blocks
     ]
     first_outputs: list[Any] = []
-    handles.append(
-        blocks[-1].register_forward_hook(lambda _, __, out: first_outputs.append(out))
-    )
+    handles.append(blocks[-1].register_forward_hook(lambda _, __, out: first_outputs.append(out)))
     first = call(model, args, kwargs)
     for handle in handles:
         handle.remove()

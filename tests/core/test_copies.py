@@ -13,6 +13,7 @@ import pytest
 import torch
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.func import functional_call
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -181,9 +182,9 @@ def test_state_loads_strictly_both_ways(case: Case) -> None:
     keys = cycled.load_state_dict(other.state_dict(), strict=True)
     assert not keys.missing_keys and not keys.unexpected_keys
     assert_same(call(other.eval(), args, named), cycled(*args, **named), tolerance=0)
-    with pytest.raises(RuntimeError, match="Unexpected key"):
+    with pytest.raises(RuntimeError, match=r"Unexpected key"):
         cycled.load_state_dict({**other.state_dict(), "surplus": torch.zeros(1)})
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(RuntimeError, match=r"Missing key"):
         cycled.load_state_dict({})
     state = other.state_dict()
     cycled.load_state_dict(state, assign=True)
@@ -347,8 +348,39 @@ def test_attributes_and_submodules_are_the_models() -> None:
     assert cycled.get_submodule("blocks.1.attn.qkv") is model.blocks[1].attn.qkv
     assert cycled.get_parameter("blocks.1.attn.qkv.weight") is model.blocks[1].attn.qkv.weight
     assert not hasattr(cycled, "no_such_thing")
-    with pytest.raises(AttributeError, match="no_such_thing"):
+    with pytest.raises(AttributeError, match=r"no_such_thing"):
         cycled.no_such_thing  # noqa: B018
     names = [name for name, _ in cycled.named_modules()]
     assert "blocks.0.attn" in names and not any(name.startswith("model") for name in names)
     assert "num_cycles=2" in repr(cycled) and "'blocks'" in repr(cycled)
+
+
+def test_setting_an_attribute_reaches_the_model() -> None:
+    case = ZOO["vit"]
+    model = case.build()
+    cycled = CycleWrapper(model, 2, cycle_embedding=True).double()
+    cycled.head = nn.Linear(16, 7, dtype=torch.float64)
+    assert model.head is cycled.head
+    args, _ = case.batch()
+    assert cycled(*args).predictions[1].shape == (2, 7)
+    cycled.pos_embed = nn.Parameter(torch.zeros_like(model.pos_embed))
+    assert not model.pos_embed.any()
+    assert set(cycled.state_dict()) == set(model.state_dict())
+    cycled.num_cycles = 3
+    assert len(cycled(*args).tokens) == 3
+    cycled.of_my_own = 4
+    assert not hasattr(model, "of_my_own")
+    del cycled.of_my_own
+    del cycled.pos_embed
+    assert not hasattr(model, "pos_embed")
+
+
+def test_functional_call_takes_plain_names() -> None:
+    case = ZOO["vit"]
+    cycled, other = CycleWrapper(case.build(), 2), case.build(seed=3)
+    args, _ = case.batch()
+    before = cycled(*args)
+    got = functional_call(cycled, dict(other.named_parameters()), args)
+    assert_same(cycled(*args), before, tolerance=0)
+    cycled.load_state_dict(other.state_dict())
+    assert_same(got, cycled(*args), tolerance=0)

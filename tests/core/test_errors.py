@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
-from tests.core.zoo import HUGGING_FACE_SIZES, OF_IMAGES, ZOO, BatchNormHead, Block, LoopModel
+from tests.core.models import BatchNormHead, Block, LoopModel
+from tests.core.zoo import HUGGING_FACE_SIZES, OF_IMAGES, ZOO
 
 
 def tokens(size: int = 2) -> Tensor:
@@ -67,12 +68,12 @@ def test_no_stack_lists_what_was_looked_at() -> None:
     for name in ("blocks", "layers", "layer", "h", "resblocks"):
         assert re.search(rf"\b{name}\b", text)
     assert "blocks='path.to.blocks'" in text
-    with pytest.raises(ValueError, match="no block stack found in Linear.*run: none"):
+    with pytest.raises(ValueError, match=r"no block stack found in Linear.*run: none"):
         CycleWrapper(nn.Linear(4, 4))
 
 
 def test_a_convolutional_network_has_no_stack() -> None:
-    with pytest.raises(ValueError, match="no block stack found"):
+    with pytest.raises(ValueError, match=r"no block stack found"):
         CycleWrapper(timm.create_model("resnet18"))
 
 
@@ -110,7 +111,7 @@ def test_a_hierarchical_model_names_its_stages(
     make: Callable[[], nn.Module], stages: list[str]
 ) -> None:
     model = make()
-    with pytest.raises(ValueError, match="is hierarchical.*blocks= one of") as caught:
+    with pytest.raises(ValueError, match=r"is hierarchical.*blocks= one of") as caught:
         CycleWrapper(model)
     for stage in stages:
         assert f"'{stage}' (" in str(caught.value)
@@ -126,7 +127,7 @@ def test_a_stack_that_changes_the_shape_names_the_stages_within() -> None:
     ):
         cycled(images())
     assert cycled.eval()(images()).shape == (2, 1000)
-    with pytest.raises(ValueError, match="turns tokens"):
+    with pytest.raises(ValueError, match=r"turns tokens"):
         cycled(images(), num_cycles=2)
     bare = CycleWrapper(nn.Sequential(nn.Linear(16, 8)), 2, ":")
     with pytest.raises(ValueError, match=r"\[2, 6, 16\] into \[2, 6, 8\].*be the input's\.$"):
@@ -156,7 +157,7 @@ def test_several_equal_stacks(name: str) -> None:
         ),
     }
     make, stacks = makers[name]
-    with pytest.raises(ValueError, match="several block stacks of the same length") as caught:
+    with pytest.raises(ValueError, match=r"several block stacks of the same length") as caught:
         CycleWrapper(make())
     for stack in stacks:
         assert f"'{stack}' (3 blocks)" in str(caught.value)
@@ -185,8 +186,19 @@ def test_bad_paths(blocks: Any, error: type[Exception], text: str) -> None:
 
 def test_the_same_block_twice() -> None:
     model = LoopModel()
-    with pytest.raises(ValueError, match="same module twice"):
+    with pytest.raises(ValueError, match=r"'blocks.0, blocks.0' holds the same module twice"):
         CycleWrapper(model, 2, [model.blocks[0], model.blocks[0]])
+    shared = LoopModel()
+    shared.blocks = nn.ModuleList([Block()] * 3)
+    with pytest.raises(ValueError, match=r"'blocks' holds the same module twice"):
+        CycleWrapper(shared, 2)
+
+
+def test_blocks_in_another_order() -> None:
+    model = LoopModel()
+    cycled = CycleWrapper(model, 2, [model.blocks[2], model.blocks[1]])
+    with pytest.raises(ValueError, match=r"or in another order than given"):
+        cycled(tokens())
 
 
 # Arguments
@@ -231,11 +243,11 @@ def test_bad_arguments(kwargs: dict[str, Any], text: str) -> None:
 
 
 def test_arguments_of_the_wrong_kind() -> None:
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
         CycleWrapper(lambda x: x)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="exit_tolerance is for eval mode"):
+    with pytest.raises(ValueError, match=r"exit_tolerance is for eval mode"):
         CycleWrapper(LoopModel(), 2)(tokens(), exit_tolerance=0.1)
-    with pytest.raises(ValueError, match="token width of Conv2d is not evident; pass token_dim="):
+    with pytest.raises(ValueError, match=r"token width of Conv2d is not evident; pass token_dim="):
         convolutions = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
         CycleWrapper(convolutions, 2, cycle_embedding=True)
     with pytest.raises(ValueError, match=r"token_dim=8, but the tokens are \[2, 6, 16\]"):
@@ -250,15 +262,15 @@ def test_arguments_of_the_wrong_kind() -> None:
 def test_wrapping_twice() -> None:
     model = LoopModel()
     cycled = CycleWrapper(model, 2)
-    with pytest.raises(ValueError, match="it is a CycleWrapper already. Call unwrap"):
+    with pytest.raises(ValueError, match=r"it is a CycleWrapper already. Call unwrap"):
         CycleWrapper(cycled, 2)
     with pytest.raises(ValueError, match=r"its module '0' is a CycleWrapper already"):
         CycleWrapper(nn.Sequential(cycled, nn.Linear(5, 5)), 2)
-    with pytest.raises(ValueError, match="this LoopModel is inside another CycleWrapper"):
+    with pytest.raises(ValueError, match=r"this LoopModel is inside another CycleWrapper"):
         CycleWrapper(model, 3)
-    with pytest.raises(ValueError, match="a part of this Sequential is inside another"):
+    with pytest.raises(ValueError, match=r"a part of this Sequential is inside another"):
         CycleWrapper(nn.Sequential(model, nn.Linear(5, 5)), 2, "0.blocks")
-    with pytest.raises(ValueError, match="a part of this ModuleList is inside another"):
+    with pytest.raises(ValueError, match=r"a part of this ModuleList is inside another"):
         CycleWrapper(model.blocks, 2)
     cycled.unwrap()
     CycleWrapper(nn.Sequential(model, nn.Linear(5, 5)), 2, "0.blocks")
@@ -281,7 +293,7 @@ def test_an_unwrapped_wrapper_cannot_be_used() -> None:
         lambda: cycled.state_dict(),
         cycled.unwrap,
     ):
-        with pytest.raises(RuntimeError, match="was unwrapped; wrap the model again"):
+        with pytest.raises(RuntimeError, match=r"was unwrapped; wrap the model again"):
             use()
 
 
@@ -322,7 +334,9 @@ def test_a_head_that_mixes_samples(norm: Callable[[int], nn.Module]) -> None:
 )
 def test_a_head_that_reduces_over_the_samples(head: Callable[[Tensor], Any]) -> None:
     model = LoopModel(lambda y, x: head(y))
-    with pytest.raises(RuntimeError, match="no tensor that LoopModel returned has the 2 x 3 samples"):
+    with pytest.raises(
+        RuntimeError, match=r"no tensor that LoopModel returned has the 2 x 3 samples"
+    ):
         CycleWrapper(model, 2)(tokens(3))
 
 
@@ -366,7 +380,7 @@ def test_a_models_own_error_comes_through_as_it_is() -> None:
     def fail(*_: Any) -> Any:
         raise Odd("own text")
 
-    with pytest.raises(Odd, match="^own text$"):
+    with pytest.raises(Odd, match=r"^own text$"):
         CycleWrapper(LoopModel(fail), 2)(tokens())
     with pytest.raises(RuntimeError, match=r"^(addmm: )?mat1 and mat2 shapes"):
         CycleWrapper(LoopModel(), 2)(torch.randn(2, 6, 3))
@@ -405,7 +419,7 @@ def test_the_position_embedding_between_blocks_of_sdpose_is_refused() -> None:
     def step(index: int, block: nn.Module, x: Tensor) -> Tensor:
         return block(x if index == 0 else x + position)
 
-    with pytest.raises(ValueError, match="move the change into a block, or cycle a part"):
+    with pytest.raises(ValueError, match=r"move the change into a block, or cycle a part"):
         CycleWrapper(Looping(step), 2)(tokens())
 
 
@@ -436,7 +450,7 @@ def test_tokens_that_are_no_tensor() -> None:
         def forward(self, x: Tensor) -> Any:
             return "text"
 
-    with pytest.raises(TypeError, match="a block must return its tokens as a tensor.*got str"):
+    with pytest.raises(TypeError, match=r"a block must return its tokens as a tensor.*got str"):
         CycleWrapper(Looping(lambda _, block, x: block(tokens()), Text), 2)(tokens())
 
 
@@ -471,7 +485,7 @@ def test_a_stack_that_runs_twice() -> None:
             cycled(tokens(), num_cycles=attempt + 1)
     cycled.eval()
     cycled(tokens())
-    with pytest.raises(ValueError, match="ran again"):
+    with pytest.raises(ValueError, match=r"ran again"):
         cycled(tokens(), num_cycles=2)
 
 
@@ -499,7 +513,7 @@ def test_cycles_that_did_not_run() -> None:
         r"'blocks' \(it called none\). Were the blocks replaced after wrapping",
     ):
         cycled(tokens())
-    with pytest.raises(RuntimeError, match="did not run"):
+    with pytest.raises(RuntimeError, match=r"did not run"):
         cycled.eval()(tokens(), num_cycles=2)
     assert cycled(tokens()).shape == (2, 5)
 

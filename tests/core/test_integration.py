@@ -123,7 +123,7 @@ def test_blocks_replaced_by_others_raise() -> None:
     model = case.build()
     cycled = CycleWrapper(model, 2)
     model.blocks = copy.deepcopy(model.blocks)
-    with pytest.raises(RuntimeError, match="the cycles did not run"):
+    with pytest.raises(RuntimeError, match=r"the cycles did not run"):
         cycled(*case.batch()[0])
 
 
@@ -133,7 +133,7 @@ def test_pruned_intermediate_layers() -> None:
     model = case.build()
     cycled = CycleWrapper(model, 2)
     cycled.prune_intermediate_layers([1], prune_norm=False, prune_head=False)
-    with pytest.raises(RuntimeError, match="the cycles did not run"):
+    with pytest.raises(RuntimeError, match=r"the cycles did not run"):
         cycled(*case.batch()[0])
     again = CycleWrapper(cycled.unwrap(), 2)
     assert len(again(*case.batch()[0]).tokens) == 2

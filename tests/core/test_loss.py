@@ -156,9 +156,7 @@ def test_every_parameters_gradient_with_groups(name: str, detach: bool, teacher:
     criterion(cycled(*args, **kwargs)).total.backward()
     fed = hand_fed(plain, cycled.stack_path, 3, args, kwargs)
     groups = (slice(0, 1), slice(1, None))
-    equation_4(
-        fed, weights=(2.0, 0.5), groups=groups, detach=detach, teacher=teacher
-    ).backward()
+    equation_4(fed, weights=(2.0, 0.5), groups=groups, detach=detach, teacher=teacher).backward()
     assert_same_gradients(model, gradients(plain))
 
 
@@ -299,7 +297,9 @@ def test_targets_of_any_number_and_a_task_loss_with_parameters() -> None:
             self.scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
 
         def forward(self, prediction: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-            return (self.scale * F.cross_entropy(prediction, target, reduction="none") * weight).sum()
+            return (
+                self.scale * F.cross_entropy(prediction, target, reduction="none") * weight
+            ).sum()
 
     weight = torch.rand(4, dtype=torch.float64)
     task = Weighted()
@@ -459,7 +459,10 @@ def test_bad_arguments(kwargs: dict[str, Any], text: str) -> None:
 
 
 GROUP_ERRORS: dict[str, tuple[dict[str, slice], str]] = {
-    "beyond": ({"a": slice(0, 7)}, r"token group 'a' = slice\(0, 7, None\).*6 tokens of \[4, 6, 3\]"),
+    "beyond": (
+        {"a": slice(0, 7)},
+        r"token group 'a' = slice\(0, 7, None\).*6 tokens of \[4, 6, 3\]",
+    ),
     "starts-beyond": ({"a": slice(6, None)}, "'a' = .* does not lie within the 6 tokens"),
     "starts-before": ({"a": slice(-7, None)}, "'a' = .* does not lie within the 6 tokens"),
     "nothing": ({"a": slice(2, 2)}, "'a' = .* does not lie within the 6 tokens"),
@@ -478,23 +481,23 @@ def test_groups_that_do_not_fit(groups: dict[str, slice], text: str) -> None:
 
 def test_other_errors() -> None:
     cross_entropy = nn.CrossEntropyLoss()
-    with pytest.raises(TypeError, match="task_loss must be callable, got str"):
+    with pytest.raises(TypeError, match=r"task_loss must be callable, got str"):
         CycleDistillLoss("cross_entropy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"teacher='last' needs two cycles.*has one"):
         CycleDistillLoss(cross_entropy, teacher="last")(output(1), TARGETS)
     with pytest.raises(ValueError, match=r"task_cycles has 2 weights \(1.0, 1.0\).*3 cycles"):
         CycleDistillLoss(cross_entropy, task_cycles=(1.0, 1.0))(output(3), TARGETS)
-    with pytest.raises(ValueError, match="leaves no cycle with a task loss"):
+    with pytest.raises(ValueError, match=r"leaves no cycle with a task loss"):
         CycleDistillLoss(cross_entropy, task_cycles=(0.0, 0.0))(output(2), TARGETS)
     with pytest.raises(ValueError, match=r"task_loss must return one number.*\[4\]"):
         CycleDistillLoss(nn.CrossEntropyLoss(reduction="none"))(output(2), TARGETS)
-    with pytest.raises(ValueError, match="task_loss must return one number.*got float"):
+    with pytest.raises(ValueError, match=r"task_loss must return one number.*got float"):
         CycleDistillLoss(lambda p, y: 1.0)(output(2), TARGETS)  # type: ignore[arg-type,return-value]
-    with pytest.raises(TypeError, match="CycleOutput.*got Tensor: in eval mode use"):
+    with pytest.raises(TypeError, match=r"CycleOutput.*got Tensor: in eval mode use"):
         CycleDistillLoss(cross_entropy)(torch.zeros(4, 5), TARGETS)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="progress must be within 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"progress must be within 0 and 1, got 1.5"):
         CycleDistillLoss(cross_entropy).set_progress(1.5)
-    with pytest.raises(ValueError, match="begin=0.5, end=0.2"):
+    with pytest.raises(ValueError, match=r"begin=0.5, end=0.2"):
         Ramp(0.0, 1.0, begin=0.5, end=0.2)
-    with pytest.raises(ValueError, match="'linear' or 'cosine', got 'step'"):
+    with pytest.raises(ValueError, match=r"'linear' or 'cosine', got 'step'"):
         Ramp(0.0, 1.0, shape="step")

@@ -13,15 +13,18 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from cycledistill import CycleDistillLoss, CycleOutput, CycleWrapper
+from tests.core.models import BatchNormHead, Block
 from tests.core.reference import (
+    HandFed,
     assert_same,
     assert_same_gradients,
     equation_4,
     gradients,
     hand_fed,
+    stack_of,
     task_loss,
 )
-from tests.core.zoo import ZOO, BatchNormHead, Block, Case
+from tests.core.zoo import ZOO, Case
 
 SOME = ["vit", "beit-shared-bias", "hf-bert", "encoder", "tuple-blocks", "sequential"]
 some = pytest.mark.parametrize("case", [ZOO[name] for name in SOME], ids=SOME)
@@ -342,9 +345,7 @@ def truncated(
     kwargs: dict[str, Any],
 ) -> Any:
     """Cycles by hand; the tokens handed from cycle k to k + 1, 2k to 2k + 1, ... are constants."""
-    from tests.core import reference
-
-    blocks = reference.stack_of(model, path)
+    blocks = stack_of(model, path)
     cycle = 1
     original = blocks[0].forward
 
@@ -440,8 +441,7 @@ def test_input_injection() -> None:
     third = plain(second + 0.25 * x)
     assert_same(out.tokens, (first, second, third))
     loss_of(out).backward()
-    equation_4(type(hand_fed(plain, "", 1, (x,), {}))([first, second, third], list(
-        (first, second, third)))).backward()
+    equation_4(HandFed([first, second, third], [first, second, third])).backward()
     assert_same_gradients(model, gradients(plain))
     cycled.eval()
     assert_same(cycled(x), first, tolerance=0)
@@ -624,11 +624,11 @@ def test_the_cycle_at_which_tokens_became_infinite() -> None:
     cycled = CycleWrapper(model, 3, ":", check_finite=True)
     with pytest.raises(FloatingPointError, match=message):
         cycled(x)
-    with pytest.raises(FloatingPointError, match="cycle 1 of ':' gave 1 of 24"):
+    with pytest.raises(FloatingPointError, match=r"cycle 1 of ':' gave 1 of 24"):
         bad = x.clone()
         bad[0, 0, 0] = float("nan")
         cycled(bad)
-    with pytest.raises(FloatingPointError, match="cycle 2"):
+    with pytest.raises(FloatingPointError, match=r"cycle 2"):
         cycled.eval()(x, num_cycles=3)
     assert torch.isfinite(cycled(x)).all(), "one plain pass is not checked"
     unchecked = CycleWrapper(cycled.unwrap(), 3, ":")
@@ -689,7 +689,7 @@ def test_a_batch_norm_without_running_statistics_mixes_in_eval_too() -> None:
     model.eval()
     plain = copy.deepcopy(model)
     x = tokens(4)
-    with pytest.raises(ValueError, match="head_per_cycle=True"):
+    with pytest.raises(ValueError, match=r"head_per_cycle=True"):
         CycleWrapper(copy.deepcopy(model), 2).forward_cycles(x)
     out = CycleWrapper(model, 2, head_per_cycle=True).forward_cycles(x)
     first = plain.blocks(x)

@@ -23,7 +23,9 @@ from tests.core.zoo import TIMM, ZOO, Case
 every = pytest.mark.parametrize("case", ZOO.values(), ids=ZOO.keys())
 
 
-def wrap(case: Case, model: torch.nn.Module, num_cycles: int = 2, **options: object) -> CycleWrapper:
+def wrap(
+    case: Case, model: torch.nn.Module, num_cycles: int = 2, **options: object
+) -> CycleWrapper:
     return CycleWrapper(model, num_cycles, case.blocks, **{**case.options, **options})
 
 
@@ -130,3 +132,23 @@ def test_names_are_the_plain_models_and_nothing_stays(case: Case) -> None:
     for module in model.modules():
         for thing in (module, *leaves(list(vars(module).values()))):
             assert not type(thing).__module__.startswith("cycledistill"), name
+
+
+def test_blocks_given_as_modules() -> None:
+    case = ZOO["vit"]
+    args, kwargs = case.batch()
+    expected = CycleWrapper(case.build(), 2)(*args, **kwargs)
+    for choose in (
+        lambda model: model.blocks,
+        lambda model: list(model.blocks),
+        lambda model: torch.nn.ModuleList(model.blocks),
+        lambda model: "blocks.0:3",
+        lambda model: "blocks.:",
+    ):
+        model = case.build()
+        cycled = CycleWrapper(model, 2, choose(model))
+        assert_same(cycled(*args, **kwargs), expected, tolerance=0)
+    model = case.build()
+    part = CycleWrapper(model, 2, model.blocks[1:])(*args, **kwargs)
+    fed = hand_fed(case.build(), "blocks.1:3", 2, args, kwargs)
+    assert_same(part.tokens, tuple(fed.tokens))

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from tests.core.models import (
+    Answer,
+    BatchNormHead,
+    Block,
+    KeywordTokens,
+    LoopModel,
+    OutsideFirst,
+    Pair,
+    TupleBlocks,
+    torch_encoder,
+)
 
 VIT = {
     "img_size": 32,
@@ -128,8 +140,9 @@ TIMM = {
     "dinov3": of_timm("vit_small_patch16_dinov3", **VIT),
     "cait": of_timm("cait_xxs24_224", **VIT),
     "xcit": of_timm("xcit_tiny_12_p16_224", **VIT),
-    "convit": of_timm("convit_tiny", "blocks.0:3", **{**VIT, "embed_dim": 8, "depth": 5},
-                      local_up_to_layer=3),
+    "convit": of_timm(
+        "convit_tiny", "blocks.0:3", **{**VIT, "embed_dim": 8, "depth": 5}, local_up_to_layer=3
+    ),
     "samvit": of_timm(
         "samvit_base_patch16_224",
         **VIT,
@@ -188,7 +201,7 @@ NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def of_hugging_face(
-    name: str, inputs: Callable[[int], Inputs] = pixels, **kwargs: Any
+    name: str, inputs: Callable[[int], Inputs] = pixels, blocks: str | None = None, **kwargs: Any
 ) -> Case:
     def make() -> nn.Module:
         import transformers
@@ -196,21 +209,15 @@ def of_hugging_face(
         cls = getattr(transformers, name)
         return cls(cls.config_class(**kwargs))
 
-    return Case(make, inputs, path=None)
+    return Case(make, inputs, path=blocks, blocks=blocks)
 
 
 HUGGING_FACE = {
-    "hf-vit": of_hugging_face(
-        "ViTForImageClassification", num_labels=5, **OF_IMAGES
-    ),
-    "hf-dinov2": of_hugging_face(
-        "Dinov2ForImageClassification", num_labels=5, **OF_IMAGES
-    ),
+    "hf-vit": of_hugging_face("ViTForImageClassification", num_labels=5, **OF_IMAGES),
+    "hf-dinov2": of_hugging_face("Dinov2ForImageClassification", num_labels=5, **OF_IMAGES),
     "hf-clip-vision": of_hugging_face("CLIPVisionModel", **OF_IMAGES),
     "hf-siglip-vision": of_hugging_face("SiglipVisionModel", **OF_IMAGES),
-    "hf-deit": of_hugging_face(
-        "DeiTForImageClassification", num_labels=5, **OF_IMAGES
-    ),
+    "hf-deit": of_hugging_face("DeiTForImageClassification", num_labels=5, **OF_IMAGES),
     "hf-bert": of_hugging_face(
         "BertModel", words, vocab_size=50, **HUGGING_FACE_SIZES, **NO_DROPOUT
     ),
@@ -234,6 +241,15 @@ HUGGING_FACE = {
         dropout=0.0,
         attention_dropout=0.0,
     ),
+    "hf-albert-as-one-block": of_hugging_face(
+        "AlbertModel",
+        words,
+        "encoder",
+        vocab_size=50,
+        embedding_size=8,
+        **HUGGING_FACE_SIZES,
+        **NO_DROPOUT,
+    ),
     "hf-t5-encoder": of_hugging_face(
         "T5EncoderModel",
         words,
@@ -254,11 +270,6 @@ def torchvision_vit() -> nn.Module:
     return VisionTransformer(32, 8, 3, 2, 16, 32, num_classes=5)
 
 
-def torch_encoder(batch_first: bool, **kwargs: Any) -> nn.Module:
-    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=batch_first, **kwargs)
-    return nn.TransformerEncoder(layer, 3, norm=nn.LayerNorm(16))
-
-
 def masked(batch_first: bool) -> Callable[[int], Inputs]:
     def inputs(size: int) -> Inputs:
         tokens = torch.randn(size, 6, 16, dtype=torch.float64)
@@ -270,133 +281,6 @@ def masked(batch_first: bool) -> Callable[[int], Inputs]:
         return (tokens,), {"mask": future, "src_key_padding_mask": padding}
 
     return inputs
-
-
-class Block(nn.Module):
-    """Pre-norm attention and MLP with an optional additive bias and scale."""
-
-    def __init__(self, dim: int = 16) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-
-    def forward(
-        self, x: Tensor, bias: Tensor | None = None, scale: float = 1.0
-    ) -> Tensor:
-        q, k, v = self.qkv(self.norm1(x)).chunk(3, -1)
-        attention = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5
-        if bias is not None:
-            attention = attention + bias
-        x = x + scale * self.proj(attention.softmax(-1) @ v)
-        return x + scale * self.mlp(self.norm2(x))
-
-
-class LoopModel(nn.Module):
-    """Loops over its blocks and gives each one arguments of its own, of many kinds.
-
-    The bias of every block comes from parameters; its output is what ``returns`` makes of it.
-    """
-
-    def __init__(self, returns: Callable[[Tensor, Tensor], Any] | None = None) -> None:
-        super().__init__()
-        self.stem = nn.Linear(16, 16)
-        self.bias = nn.Parameter(torch.randn(3, 6, 6))
-        self.blocks = nn.ModuleList(Block() for _ in range(3))
-        self.norm = nn.LayerNorm(16)
-        self.head = nn.Linear(16, 5)
-        self.returns = returns
-
-    def forward(self, x: Tensor, weight: float = 1.0, sample_bias: Tensor | None = None) -> Any:
-        x = self.stem(x)
-        for index, block in enumerate(self.blocks):
-            bias = self.bias[index] if sample_bias is None else self.bias[index] + sample_bias
-            if index == 1:
-                x = block(x, bias, weight)
-            else:
-                x = block(x, scale=weight / (index + 1), bias=bias)
-        x = self.norm(x)
-        logits = self.head(x.mean(1))
-        return logits if self.returns is None else self.returns(logits, x)
-
-
-class TupleBlock(Block):
-    """Returns a tuple, as many Hugging Face blocks do."""
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        out = super().forward(x, *args, **kwargs)
-        return out, out.mean(dim=(1, 2)), None
-
-
-class TupleBlocks(nn.Module):
-    """Blocks that return tuples; the last one's second part goes into the output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Module()
-        self.encoder.layer = nn.ModuleList(TupleBlock() for _ in range(3))
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        for block in self.encoder.layer:
-            outputs = block(x)
-            x = outputs[0]
-        return self.head(x[:, 0]), [outputs[1], x]
-
-
-class KeywordTokens(nn.Module):
-    """Hands the tokens over by name, behind another tensor."""
-
-    class Layer(Block):
-        def forward(self, hidden_states: Tensor, bias: Tensor) -> Tensor:
-            return super().forward(hidden_states, bias)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.randn(6, 6))
-        self.layers = nn.ModuleList(self.Layer() for _ in range(3))
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(bias=self.bias, hidden_states=x)
-        return self.head(x.mean(1))
-
-
-class OutsideFirst(nn.Module):
-    """Takes and gives `[B, T, D]`, but its blocks work on `[T, B, D]`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.transformer = torch_encoder(batch_first=False)
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        x = self.transformer(x.transpose(0, 1)).transpose(0, 1)
-        return {"tokens": x, "logits": self.head(x[:, 0])}
-
-
-class BatchNormHead(nn.Module):
-    """A head that mixes the samples of a batch in training."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*(Block() for _ in range(3)))
-        self.bn = nn.BatchNorm1d(16)
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.bn(self.blocks(x).mean(1)))
-
-
-@dataclass
-class Answer:
-    logits: Tensor
-    extra: dict[str, Any]
-
-
-Pair = namedtuple("Pair", ["logits", "tokens"])
 
 
 def weighted_inputs(size: int) -> Inputs:
@@ -416,18 +300,14 @@ OWN = {
     ),
     "returns-tuple": Case(lambda: LoopModel(lambda y, x: (y, (x, "text"), None)), sequence),
     "returns-dict": Case(lambda: LoopModel(lambda y, x: {"y": y, "all": [x, {"n": 1}]}), sequence),
-    "returns-ordered-dict": Case(
-        lambda: LoopModel(lambda y, x: OrderedDict(y=y, x=x)), sequence
-    ),
+    "returns-ordered-dict": Case(lambda: LoopModel(lambda y, x: OrderedDict(y=y, x=x)), sequence),
     "returns-dataclass": Case(lambda: LoopModel(lambda y, x: Answer(y, {"x": x})), sequence),
     "returns-named-tuple": Case(lambda: LoopModel(lambda y, x: Pair(y, x)), sequence),
     "tuple-blocks": Case(TupleBlocks, sequence, "encoder.layer"),
     "keyword-tokens": Case(KeywordTokens, sequence, "layers"),
     "torchvision": Case(torchvision_vit, image, "encoder.layers"),
     "encoder": Case(lambda: torch_encoder(True), masked(True), "layers"),
-    "encoder-prenorm": Case(
-        lambda: torch_encoder(True, norm_first=True), masked(True), "layers"
-    ),
+    "encoder-prenorm": Case(lambda: torch_encoder(True, norm_first=True), masked(True), "layers"),
     "encoder-batch-second": Case(
         lambda: torch_encoder(False), masked(False), "layers", batch_dim=1
     ),
@@ -444,11 +324,15 @@ OWN = {
         "1.layers",
     ),
     "module-list": Case(lambda: nn.ModuleList(Block() for _ in range(3)), sequence, ""),
+    "encoder-as-one-block": Case(
+        lambda: nn.Sequential(nn.Linear(16, 16), torch_encoder(True), nn.Linear(16, 5)),
+        sequence,
+        "1",
+        blocks="1",
+    ),
     "slice": Case(LoopModel, weighted_inputs, "blocks.1:3", blocks="blocks.1:3"),
     "one-block": Case(LoopModel, weighted_inputs, "blocks.1:2", blocks="blocks.1:2"),
-    "batch-norm-head": Case(
-        BatchNormHead, sequence, "blocks", options={"head_per_cycle": True}
-    ),
+    "batch-norm-head": Case(BatchNormHead, sequence, "blocks", options={"head_per_cycle": True}),
 }
 
 ZOO: dict[str, Case] = {**TIMM, **HUGGING_FACE, **OWN}

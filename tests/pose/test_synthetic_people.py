@@ -28,6 +28,16 @@ def scenes(count, seed=0, size=(120, 144)):
     return [draw_scene(np.random.default_rng((seed, i)), *size) for i in range(count)]
 
 
+def test_easy_people_stand_alone_and_look_at_the_viewer():
+    for i in range(40):
+        scene = draw_scene(np.random.default_rng((9, i)), 80, 96, easy=True)
+        assert len(scene.people) == 1
+        points = scene.people[0].keypoints
+        assert (points[5:, 2] > 0).sum() >= 10
+        assert points[5, 0] > points[6, 0]  # the left shoulder is on the right of the picture
+        assert points[[11, 12], 1].mean() > points[[5, 6], 1].mean()
+
+
 def test_same_seed_same_people():
     a, b, c = (SyntheticPeople(4, (48, 64), seed=seed) for seed in (0, 0, 1))
     for i in range(4):

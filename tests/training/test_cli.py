@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import random
 import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from cycledistill.training import (
@@ -57,6 +60,15 @@ class Config(TrainConfig):
 
 
 PRESETS = {"paper": Config(), "demo": Config(epochs=3, lr=0.01, model=Model(width=4))}
+
+
+def test_same_first_weights_each_time() -> None:
+    def drawn(seed: str) -> tuple[float, float, float]:
+        parse("--seed", seed)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+    assert drawn("3") == drawn("3")
+    assert not set(drawn("3")) & set(drawn("4"))
 
 
 def parse(*args: str) -> Config:

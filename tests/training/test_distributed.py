@@ -30,6 +30,7 @@ def run(runner: Any, folder: Path, ranks: int, options: dict[str, Any], **extra:
         options,
         "--train-options",
         {**LINEAR, **extra},
+        "--seed-by-rank",  # the main process's weights count
         ranks=ranks,
         environment=environment,
     )
@@ -86,7 +87,7 @@ def test_sharded_run_continues(runner: Any, toy: Any, tmp_path: Path) -> None:
     whole, _ = run(runner, tmp_path / "whole", 2, options)
     codes, output = runner(
         tmp_path / "parts",
-        *("--options", options, "--train-options", LINEAR, "--pause", 0.05),
+        *("--options", options, "--train-options", LINEAR, "--pause", 0.05, "--seed-by-rank"),
         ranks=2,
         signal=15,
         wait_for="step 6/20",

@@ -204,8 +204,11 @@ def main() -> None:
     parser.add_argument("--options", default="{}", help="TrainConfig fields as JSON")
     parser.add_argument("--train-options", default="{}", help="arguments of train() as JSON")
     parser.add_argument("--poison", type=int, help="sample to be made NaN")
+    parser.add_argument("--seed-by-rank", action="store_true", help="other weights on each rank")
     args = parser.parse_args()
     options = json.loads(args.train_options)
+    if args.seed_by_rank:
+        options["seed"] = 3 + int(os.environ.get("RANK", "0"))
     dataset = Points(options.pop("size", 37), options.pop("augment", True))
     if args.poison is not None:
         dataset.points[args.poison] = torch.nan

@@ -48,6 +48,10 @@ class PoseConfig(TrainConfig):
     num_synthetic: int = 8000
     """Synthetic people to train on, other ones in every epoch."""
 
+    easy_synthetic: bool = False
+    """Draw one whole upright person in each picture, seen from the front: a first task for very
+    small networks."""
+
     model: str = "tokenpose_s_v1"
     """Plain network: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b, tokenpose_nano;
     tokenreg_s, tokenreg_nano for regression."""

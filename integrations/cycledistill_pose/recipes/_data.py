@@ -51,10 +51,13 @@ def load_data(config: PoseConfig, input_size: tuple[int, int]) -> PoseData:
     udp = config.codec == "udp"
     common: dict[str, Any] = {"input_size": input_size, "udp": udp, "seed": config.seed}
     if config.data_root is None:
+        easy = config.easy_synthetic
         train: Any = SyntheticPeople(
-            config.num_synthetic, augmentation=config.augmentation, fresh=True, **common
+            config.num_synthetic, augmentation=config.augmentation, fresh=True, easy=easy, **common
         )
-        annotations, images = SyntheticPeople.coco(config.num_synthetic_val, seed=config.seed + 1)
+        annotations, images = SyntheticPeople.coco(
+            config.num_synthetic_val, seed=config.seed + 1, easy=easy
+        )
         val_source: tuple[Any, Any] = (annotations, images)
         skeleton = None
     else:

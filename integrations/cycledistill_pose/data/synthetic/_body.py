@@ -27,6 +27,7 @@ _POSES = {
     "star": 0.08,
     "free": 0.14,
 }
+_EASY_POSES = {"stand": 0.5, "walk": 0.3, "star": 0.2}
 # For an arm: raised from hanging, turned from sideways to the front, the elbow's bend (ranges in
 # degrees), and how far the forearm turns up and inward from straight ahead.
 _HABITS: dict[str, tuple[Any, Any, Any, float, float]] = {
@@ -114,12 +115,21 @@ def turn(pitch: float = 0.0, yaw: float = 0.0, roll: float = 0.0) -> Matrix:
     return about_up @ about_left @ about_forward
 
 
-def draw_body(rng: np.random.Generator) -> Body:
-    """A person of random build in a random pose, seen from a random side."""
+def draw_body(rng: np.random.Generator, easy: bool = False) -> Body:
+    """A person of random build in a random pose, seen from a random side.
+
+    Args:
+        rng: source of all randomness.
+        easy: upright and seen from the front.
+    """
     proportions = Proportions.draw(rng)
-    pose = _draw_pose(rng)
+    pose = _draw_pose(rng, _EASY_POSES if easy else _POSES)
+    if easy:
+        pose["lies"] = False
     view = rng.random()
-    if view < 0.5:
+    if easy:
+        yaw = rng.normal(0, 25)
+    elif view < 0.5:
         yaw = rng.normal(0, 35)
     elif view < 0.75:
         yaw = rng.normal(180, 35)
@@ -138,9 +148,9 @@ def draw_body(rng: np.random.Generator) -> Body:
     return _assemble(proportions, pose, pelvis, rng)
 
 
-def _draw_pose(rng: np.random.Generator) -> dict[str, Any]:
+def _draw_pose(rng: np.random.Generator, chances: dict[str, float]) -> dict[str, Any]:
     """Angles in degrees, inside of what joints can do; index 0 left, 1 right."""
-    kind = pick(rng, _POSES)
+    kind = pick(rng, chances)
     pose: dict[str, Any] = {
         "lies": rng.random() < 0.05,
         "lean": rng.normal(4, 6),

@@ -59,9 +59,9 @@ class Figure:
         self.head = HeadPlane(self.place(centre), body.head, size)
 
     @staticmethod
-    def draw(rng: np.random.Generator, height: float) -> Figure:
+    def draw(rng: np.random.Generator, height: float, easy: bool = False) -> Figure:
         """Somebody at the origin whose larger side is ``height`` px."""
-        body, look = draw_body(rng), Look.draw(rng)
+        body, look = draw_body(rng, easy), Look.draw(rng)
         figure = Figure(body, look, 1.0, 0.0, 0.0, float(rng.uniform(2.2, 6.0)))
         left, top, right, bottom = figure.bounds()
         scale = height / max(bottom - top, (right - left) * 0.9)
@@ -204,13 +204,16 @@ class Figure:
         paint_head(canvas, self.head, self.look, owner)
 
     def _front_of_torso(self, colour: Any, where: Any, nx: Any, ny: Any, nz: Any) -> Any:
-        """Collar and zip, which only the front of a trunk has."""
+        """Collar, print and zip, which only the front of a trunk has."""
         left, _, forward = self.body.chest.T
         ahead = nx * forward[0] + ny * forward[1] - nz * forward[2]
         sideways = nx * left[0] + ny * left[1] - nz * left[2]
         if self.look.open_collar:
-            collar = (ahead > 0) & (where < 0.2 - 0.55 * np.abs(sideways))
+            collar = (ahead > 0) & (where < 0.24 - 0.6 * np.abs(sideways))
             colour = np.where(collar[:, None], self.look.skin.first, colour)
+        if self.look.print is not None:
+            badge = (ahead > 0.3) & (np.abs(sideways) < 0.45) & (np.abs(where - 0.42) < 0.14)
+            colour = np.where(badge[:, None], self.look.print.first, colour)
         if self.look.zipped:
             zipper = (ahead > 0.2) & (np.abs(sideways) < 0.07) & (where < 0.9)
             colour = np.where(zipper[:, None], colour * 0.4, colour)

@@ -136,8 +136,8 @@ def _face(look: Look, left: Any, up: Any, forward: Any, wide: float) -> Any:
     colour[ellipse(0, -0.32, 0.14, 0.03)] *= 0.72
     colour[ellipse(0, -0.55, 0.24, 0.05)] = _LIPS + look.skin.first * 0.25
     for side in (-1.0, 1.0):
-        colour[ellipse(side * 0.36, 0.1, 0.15, 0.08)] = 235
-        colour[ellipse(side * 0.36, 0.1, 0.07, 0.08)] = 25
+        colour[ellipse(side * 0.36, 0.1, 0.17, 0.1)] = 245
+        colour[ellipse(side * 0.36, 0.1, 0.075, 0.09)] = 20
         colour[ellipse(side * 0.36, 0.27, 0.19, 0.025)] = look.hair.first * 0.6
         if look.glasses:
             ring = ellipse(side * 0.38, 0.08, 0.25, 0.18) & ~ellipse(side * 0.38, 0.08, 0.19, 0.12)

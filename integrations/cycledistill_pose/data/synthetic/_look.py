@@ -19,7 +19,7 @@ _SKIN = [
     (224, 172, 130),
     (186, 132, 94),
     (132, 88, 60),
-    (86, 56, 40),
+    (104, 70, 50),
 ]
 _HAIR = [
     (28, 22, 20),
@@ -56,6 +56,7 @@ class Look:
     sleeve: float
     open_collar: bool
     zipped: bool
+    print: Material | None
     backpack: Material | None
     bottom: Material
     leg: float
@@ -81,8 +82,9 @@ class Look:
             glasses=bool(rng.random() < 0.12),
             top=top,
             sleeve=pick(rng, {0.0: 0.12, 0.6: 0.4, 1.7: 0.1, 2.0: 0.38}),
-            open_collar=bool(rng.random() < 0.6),
+            open_collar=bool(rng.random() < 0.7),
             zipped=bool(rng.random() < 0.35),
+            print=draw_material(rng, 1.0) if rng.random() < 0.4 else None,
             backpack=draw_material(rng, 0.9) if rng.random() < 0.12 else None,
             bottom=top if dress else draw_material(rng, 0.7, dark=rng.random() < 0.6),
             leg=0.0 if skirt else pick(rng, {0.7: 0.25, 1.4: 0.08, 2.0: 0.67}),

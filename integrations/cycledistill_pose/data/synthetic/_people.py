@@ -44,6 +44,8 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         image_size: (width, height) of the pictures that people are cut from; by default about
             three quarters of the input.
         fresh: other people in every epoch.
+        easy: one whole upright person in each picture, seen from the front, with nothing in the
+            way: a first task for very small networks.
         seed: of everything.
 
     Raises:
@@ -60,6 +62,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         udp: bool = False,
         image_size: tuple[int, int] | None = None,
         fresh: bool = False,
+        easy: bool = False,
         seed: int = 0,
     ) -> None:
         width, height = image_size or (round(0.75 * input_size[0]), round(0.7 * input_size[1]))
@@ -71,6 +74,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         self.skeleton = COCO
         self.input_size = input_size
         self.fresh = fresh
+        self.easy = easy
         self.seed = seed
         self._image_size = (width, height)
         self._length = length
@@ -96,7 +100,8 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             raise IndexError(f"index {index} of {self._length} people")
         index %= self._length
         epoch = self.epoch
-        scene = _scene(self.seed, index, self._image_size, epoch if self.fresh else 0)
+        stream = epoch if self.fresh else 0
+        scene = _scene(self.seed, index, self._image_size, stream, self.easy)
         person = scene.people[0]
         keypoints = person.keypoints[:, :2]
         visible = (person.keypoints[:, 2] > 0).astype(np.float32)
@@ -109,7 +114,10 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
 
     @staticmethod
     def coco(
-        num_images: int, seed: int = 0, image_size: tuple[int, int] = (200, 240)
+        num_images: int,
+        seed: int = 0,
+        image_size: tuple[int, int] = (200, 240),
+        easy: bool = False,
     ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.uint8]]]:
         """COCO-format annotations and pictures (by file name) in memory, for `CocoKeypoints`.
 
@@ -119,7 +127,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         """
         content, images = _category(), {}
         for number in range(1, num_images + 1):
-            scene = _scene(seed, number, image_size)
+            scene = _scene(seed, number, image_size, easy=easy)
             entry = _describe(content, scene, number)
             images[entry["file_name"]] = scene.image
         return content, images
@@ -180,8 +188,10 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         return root
 
 
-def _scene(seed: int, number: int, image_size: tuple[int, int], stream: int = 0) -> Scene:
-    return draw_scene(np.random.default_rng((seed, stream, number, 1)), *image_size)
+def _scene(
+    seed: int, number: int, image_size: tuple[int, int], stream: int = 0, easy: bool = False
+) -> Scene:
+    return draw_scene(np.random.default_rng((seed, stream, number, 1)), *image_size, easy=easy)
 
 
 def _category() -> dict[str, Any]:

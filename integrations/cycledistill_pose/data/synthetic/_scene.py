@@ -43,26 +43,33 @@ class Scene(NamedTuple):
     people: tuple[Person, ...]
 
 
-def draw_scene(rng: np.random.Generator, width: int, height: int) -> Scene:
-    """Draw one to four people in front of something, and now and then behind something."""
+def draw_scene(rng: np.random.Generator, width: int, height: int, easy: bool = False) -> Scene:
+    """Draw one to four people in front of something, and now and then behind something.
+
+    Args:
+        rng: source of all randomness.
+        width: px of the picture.
+        height: px of the picture.
+        easy: one whole upright person, seen from the front, with nothing in the way.
+    """
     while True:
-        scene = _draw(rng, width, height)
+        scene = _draw(rng, width, height, easy)
         if scene.people:
             return scene
 
 
-def _draw(rng: np.random.Generator, width: int, height: int) -> Scene:
+def _draw(rng: np.random.Generator, width: int, height: int, easy: bool) -> Scene:
     light = np.array([rng.normal(0, 0.6), -abs(rng.normal(0.6, 0.3)), 1.0])
     light /= np.linalg.norm(light)
     ambient = float(rng.uniform(0.35, 0.65))
     backdrop = draw_backdrop(rng, width, height)
     canvas = Canvas(backdrop, (float(light[0]), float(light[1]), float(light[2])), ambient)
-    things: list[Thing] = [*draw_distractors(rng, width, height)]
-    figures = _draw_figures(rng, width, height)
+    things: list[Thing] = [] if easy else [*draw_distractors(rng, width, height)]
+    figures = _draw_figures(rng, width, height, easy)
     for number, figure in enumerate(figures, start=1):
         things.append(partial(_drop_shadow, figure=figure, strength=rng.uniform(0.15, 0.5)))
         things.extend(figure.things(number))
-    if rng.random() < 0.35:
+    if not easy and rng.random() < 0.35:
         things.extend(draw_obstacle(rng, figures[-1].bounds(), height))
     paint(canvas, things)
     people = [_annotate(canvas, figure, number) for number, figure in enumerate(figures, start=1)]
@@ -70,16 +77,16 @@ def _draw(rng: np.random.Generator, width: int, height: int) -> Scene:
     return Scene(_develop(rng, canvas.pixels), tuple(known))
 
 
-def _draw_figures(rng: np.random.Generator, width: int, height: int) -> list[Figure]:
+def _draw_figures(rng: np.random.Generator, width: int, height: int, easy: bool) -> list[Figure]:
     """People from the farthest, who are smaller and stand higher, to the nearest."""
-    count = pick(rng, {1: 0.58, 2: 0.25, 3: 0.12, 4: 0.05})
+    count = 1 if easy else pick(rng, {1: 0.58, 2: 0.25, 3: 0.12, 4: 0.05})
     farther = np.sort(rng.uniform(0.35, 0.9, count - 1)) * height
-    close = rng.random() < 0.18
+    close = not easy and rng.random() < 0.18
     nearest = rng.uniform(1.1, 1.9) if close else rng.uniform(0.62, 0.98)
     sizes = [*farther.tolist(), height * nearest]
     figures = []
     for size in sizes:
-        figure = Figure.draw(rng, size)
+        figure = Figure.draw(rng, size, easy)
         left, _, right, bottom = figure.bounds()
         room = width - (right - left)
         middle = width / 2 + rng.uniform(-0.5, 0.5) * max(room, 0.3 * width)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from cycledistill._cycler import Cycler, CyclerOptions, ForwardPass
 from cycledistill._find import find_stack
 from cycledistill._hooks import attach, detach_copies
+from cycledistill._independence import depends_on_earlier_cycles
 from cycledistill._output import CycleOutput
 from cycledistill._teacher import TeacherOnly, find_token_dim
 from cycledistill._tree import iter_tensors, split_batch
@@ -132,6 +133,7 @@ class CycleWrapper(nn.Module):
         self.head_per_cycle = head_per_cycle
         self.stack_path = stack.path
         self.cycles_run = 0
+        self._tail_checked = False
         self._labels_position = _position_of("labels", model)
         teacher = None
         if (cycle_embedding or adapter_rank) and num_cycles > 1:
@@ -266,6 +268,10 @@ class CycleWrapper(nn.Module):
         """What stands in the wrapper's ``repr``."""
         return f"num_cycles={self.num_cycles}, blocks={self.stack_path!r}"
 
+    def _fqn_modifiers(self) -> dict[str, str]:
+        """Tell torch.distributed.checkpoint that no key of the state says "model"."""
+        return {"model": "model"}
+
     def _cycles(self, num_cycles: int | None) -> int:
         if num_cycles is not None:
             _check_count("num_cycles", num_cycles)
@@ -286,30 +292,16 @@ class CycleWrapper(nn.Module):
         tokens = forward.folded
         assert tokens is not None
         self._check_differentiable(forward, tokens)
-        batch_dim = self._cycler.options.batch_dim
-        if forward.cycles_run == 1:
-            result = CycleOutput((output,), (tokens,))
-        else:
-            batch_dims: tuple[int, ...] = (0,)
-            if batch_dim:  # what follows the stack may have put the batch first again
-                given = next(iter_tensors((args, kwargs)), None)
-                batch_first = given is not None and len(given) == forward.batch_size
-                batch_dims = (0, batch_dim) if batch_first else (batch_dim, 0)
-            predictions, num_split = split_batch(
-                output, forward.cycles_run, forward.batch_size, batch_dims, forward.token_ndim
-            )
-            if not num_split:
-                raise RuntimeError(
-                    f"no tensor that {type(self.model).__name__} returned has the "
-                    f"{forward.cycles_run} x {forward.batch_size} samples that left "
-                    f"{self.stack_path!r}: the cycles did not reach the output"
-                )
-            result = CycleOutput(predictions, tokens.split(forward.batch_size, batch_dim))
         if not torch.compiler.is_compiling() and tokens.grad_fn is not None:
             forward.folded = None
             metadata: Any = tokens.grad_fn.metadata
             metadata["cycledistill"] = forward
-        return result
+        if forward.cycles_run == 1:
+            return CycleOutput((output,), (tokens,))
+        predictions = self._split(forward, output, args, kwargs)
+        self._check_cycles_apart(forward, predictions[-1], tokens)
+        batch_dim = self._cycler.options.batch_dim
+        return CycleOutput(predictions, tokens.split(forward.batch_size, batch_dim))
 
     def _run(self, forward: ForwardPass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         attached = self._attached  # a bool: compilation cannot look at handles
@@ -342,6 +334,45 @@ class CycleWrapper(nn.Module):
             )
         self.cycles_run = forward.cycles_run
         return output
+
+    def _split(
+        self, forward: ForwardPass, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, ...]:
+        """The model's output on the folded batch, as one output for each cycle."""
+        batch_dims: tuple[int, ...] = (0,)
+        batch_sizes: tuple[int, ...] = (forward.batch_size,)
+        given = next((tensor for tensor in iter_tensors((args, kwargs)) if tensor.ndim), None)
+        same = given is not None and given.shape[0] == forward.batch_size
+        if self._cycler.options.batch_dim:  # what follows may have put the batch first again
+            batch_dims = (0, 1) if same else (1, 0)
+        elif given is not None and not same:  # the stem folds, say, frames into the batch
+            batch_sizes += (given.shape[0],)
+        predictions, num_split = split_batch(
+            output, forward.cycles_run, batch_sizes, batch_dims, forward.token_ndim
+        )
+        if not num_split:
+            raise RuntimeError(
+                f"no tensor that {type(self.model).__name__} returned has the "
+                f"{forward.cycles_run} x {forward.batch_size} samples that left "
+                f"{self.stack_path!r}: the cycles did not reach the output"
+            )
+        return predictions
+
+    def _check_cycles_apart(self, forward: ForwardPass, last: Any, tokens: Tensor) -> None:
+        """In the first differentiable pass, see that the tail does not mix the cycles."""
+        if self._tail_checked or torch.compiler.is_compiling():
+            return
+        if not forward.differentiable or not tokens.requires_grad:
+            return
+        self._tail_checked = True
+        if depends_on_earlier_cycles(
+            last, tokens, forward.batch_size, self._cycler.options.batch_dim
+        ):
+            raise ValueError(
+                f"{type(self.model).__name__} mixes samples behind {self.stack_path!r}: the "
+                f"prediction of cycle {forward.cycles_run} depends on the tokens of other cycles. "
+                "What follows the stack must treat every sample of the batch by itself"
+            )
 
     def _check_differentiable(self, forward: ForwardPass, tokens: Tensor) -> None:
         if forward.grad_at_end or not forward.differentiable or tokens.requires_grad:

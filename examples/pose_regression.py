@@ -38,14 +38,22 @@ PRESETS = {
     "demo": PoseConfig(
         output_dir=Path("runs/pose-reg-demo"),
         model="tokenreg_nano",
-        epochs=3,
-        batch_size=32,
+        input_size=(48, 64),
+        depth=2,
+        num_synthetic=4000,
+        easy_synthetic=True,
+        epochs=14,
+        batch_size=16,
         lr=1e-3,
-        milestones=(2,),
+        milestones=(11,),
         warmup_steps=50,
         num_workers=1,
+        evaluate_every=2,
         augmentation=PoseAugmentation(
-            shift=0.08, half_body_probability=0.0, rotation_degrees=15.0, scale=0.15
+            shift=0.05,
+            half_body_probability=0.0,
+            rotation_degrees=10.0,
+            scale=0.1,
         ),
     ),
 }

@@ -119,6 +119,21 @@ class OutsideFirst(nn.Module):
         return {"tokens": x, "logits": self.head(x[:, 0])}
 
 
+class Frames(nn.Module):
+    """Folds the frames of a video into the batch, `[B, F, T, D]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block() for _ in range(3)))
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        frames = x.shape[1]
+        tokens = self.blocks(x.flatten(0, 1))
+        logits = self.head(tokens.unflatten(0, (-1, frames)).mean((1, 2)))
+        return {"logits": logits, "tokens": tokens}
+
+
 class BatchNormHead(nn.Module):
     """A head that mixes the samples of a batch in training."""
 

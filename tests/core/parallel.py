@@ -97,8 +97,17 @@ def data_parallel_unused_cycles(rank: int) -> dict[str, Tensor]:
     return whole((name, p.grad) for name, p in cycled.named_parameters())
 
 
-def sharded(rank: int, order: str = "wrap-first", **options: Any) -> dict[str, Tensor]:
+def sharded(
+    rank: int, order: str = "wrap-first", keep: bool = False, **options: Any
+) -> dict[str, Tensor]:
+    """All blocks sharded, and the rest; or also the head for itself and kept after forward."""
     model = build()
+    if keep:
+        for part in (*model.blocks, model.norm, model.head, model):
+            fully_shard(part, reshard_after_forward=False)
+        cycled = CycleWrapper(model, 2, **options)
+        train(cycled, rank)
+        return whole(cycled.named_parameters())
     if order == "shard-first":
         for block in model.blocks:
             fully_shard(block)
@@ -106,8 +115,8 @@ def sharded(rank: int, order: str = "wrap-first", **options: Any) -> dict[str, T
         cycled = CycleWrapper(model, 2, **options).double()
     else:
         cycled = CycleWrapper(model, 2, **options).double()
-        for block in cycled.blocks:
-            fully_shard(block)
+        for part in (*cycled.blocks, cycled.head):
+            fully_shard(part)
         fully_shard(cycled)
         assert isinstance(cycled, FSDPModule) and isinstance(cycled, CycleWrapper)
     assert any(isinstance(parameter, DTensor) for parameter in cycled.parameters())
@@ -146,6 +155,7 @@ SCENARIOS: dict[str, tuple[Callable[..., dict[str, Tensor]], dict[str, Any]]] = 
     "sharded-block": (sharded, {"activation_checkpointing": "block"}),
     "sharded-cycle": (sharded, {"activation_checkpointing": "cycle"}),
     "sharded-teacher": (sharded, {"cycle_embedding": True, "adapter_rank": 2}),
+    "sharded-kept": (sharded, {"keep": True}),
     "sharded-modes": (sharded_modes, {}),
 }
 

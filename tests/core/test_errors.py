@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -338,6 +339,67 @@ def test_a_head_that_reduces_over_the_samples(head: Callable[[Tensor], Any]) -> 
         RuntimeError, match=r"no tensor that LoopModel returned has the 2 x 3 samples"
     ):
         CycleWrapper(model, 2)(tokens(3))
+
+
+MIXING: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "centred": lambda y, x: y - y.mean(0),
+    "softmax": lambda y, x: y.softmax(0),
+    "scaled": lambda y, x: y / y.norm(),
+    "scalar-beside": lambda y, x: {"logits": y, "penalty": x.square().mean()},
+    "similarities": lambda y, x: (y, x[:, 0] @ y.new_ones(16, 7), (y @ y.T)[0]),
+    "transposed-beside": lambda y, x: (x, y.T),
+    "first-samples": lambda y, x: (x, y[:3]),
+    "shifted": lambda y, x: y.roll(1, 0),
+}
+
+
+@pytest.mark.parametrize("head", MIXING.values(), ids=MIXING.keys())
+def test_a_tail_that_mixes_samples_in_any_way(head: Callable[[Tensor, Tensor], Any]) -> None:
+    text = r"LoopModel mixes samples behind 'blocks': the prediction of cycle 2 depends on"
+    for kwargs in ({}, {"activation_checkpointing": "cycle"}):
+        cycled = CycleWrapper(LoopModel(head), 2, **kwargs)
+        with torch.no_grad():
+            cycled(tokens(3))
+        cycled(tokens(3), num_cycles=1)
+        with pytest.raises(ValueError, match=text):
+            cycled(tokens(3))
+    with pytest.raises(ValueError, match=text):
+        CycleWrapper(LoopModel(head).eval(), 2).forward_cycles(tokens(3))
+
+
+def test_the_search_for_mixed_samples_leaves_no_trace() -> None:
+    model = LoopModel(lambda y, x: {"y": y.softmax(-1), "z": x.detach(), "n": torch.zeros(3)})
+    x = tokens(3).requires_grad_()
+    seen: list[int] = []
+    model.stem.register_forward_hook(lambda *_: seen.append(1))
+    state = torch.get_rng_state()
+    out = CycleWrapper(model, 2)(x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(tensor.grad is None for tensor in (x, *model.parameters()))
+    assert len(seen) == 1
+    out.predictions[1]["y"][:, 0].sum().backward()
+    assert x.grad is not None and x.grad.any()
+
+
+def test_a_tail_that_looks_up_the_plain_batch_beside_the_tokens() -> None:
+    """GPT-2's classifier takes the rows of the plain batch, which are the first cycle's alone."""
+    import transformers
+
+    config = transformers.GPT2Config(
+        n_embd=16,
+        n_layer=3,
+        n_head=2,
+        vocab_size=50,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+    model = transformers.GPT2ForSequenceClassification(config).train()
+    words = torch.randint(1, 50, (3, 7))
+    with pytest.raises(RuntimeError, match=r"no tensor that GPT2ForSequenceClassification"):
+        CycleWrapper(copy.deepcopy(model), 2)(words, use_cache=False)
+    with pytest.raises(ValueError, match=r"mixes samples behind 'transformer.h'"):
+        CycleWrapper(model, 2)(words, use_cache=False, output_hidden_states=True)
 
 
 def test_a_tail_that_combines_tokens_with_the_plain_batch() -> None:

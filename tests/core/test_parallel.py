@@ -60,11 +60,14 @@ def results(both: list[dict[str, Any]], name: str) -> dict[str, Tensor]:
         "sharded-block",
         "sharded-cycle",
         "sharded-teacher",
+        "sharded-kept",
     ],
 )
 def test_two_processes_train_as_one(both: list[dict[str, Any]], name: str) -> None:
     scenario_options = {
-        key: value for key, value in parallel.SCENARIOS[name][1].items() if key != "order"
+        key: value
+        for key, value in parallel.SCENARIOS[name][1].items()
+        if key not in ("order", "keep")
     }
     expected = parallel.alone(**scenario_options)
     got = results(both, name)

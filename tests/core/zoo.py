@@ -15,6 +15,7 @@ from tests.core.models import (
     Answer,
     BatchNormHead,
     Block,
+    Frames,
     KeywordTokens,
     LoopModel,
     OutsideFirst,
@@ -246,7 +247,7 @@ HUGGING_FACE = {
         words,
         "encoder",
         vocab_size=50,
-        embedding_size=8,
+        embedding_size=16,
         **HUGGING_FACE_SIZES,
         **NO_DROPOUT,
     ),
@@ -332,6 +333,7 @@ OWN = {
     ),
     "slice": Case(LoopModel, weighted_inputs, "blocks.1:3", blocks="blocks.1:3"),
     "one-block": Case(LoopModel, weighted_inputs, "blocks.1:2", blocks="blocks.1:2"),
+    "frames": Case(Frames, lambda size: ((torch.randn(size, 4, 6, 16, dtype=torch.float64),), {})),
     "batch-norm-head": Case(BatchNormHead, sequence, "blocks", options={"head_per_cycle": True}),
 }
 

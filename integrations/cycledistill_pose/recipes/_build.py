@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill_pose.checkpoints import (
+    load_plain,
+    load_reference_checkpoint,
+    to_reference_state_dict,
+)
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model, sdpose_loss
 from cycledistill_pose.models._create import MODELS
@@ -35,11 +41,18 @@ def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
     """The plain network.
 
     Raises:
-        ValueError: There is no such model, or an option does not fit it.
+        ValueError: There is no such model, or an option or the initial weights do not fit it.
+        FileNotFoundError: There are no such weights.
     """
-    return create_model(
+    model = create_model(
         config.model, num_keypoints, pretrained=config.pretrained, **model_options(config)
     )
+    if config.initial_weights is not None:
+        source: Any = config.initial_weights
+        if Path(source).is_dir():
+            source = to_reference_state_dict(load_plain(source).model)
+        load_reference_checkpoint(model, source, allow_head_mismatch=True)
+    return model
 
 
 def wrap_model(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper:
@@ -56,7 +69,10 @@ def build_codec(config: PoseConfig, model: TokenPose | TokenReg) -> HeatmapCodec
     """What turns keypoints into the network's targets, and its outputs into keypoints."""
     if isinstance(model, TokenReg):
         return RegressionCodec(model.input_size)
-    return HeatmapCodec(model.input_size, model.heatmap_size, config.sigma, config.codec)
+    blur_kernel = 2 * int(2.67 * config.sigma) + 1  # 11 for sigma 2, 17 for sigma 3
+    return HeatmapCodec(
+        model.input_size, model.heatmap_size, config.sigma, config.codec, blur_kernel
+    )
 
 
 def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDistillLoss:

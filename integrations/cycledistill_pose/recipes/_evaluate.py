@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,19 @@ from cycledistill.training import evaluation_loader
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import invert_matrix, normalize_images, pose_loader, transform_points
 from cycledistill_pose.drawing import prediction_grid, save_picture
-from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP
+from cycledistill_pose.metrics import PCK, CocoKeypointAP, CrowdPoseAP
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import PoseData
 from cycledistill_pose.recipes._predict import predict_cycles
+
+PCK_THRESHOLD = 0.1
+
+
+class CycleMetrics(NamedTuple):
+    """Metrics of one number of cycles; ``pck`` is None where detected boxes have no truth."""
+
+    ap: CocoKeypointAP | CrowdPoseAP
+    pck: PCK | None
 
 
 def evaluate_cycles(
@@ -25,37 +34,48 @@ def evaluate_cycles(
     codec: HeatmapCodec | RegressionCodec,
     config: PoseConfig,
     num_cycles: int,
-) -> list[CocoKeypointAP | CrowdPoseAP]:
+) -> list[CycleMetrics]:
     """Predict everybody once; the metrics of 1, 2, ... ``num_cycles`` cycles.
 
-    Each process predicts its own share of the people; ``compute()`` joins them.
+    Each process predicts its own share of the people; computing a metric joins them.
     """
     device = next(model.parameters()).device
     flip_indices = data.skeleton.flip_indices if config.flip_test else None
-    metrics = [data.make_metric() for _ in range(num_cycles)]
+    has_truth = data.val is data.truth
+    metrics = [
+        CycleMetrics(
+            data.make_metric(),
+            PCK(data.skeleton.num_keypoints, PCK_THRESHOLD) if has_truth else None,
+        )
+        for _ in range(num_cycles)
+    ]
     for batch in evaluation_loader(data.val, config.eval_batch_size, config.num_workers):
         images = normalize_images(batch["image"].to(device))
         to_image = invert_matrix(batch["crop_matrix"])
+        truth = transform_points(batch["keypoints"], to_image)
         cycles = predict_cycles(model, images, codec, num_cycles, flip_indices)
         for metric, (keypoints, scores) in zip(metrics, cycles, strict=True):
-            metric.update(
-                batch["image_id"],
-                transform_points(keypoints.cpu(), to_image),
-                scores.cpu(),
-                batch["box_xyxy"],
-                batch["box_score"],
+            found = transform_points(keypoints.cpu(), to_image)
+            metric.ap.update(
+                batch["image_id"], found, scores.cpu(), batch["box_xyxy"], batch["box_score"]
             )
+            if metric.pck is not None:
+                metric.pck.update(found, truth, batch["visible"], batch["box_xyxy"])
     return metrics
 
 
-def scores_by_cycle(metrics: list[CocoKeypointAP | CrowdPoseAP]) -> dict[str, float]:
-    """``{"AP/1": ..., "AP50/1": ..., "AP/2": ...}`` in percent."""
-    return {
-        f"{name}/{cycle}": 100 * value
-        for cycle, metric in enumerate(metrics, start=1)
-        for name, value in metric.compute().items()
-        if value >= 0
-    }
+def scores_by_cycle(metrics: list[CycleMetrics]) -> dict[str, float]:
+    """``{"AP/1": ..., "AP50/1": ..., "PCK/1": ..., "AP/2": ...}`` in percent.
+
+    PCK counts keypoints nearer to the truth than 0.1 of the box's longer side.
+    """
+    scores: dict[str, float] = {}
+    for cycle, metric in enumerate(metrics, start=1):
+        found = metric.ap.compute()
+        if metric.pck is not None:
+            found["PCK"] = float(metric.pck.compute())
+        scores |= {f"{name}/{cycle}": 100 * v for name, v in found.items() if v >= 0}
+    return scores
 
 
 def save_predictions(

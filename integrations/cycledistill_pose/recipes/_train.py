@@ -90,7 +90,7 @@ def train_pose(config: PoseConfig) -> PoseRun:
     run = PoseRun(
         scores_by_cycle(metrics), out / "plain", out / "predictions.png", out / "results.json"
     )
-    metrics[config.inference_cycles - 1].save_results(run.results)
+    metrics[config.inference_cycles - 1].ap.save_results(run.results)
     if is_main_process():
         save_predictions(result.model, data, codec, config, run.predictions)
         save_plain(

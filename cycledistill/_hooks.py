@@ -13,8 +13,10 @@ from torch.utils.hooks import RemovableHandle
 from cycledistill._cycler import Cycler
 
 
-def ignore(*_: Any) -> None:
-    """What a hook becomes in a copy of its module."""
+def ignore(module: nn.Module, *_: Any) -> None:
+    """What a hook becomes in a copy of its module: nothing, and gone after the first call."""
+    if not torch.compiler.is_compiling():
+        _detach_copy(module)
 
 
 class _Hook:
@@ -114,10 +116,14 @@ def attach(model: nn.Module, cycler: Cycler, head_per_cycle: bool) -> list[Remov
 def detach_copies(model: nn.Module) -> None:
     """Remove what hooks left behind when their module was copied or unpickled."""
     for module in model.modules():
-        for hooks, marks in (
-            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-            (module._forward_hooks, module._forward_hooks_with_kwargs),
-        ):
-            for key in [key for key, hook in hooks.items() if hook is ignore]:
-                del hooks[key]
-                marks.pop(key, None)
+        _detach_copy(module)
+
+
+def _detach_copy(module: nn.Module) -> None:
+    for hooks, marks in (
+        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+        (module._forward_hooks, module._forward_hooks_with_kwargs),
+    ):
+        for key in [key for key, hook in hooks.items() if hook is ignore]:
+            del hooks[key]
+            marks.pop(key, None)

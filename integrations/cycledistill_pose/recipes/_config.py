@@ -60,8 +60,8 @@ class PoseConfig(TrainConfig):
     """Start the backbone from ImageNet weights (tokenpose_b alone has them; downloads)."""
 
     initial_weights: Path | None = free(None)
-    """Start from a released SDPose, TokenPose or DistilPose checkpoint, or from the folder of a plain
-    network of ours. With another number of keypoints the keypoint tokens start afresh."""
+    """Start from a released SDPose, TokenPose or DistilPose checkpoint, or from the folder of a
+    plain network of ours. With another number of keypoints the keypoint tokens start afresh."""
 
     input_size: tuple[int, int] | None = None
     """Width and height of the input in pixels; None keeps the model's own. Likewise the next

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
@@ -50,48 +50,44 @@ class AfterBlock(_Hook):
         return self.cycler.after_block(self.index, output)
 
 
-class BeforeBatchNorm(_Hook):
-    """Refuses, or takes apart, a folded batch in front of a batch norm behind the stack.
+class RefuseBatchNorm(_Hook):
+    """Refuses a folded batch in front of a batch norm: its statistics would mix the cycles."""
 
-    The statistics of a batch norm in training would mix the cycles. Where the caller asked for
-    one head call for each cycle, the first cycle's samples go through here and the others follow
-    in `AfterBatchNorm`.
-    """
-
-    def __init__(self, cycler: Cycler, name: str, per_cycle: bool) -> None:
+    def __init__(self, cycler: Cycler, name: str) -> None:
         super().__init__(cycler, -1)
         self.name = name
-        self.per_cycle = per_cycle
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
+    def __call__(self, module: _BatchNorm, args: tuple[Any, ...]) -> None:
         """See `torch.nn.Module.register_forward_pre_hook`."""
         forward = self.cycler.current
         if forward is None or forward.folded is None or forward.cycles_run == 1:
-            return None
-        if not forward.keep_all or not (module.training or module.running_mean is None):
-            return None
-        if not self.per_cycle:
+            return
+        if forward.keep_all and (module.training or module.running_mean is None):
             raise ValueError(
                 f"{self.name} ({type(module).__name__}) behind the stack mixes the samples of a "
                 "batch in training, and with them the cycles. Pass head_per_cycle=True to run it "
                 "once for each cycle, or put it into eval mode, or use a norm that does not mix "
                 "samples"
             )
-        cycles = args[0].chunk(forward.cycles_run)
-        forward.later_norm_inputs = cycles[1:]
-        return (cycles[0], *args[1:])
 
 
-class AfterBatchNorm(_Hook):
-    """Runs a batch norm behind the stack on the second and later cycles' samples."""
+class HoldStatistics(_Hook):
+    """Keeps a batch norm before the stack from counting a batch again in a later cycle's call."""
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def __call__(self, module: _BatchNorm, args: tuple[Any, ...]) -> None:
+        """See `torch.nn.Module.register_forward_pre_hook`."""
+        switch = self.cycler.switch
+        if module.training and switch.answers is not None and not switch.answered:
+            module.track_running_stats = False
+
+
+class ReleaseStatistics(_Hook):
+    """Lets it count again."""
+
+    def __call__(self, module: _BatchNorm, args: tuple[Any, ...], output: Any) -> None:
         """See `torch.nn.Module.register_forward_hook`."""
-        forward = self.cycler.current
-        if forward is None or not forward.later_norm_inputs:
-            return None
-        later, forward.later_norm_inputs = forward.later_norm_inputs, ()
-        return torch.cat([output, *(module.forward(samples) for samples in later)])
+        if self.cycler.switch.answers is not None:
+            module.track_running_stats = module.running_mean is not None
 
 
 def attach(model: nn.Module, cycler: Cycler, head_per_cycle: bool) -> list[RemovableHandle]:
@@ -106,10 +102,13 @@ def attach(model: nn.Module, cycler: Cycler, head_per_cycle: bool) -> list[Remov
         )
         handles.append(block.register_forward_hook(AfterBlock(cycler, index)))
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module not in inside:
-            before = BeforeBatchNorm(cycler, name, head_per_cycle)
-            handles.append(module.register_forward_pre_hook(before))
-            handles.append(module.register_forward_hook(AfterBatchNorm(cycler, -1)))
+        if not isinstance(module, _BatchNorm) or module in inside:
+            continue
+        if head_per_cycle:
+            handles.append(module.register_forward_pre_hook(HoldStatistics(cycler, -1)))
+            handles.append(module.register_forward_hook(ReleaseStatistics(cycler, -1)))
+        else:
+            handles.append(module.register_forward_pre_hook(RefuseBatchNorm(cycler, name)))
     return handles
 
 

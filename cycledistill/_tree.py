@@ -61,39 +61,3 @@ def iter_tensors(tree: Any) -> Iterator[Tensor]:
     elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         for field in dataclasses.fields(tree):
             yield from iter_tensors(getattr(tree, field.name))
-
-
-def split_batch(
-    tree: Any,
-    num_parts: int,
-    batch_sizes: tuple[int, ...],
-    batch_dims: tuple[int, ...],
-    token_ndim: int,
-) -> tuple[tuple[Any, ...], int]:
-    """Split every tensor of a tree whose batch is ``num_parts`` times as large into the parts.
-
-    Tensors with as many dimensions as the tokens carry the batch at the first of ``batch_dims``
-    that has ``num_parts`` times one of the ``batch_sizes``, all others at 0. A tensor of another
-    batch size did not come through the stack; every part gets it as it is.
-
-    Returns:
-        The parts, and the number of tensors that were split.
-    """
-    num_split = 0
-
-    def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-        nonlocal num_split
-        for dim in batch_dims if tensor.ndim == token_ndim else (0,):
-            for size in batch_sizes if tensor.ndim > dim else ():
-                if tensor.shape[dim] == num_parts * size:
-                    num_split += 1
-                    return tensor.split(size, dim)
-        return (tensor,) * num_parts
-
-    split = [pieces(tensor) for tensor in iter_tensors(tree)]
-
-    def part(index: int) -> Any:
-        remaining = iter(split)
-        return map_tensors(lambda _: next(remaining)[index], tree)
-
-    return tuple(part(index) for index in range(num_parts)), num_split

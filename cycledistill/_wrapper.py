@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from cycledistill._cycler import Cycler, CyclerOptions, ForwardPass
+from cycledistill._cycler import Cycler, CyclerOptions
 from cycledistill._find import find_stack
 from cycledistill._hooks import attach, detach_copies
-from cycledistill._independence import depends_on_earlier_cycles
+from cycledistill._independence import refuse_mixed_cycles
 from cycledistill._output import CycleOutput
+from cycledistill._pass import ForwardPass
+from cycledistill._refusals import refuse_constant_tokens, refuse_labels
+from cycledistill._split import split_output
 from cycledistill._teacher import TeacherOnly, find_token_dim
-from cycledistill._tree import iter_tensors, split_batch
 
 _TEACHER = "cycle_teacher"
 _wrappers: weakref.WeakKeyDictionary[nn.Module, weakref.ref[CycleWrapper]] = (
@@ -51,8 +53,9 @@ class CycleWrapper(nn.Module):
     and in eval mode there are no hooks, so that the output is bit-equal to the plain model's.
 
     The model must hand each block its tokens as the first argument and must not change them
-    between blocks, and what follows the stack must treat samples independently. Where this does
-    not hold, an error says so; cycles that did not run are an error too.
+    between blocks, and what follows the stack must treat samples independently (or be called once
+    for each cycle, with ``head_per_cycle=True``). Where this does not hold, an error says so;
+    cycles that did not run are an error too.
 
     Args:
         model: A model with a block stack, or the bare stack (``nn.Sequential``,
@@ -75,8 +78,12 @@ class CycleWrapper(nn.Module):
         adapter_rank: Rank of low-rank adapters beside every block in the later cycles, 0 for none.
             Teacher-only.
         token_dim: Channels D of the tokens, where the teacher-only options cannot read it off.
-        head_per_cycle: Run batch norms behind the stack once for each cycle. Without it, such a
-            model is refused in training, since it would mix the cycles' statistics.
+        head_per_cycle: Run what follows the stack once for each cycle, instead of once with all
+            cycles in one batch. For a tail that mixes samples (batch norms in training), or that
+            counts on the plain batch (it reshapes by a batch size taken before the stack, uses a
+            mask of the input, adds the stack's input). For each later cycle the model is called
+            again while its blocks answer with that cycle's outputs, so what stands before the
+            stack runs again too (its batch norms do not count twice).
         check_finite: Raise ``FloatingPointError`` with the cycle at which tokens became NaN or
             infinite. Costs a synchronisation for each cycle.
         batch_dim: Batch dimension of the tokens: 0, or 1 for `[T, B, D]`. ``None``: 1 where the
@@ -282,26 +289,52 @@ class CycleWrapper(nn.Module):
         return _draw_cycles(min(self.min_cycles, self.num_cycles), self.num_cycles)
 
     def _collect(self, cycles: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CycleOutput:
-        if _has_labels(self._labels_position, args, kwargs):
-            raise ValueError(
-                "labels make the model compute its own loss, which would see the samples of all "
-                "cycles at once. Call the model without labels and give them to CycleDistillLoss"
-            )
+        if self.head_per_cycle and cycles > 1:
+            return self._collect_apart(cycles, args, kwargs)
+        refuse_labels(self._labels_position, args, kwargs)
         forward = ForwardPass(cycles, keep_all=True)
         output = self._run(forward, args, kwargs)
         tokens = forward.folded
         assert tokens is not None
-        self._check_differentiable(forward, tokens)
+        stack, batch_dim = self._cycler.stack, self._cycler.options.batch_dim
+        refuse_constant_tokens(self.model, stack, forward, tokens)
         if not torch.compiler.is_compiling() and tokens.grad_fn is not None:
             forward.folded = None
             metadata: Any = tokens.grad_fn.metadata
             metadata["cycledistill"] = forward
         if forward.cycles_run == 1:
             return CycleOutput((output,), (tokens,))
-        predictions = self._split(forward, output, args, kwargs)
-        self._check_cycles_apart(forward, predictions[-1], tokens)
-        batch_dim = self._cycler.options.batch_dim
+        predictions = split_output(self.model, stack, forward, output, (args, kwargs), batch_dim)
+        checkable = forward.differentiable and tokens.requires_grad
+        if checkable and not self._tail_checked and not torch.compiler.is_compiling():
+            self._tail_checked = True
+            refuse_mixed_cycles(self.model, stack, forward, predictions[-1], tokens, batch_dim)
         return CycleOutput(predictions, tokens.split(forward.batch_size, batch_dim))
+
+    def _collect_apart(
+        self, cycles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> CycleOutput:
+        """Call the model for the first cycle, then its tail for each of the others."""
+        attached = self._attached
+        if not attached:
+            self._attach(True)
+        try:
+            forward = ForwardPass(cycles, keep_all=True, apart=True)
+            predictions = [self._run(forward, args, kwargs)]
+            assert forward.folded is not None
+            refuse_constant_tokens(self.model, self._cycler.stack, forward, forward.folded)
+            tokens = self._cycler.run_later_cycles(forward)
+            for cycle in range(2, cycles + 1):
+                self._cycler.begin_tail(forward, cycle)
+                try:
+                    predictions.append(self._call_model(*args, **kwargs))
+                finally:
+                    self._cycler.end_tail()
+        finally:
+            if not attached:
+                self._attach(False)
+        self.cycles_run = cycles
+        return CycleOutput(tuple(predictions), tuple(tokens))
 
     def _run(self, forward: ForwardPass, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         attached = self._attached  # a bool: compilation cannot look at handles
@@ -312,12 +345,14 @@ class CycleWrapper(nn.Module):
             output = self._call_model(*args, **kwargs)
         except (RuntimeError, IndexError) as error:
             ours = type(error) not in (RuntimeError, IndexError)
-            if not ours and forward.folded is not None and forward.keep_all:
+            folded = forward.folded is not None and forward.cycles_run > 1
+            if not ours and folded and forward.keep_all:
                 raise RuntimeError(
                     f"{type(self.model).__name__} failed behind {self.stack_path!r}, where the "
                     f"samples of all {forward.cycles_run} cycles come in one batch of "
                     f"{forward.cycles_run} x {forward.batch_size}: {error}. What follows the stack "
-                    "must not combine the tokens with something of the plain batch"
+                    "must not combine the tokens with something of the plain batch; with "
+                    "head_per_cycle=True it may"
                 ) from error
             raise
         finally:
@@ -335,57 +370,6 @@ class CycleWrapper(nn.Module):
         self.cycles_run = forward.cycles_run
         return output
 
-    def _split(
-        self, forward: ForwardPass, output: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, ...]:
-        """The model's output on the folded batch, as one output for each cycle."""
-        batch_dims: tuple[int, ...] = (0,)
-        batch_sizes: tuple[int, ...] = (forward.batch_size,)
-        given = next((tensor for tensor in iter_tensors((args, kwargs)) if tensor.ndim), None)
-        same = given is not None and given.shape[0] == forward.batch_size
-        if self._cycler.options.batch_dim:  # what follows may have put the batch first again
-            batch_dims = (0, 1) if same else (1, 0)
-        elif given is not None and not same:  # the stem folds, say, frames into the batch
-            batch_sizes += (given.shape[0],)
-        predictions, num_split = split_batch(
-            output, forward.cycles_run, batch_sizes, batch_dims, forward.token_ndim
-        )
-        if not num_split:
-            raise RuntimeError(
-                f"no tensor that {type(self.model).__name__} returned has the "
-                f"{forward.cycles_run} x {forward.batch_size} samples that left "
-                f"{self.stack_path!r}: the cycles did not reach the output"
-            )
-        return predictions
-
-    def _check_cycles_apart(self, forward: ForwardPass, last: Any, tokens: Tensor) -> None:
-        """In the first differentiable pass, see that the tail does not mix the cycles."""
-        if self._tail_checked or torch.compiler.is_compiling():
-            return
-        if not forward.differentiable or not tokens.requires_grad:
-            return
-        self._tail_checked = True
-        if depends_on_earlier_cycles(
-            last, tokens, forward.batch_size, self._cycler.options.batch_dim
-        ):
-            raise ValueError(
-                f"{type(self.model).__name__} mixes samples behind {self.stack_path!r}: the "
-                f"prediction of cycle {forward.cycles_run} depends on the tokens of other cycles. "
-                "What follows the stack must treat every sample of the batch by itself"
-            )
-
-    def _check_differentiable(self, forward: ForwardPass, tokens: Tensor) -> None:
-        if forward.grad_at_end or not forward.differentiable or tokens.requires_grad:
-            return
-        blocks = self._cycler.stack.blocks
-        if any(p.requires_grad for block in blocks for p in block.parameters()):
-            raise RuntimeError(
-                f"the tokens of {self.stack_path!r} have no gradient: {type(self.model).__name__} "
-                "checkpoints its activations with use_reentrant=True, and either the checkpoint "
-                "goes on behind the stack or nothing that enters it needs a gradient. Use "
-                "use_reentrant=False"
-            )
-
     def _call_model(self, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(self.model, nn.ModuleList):
             return self.model(*args, **kwargs)
@@ -398,13 +382,13 @@ class CycleWrapper(nn.Module):
     def _attach(self, on: bool) -> None:
         if on and not self._attached:
             self._handles = attach(self.model, self._cycler, self.head_per_cycle)
-            if self._cycler.options.activation_checkpointing is not None:
-                self._cycler.recompute.install()
+            if self.head_per_cycle or self._cycler.options.activation_checkpointing is not None:
+                self._cycler.switch.install()
         elif not on:
             for handle in self._handles:
                 handle.remove()
             self._handles = []
-            self._cycler.recompute.remove()
+            self._cycler.switch.remove()
         self._attached = on
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -430,7 +414,8 @@ class CycleWrapper(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         model = self.__dict__.get("_modules", {}).get("model")
         own = name in self.__dict__ or name in ("model", _TEACHER) or hasattr(type(self), name)
-        if own or model is None or not hasattr(model, name):
+        private = name.startswith("_")  # what frameworks note on the wrapper itself
+        if own or private or model is None or not hasattr(model, name):
             super().__setattr__(name, value)
         else:
             setattr(model, name, value)
@@ -483,12 +468,6 @@ def _check_not_wrapped(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
 def _position_of(name: str, model: nn.Module) -> int | None:
     names = list(inspect.signature(model.forward).parameters)
     return names.index(name) if name in names else None
-
-
-def _has_labels(position: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if kwargs.get("labels") is not None:
-        return True
-    return position is not None and len(args) > position and args[position] is not None
 
 
 def _find_batch_dim(blocks: Sequence[nn.Module]) -> int:

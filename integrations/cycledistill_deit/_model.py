@@ -17,7 +17,7 @@ def create_classifier(config: ClassificationConfig, num_classes: int) -> nn.Modu
     >>> from cycledistill_deit import PRESETS
     >>> model = create_classifier(PRESETS["digits"], num_classes=10)
     >>> sum(parameter.numel() for parameter in model.parameters())
-    86890
+    86506
 
     Raises:
         ValueError: timm has no such model, or it does not take an option.

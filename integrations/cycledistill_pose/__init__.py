@@ -7,9 +7,9 @@ its names is first used, so that a network alone needs neither pycocotools nor O
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from cycledistill_pose.checkpoints import (
         LoadReport,
         PlainCheckpoint,
@@ -126,7 +126,7 @@ _ROOMS = (
 )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name in __all__:
         for room in _ROOMS:
             module = importlib.import_module(f"cycledistill_pose.{room}")

@@ -147,6 +147,7 @@ SCENARIOS: dict[str, tuple[Callable[..., dict[str, Tensor]], dict[str, Any]]] = 
     "data-parallel": (data_parallel, {}),
     "data-parallel-block": (data_parallel, {"activation_checkpointing": "block"}),
     "data-parallel-cycle": (data_parallel, {"activation_checkpointing": "cycle"}),
+    "data-parallel-head": (data_parallel, {"head_per_cycle": True}),
     "data-parallel-inside": (data_parallel_around_the_plain_model, {}),
     "data-parallel-teacher": (data_parallel_teacher, {}),
     "data-parallel-unused": (data_parallel_unused_cycles, {}),
@@ -155,6 +156,7 @@ SCENARIOS: dict[str, tuple[Callable[..., dict[str, Tensor]], dict[str, Any]]] = 
     "sharded-block": (sharded, {"activation_checkpointing": "block"}),
     "sharded-cycle": (sharded, {"activation_checkpointing": "cycle"}),
     "sharded-teacher": (sharded, {"cycle_embedding": True, "adapter_rank": 2}),
+    "sharded-head": (sharded, {"head_per_cycle": True}),
     "sharded-kept": (sharded, {"keep": True}),
     "sharded-modes": (sharded_modes, {}),
 }

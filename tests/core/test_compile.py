@@ -129,6 +129,7 @@ def test_a_compiled_model_inside_of_the_wrapper() -> None:
         {"grad_cycles": 1},
         {"input_injection": 0.5},
         {"cycle_embedding": True, "adapter_rank": 2},
+        {"head_per_cycle": True},
         {"min_cycles": 3},
     ],
     ids=lambda options: next(iter(options)) + str(next(iter(options.values()))),

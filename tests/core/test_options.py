@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from cycledistill import CycleDistillLoss, CycleOutput, CycleWrapper
-from tests.core.models import BatchNormHead, Block
+from tests.core.models import BatchNormHead, Block, OwnCheckpoints
 from tests.core.reference import (
     HandFed,
     assert_same,
@@ -138,38 +138,6 @@ def test_checkpointing_with_all_other_options(kind: str) -> None:
 
 
 # Models that checkpoint on their own
-
-
-class OwnCheckpoints(nn.Module):
-    """Checkpoints its stem and all, or parts, of its blocks together."""
-
-    def __init__(self, segments: list[tuple[int, int]], reentrant: bool) -> None:
-        super().__init__()
-        self.stem = nn.Linear(16, 16)
-        self.blocks = nn.ModuleList(Block() for _ in range(4))
-        self.head = nn.Linear(16, 5)
-        self.segments = segments
-        self.reentrant = reentrant
-
-    def part(self, x: Tensor, bias: Tensor, start: int, stop: int) -> Tensor:
-        for index in range(start, stop):
-            if index < 0:
-                x = self.stem(x)
-            elif index == 4:
-                x = self.head(x)
-            else:
-                x = self.blocks[index](x, bias)
-        return x
-
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        done = -1
-        for start, stop in self.segments:
-            x = self.part(x, bias, done, start)
-            x = torch.utils.checkpoint.checkpoint(
-                self.part, x, bias, start, stop, use_reentrant=self.reentrant
-            )
-            done = stop
-        return self.part(x, bias, done, 5)
 
 
 SEGMENTS = {

@@ -447,7 +447,7 @@ def test_loss_of_the_paper() -> None:
 def test_loss_defaults() -> None:
     criterion = sdpose_loss(14)
     assert criterion.token_groups == {"keypoint": slice(0, 14), "visual": slice(14, None)}
-    assert isinstance(criterion.task_loss, HeatmapMSELoss) and criterion.detach_teacher
+    assert isinstance(criterion.task_loss, HeatmapMSELoss) and not criterion.detach_teacher
     regression = create_sdpose("sdpose_reg_nano", num_keypoints=3)
     criterion = sdpose_loss(regression)
     assert isinstance(criterion.task_loss, RLELoss)

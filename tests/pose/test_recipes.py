@@ -257,7 +257,7 @@ def test_examples_run_and_explain_themselves(tmp_path, script):
     amount = ("--num-synthetic", 32, "--num-synthetic-val", 4, "--num-workers", 0)
     done = run(script, "--output-dir", tmp_path / "run", *size, *heatmap, *amount)
     assert done.returncode == 0, done.stderr
-    assert "cycles in use" in done.stdout and "predictions.png" in done.stdout
+    assert "number of cycles in use" in done.stdout and "predictions.png" in done.stdout
     missing = run(script, "--data-root", tmp_path / "run")
     assert missing.returncode == 1 and missing.stderr.startswith("error: ")
     assert "person_keypoints_train2017.json" in missing.stderr

@@ -75,7 +75,7 @@ def sdpose_loss(
     task_loss: Callable[..., Tensor] | None = None,
     *,
     token_weight: float | Mapping[str, float] = 5e-6,
-    detach_teacher: bool = True,
+    detach_teacher: bool = False,
     **options: Any,
 ) -> CycleDistillLoss:
     """The loss of SDPose (eq. 4): a task loss on every cycle, and two groups of tokens distilled.
@@ -95,8 +95,10 @@ def sdpose_loss(
             `(target, weight)`. RLELoss has parameters of its own: give
             `criterion.parameters()` to the optimiser, too.
         token_weight: Of both groups, or `{"keypoint": ..., "visual": ...}`; 0 switches one off.
-        detach_teacher: True, the paper's text: no gradient into the later cycle's tokens. False,
-            the released code: gradient into both.
+        detach_teacher: False, the released code: gradient into both cycles' tokens. True, the
+            paper's text: none into the later one's. There is no norm after the blocks, so a
+            student that chases a constant can make the tokens grow without end (seen in training
+            on LSPET: see the results page).
         **options: Other arguments of `cycledistill.CycleDistillLoss`, such as
             `task_cycles="last"`.
 

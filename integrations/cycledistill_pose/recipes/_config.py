@@ -105,8 +105,9 @@ class PoseConfig(TrainConfig):
     teacher: Literal["next", "last"] = "next"
     """Which cycle a cycle learns from (next: paper, table 7, 3 -> 2 -> 1)."""
 
-    detach_teacher: bool = True
-    """Treat the later cycle's tokens as constants; the paper's released code does not."""
+    detach_teacher: bool = False
+    """Treat the later cycle's tokens as constants, as the paper's text says. Its released code does
+    not; without a norm after the blocks tokens can then grow without end."""
 
     activation_checkpointing: Literal["block", "cycle"] | None = None
     """Recompute activations in the backward pass: less memory, more time."""

@@ -8,12 +8,15 @@ from rich.table import Table
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._train import PoseRun
 
+_SHOWN = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
+
 
 def report(config: PoseConfig, run: PoseRun) -> None:
     """Say what happened, where the files are and what to try next."""
-    names = list(dict.fromkeys(name.split("/")[0] for name in run.scores))
-    table = Table(title="Average precision and recall in percent")
-    table.add_column("cycles in use", justify="right")
+    found = dict.fromkeys(name.split("/")[0] for name in run.scores)
+    names = [name for name in found if name in _SHOWN]
+    table = Table(title="Percent by number of cycles in use")
+    table.add_column("cycles", justify="right")
     for name in names:
         table.add_column(name, justify="right")
     for cycle in range(1, config.training_cycles + 1):

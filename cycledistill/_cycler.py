@@ -66,9 +66,10 @@ class Cycler:
         self.stack = stack
         self.options = options
         self.teacher = teacher
+        self.switch = BlockSwitch(stack.blocks)
+        self.switch.remove()  # what a copied model may have brought along
         self._token_names = [_first_parameter(block) for block in stack.blocks]
         self.current: ForwardPass | None = None
-        self.switch = BlockSwitch(stack.blocks)
         self._passes: weakref.WeakSet[ForwardPass] = weakref.WeakSet()
         self._repeated = Repeated()
 

@@ -74,7 +74,7 @@ def _split_batch(
             for size in batch_sizes if tensor.ndim > dim else ():
                 if tensor.shape[dim] == num_parts * size:
                     num_split += 1
-                    return tensor.split(size, dim)
+                    return tensor.split([size] * num_parts, dim)
         return (tensor,) * num_parts
 
     split = [pieces(tensor) for tensor in iter_tensors(tree)]

@@ -309,7 +309,8 @@ class CycleWrapper(nn.Module):
         if checkable and not self._tail_checked and not torch.compiler.is_compiling():
             self._tail_checked = True
             refuse_mixed_cycles(self.model, stack, forward, predictions[-1], tokens, batch_dim)
-        return CycleOutput(predictions, tokens.split(forward.batch_size, batch_dim))
+        sizes = [forward.batch_size] * forward.cycles_run
+        return CycleOutput(predictions, tokens.split(sizes, batch_dim))
 
     def _collect_apart(
         self, cycles: int, args: tuple[Any, ...], kwargs: dict[str, Any]

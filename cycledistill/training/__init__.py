@@ -26,6 +26,7 @@ from cycledistill.training._cli import parse_cli, run_cli  # noqa: E402
 from cycledistill.training._config import TrainConfig, free  # noqa: E402
 from cycledistill.training._config_file import save_config  # noqa: E402
 from cycledistill.training._curves import draw_curves  # noqa: E402
+from cycledistill.training._cycled_config import CycledConfig  # noqa: E402
 from cycledistill.training._errors import (  # noqa: E402
     CheckpointError,
     Interrupted,
@@ -49,6 +50,7 @@ from cycledistill.training._schedule import WarmupCosine, WarmupSteps  # noqa: E
 __all__ = [
     "BestEvaluation",
     "CheckpointError",
+    "CycledConfig",
     "FitResult",
     "Interrupted",
     "Losses",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from cycledistill.training import TrainConfig, free
+from cycledistill.training import CycledConfig, free
 
 
 @dataclass
-class ClassificationConfig(TrainConfig):
+class ClassificationConfig(CycledConfig):
     """Train a timm model on images in class folders, cycled and distilled into one pass."""
 
     data_dir: Path | None = free(None)
@@ -23,13 +22,6 @@ class ClassificationConfig(TrainConfig):
     pretrained: bool = False
     """Start from timm's pretrained weights (downloads them)."""
 
-    mode: Literal["plain", "cycle", "distill"] = "distill"
-    """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
-    table 9, row 2). distill: loss on every cycle, tokens distilled, used with one (row 3)."""
-
-    num_cycles: int = 2
-    """Cycles in training, in the modes cycle and distill (2: paper, table 9)."""
-
     blocks: str | None = None
     """Path of the block stack, such as blocks.4:12; None finds it."""
 
@@ -39,15 +31,8 @@ class ClassificationConfig(TrainConfig):
     detach_teacher: bool = True
     """Treat the later cycle's tokens as constants; the paper's released code does not."""
 
-    task_cycles: Literal["all", "mean", "last"] = "all"
-    """Cycles with a classification loss in mode distill: the sum over all (paper, eq. 3), their
-    mean, or the last (paper, table 5)."""
-
     prediction_weight: float = 0.0
     """Weight of the KL divergence between consecutive cycles' predictions (0: not in the paper)."""
-
-    activation_checkpointing: Literal["block", "cycle"] | None = None
-    """Recompute activations in the backward pass: less memory, more time."""
 
     image_size: int = 224
     """Side of the square input, in pixels."""
@@ -116,16 +101,6 @@ class ClassificationConfig(TrainConfig):
     limit_train: int | None = None
     """Use only that many training images, spread evenly over the list; None uses all."""
 
-    @property
-    def training_cycles(self) -> int:
-        """Cycles that training runs in this mode."""
-        return 1 if self.mode == "plain" else self.num_cycles
-
-    @property
-    def inference_cycles(self) -> int:
-        """Cycles that the trained model is meant to be used with."""
-        return self.num_cycles if self.mode == "cycle" else 1
-
     def validate(self) -> None:
         """Check ranges.
 
@@ -133,13 +108,6 @@ class ClassificationConfig(TrainConfig):
             ValueError: An option is out of its range; the text names it.
         """
         super().validate()
-        if self.num_cycles < 1:
-            raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
-        if self.mode != "plain" and self.num_cycles == 1:
-            raise ValueError(
-                f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
-                "--num-cycles 2 or more"
-            )
         if self.warmup_epochs and self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs} must be fewer than epochs={self.epochs}"

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from cycledistill.training import TrainConfig, free
+from cycledistill.training import CycledConfig, free
 from cycledistill_pose.data import PoseAugmentation
 
 
 @dataclass
-class PoseConfig(TrainConfig):
+class PoseConfig(CycledConfig):
     """Train a pose network, cycled and distilled into one pass."""
 
     data_root: Path | None = free(None)
@@ -85,22 +85,11 @@ class PoseConfig(TrainConfig):
     pruning: bool = False
     """Prune visual tokens at blocks 3, 6 and 9, keeping 0.7 each time (PPT: paper, table 8)."""
 
-    mode: Literal["plain", "cycle", "distill"] = "distill"
-    """plain: one cycle. cycle: several, loss on the last, used with all (paper, table 6).
-    distill: loss on every cycle, tokens distilled, used with one (paper, tables 1, 5, 7)."""
-
-    num_cycles: int = 2
-    """Cycles in training, in the modes cycle and distill (2; 3 for SDPose-T: paper, 4.1.2)."""
-
     keypoint_weight: float = 5e-6
     """Weight of the keypoint tokens' distillation, alpha 1 (5e-6: paper, 4.1.2; 0: table 5)."""
 
     visual_weight: float = 5e-6
     """Weight of the visual tokens' distillation, alpha 2 (5e-6: paper, 4.1.2; 0: table 5)."""
-
-    task_cycles: Literal["all", "mean", "last"] = "all"
-    """Cycles with a pose loss in mode distill: the sum over all (paper, eq. 3), their mean, or
-    the last (paper, table 5)."""
 
     teacher: Literal["next", "last"] = "next"
     """Which cycle a cycle learns from (next: paper, table 7, 3 -> 2 -> 1)."""
@@ -108,9 +97,6 @@ class PoseConfig(TrainConfig):
     detach_teacher: bool = False
     """Treat the later cycle's tokens as constants, as the paper's text says. Its released code does
     not; without a norm after the blocks tokens can then grow without end."""
-
-    activation_checkpointing: Literal["block", "cycle"] | None = None
-    """Recompute activations in the backward pass: less memory, more time."""
 
     codec: Literal["dark", "msra", "udp"] = "dark"
     """Heatmap targets and their decoding (dark: the paper's released recipe)."""
@@ -148,16 +134,6 @@ class PoseConfig(TrainConfig):
     pictures: int = free(12)
     """People in the picture of predictions beside the truth."""
 
-    @property
-    def training_cycles(self) -> int:
-        """Cycles that training runs in this mode."""
-        return 1 if self.mode == "plain" else self.num_cycles
-
-    @property
-    def inference_cycles(self) -> int:
-        """Cycles that the trained model is meant to be used with."""
-        return self.num_cycles if self.mode == "cycle" else 1
-
     def validate(self) -> None:
         """Check ranges.
 
@@ -165,13 +141,6 @@ class PoseConfig(TrainConfig):
             ValueError: An option is out of its range; the text names it.
         """
         super().validate()
-        if self.num_cycles < 1:
-            raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
-        if self.mode != "plain" and self.num_cycles == 1:
-            raise ValueError(
-                f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
-                "--num-cycles 2 or more"
-            )
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must be rising epochs, got {self.milestones}")
         named = (self.train_annotations, self.train_images)

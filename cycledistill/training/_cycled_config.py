@@ -1,0 +1,59 @@
+"""The options of every run that trains a model in cycles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cycledistill.training._config import TrainConfig
+
+
+@dataclass
+class CycledConfig(TrainConfig):
+    """Options of the training loop and of the cycles; examples add their own by deriving from it.
+
+    Example:
+        >>> config = CycledConfig(mode="cycle", num_cycles=3)
+        >>> config.training_cycles, config.inference_cycles
+        (3, 3)
+    """
+
+    mode: Literal["plain", "cycle", "distill"] = "distill"
+    """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
+    table 6 and table 9, row 2). distill: loss on every cycle, tokens distilled, used with one
+    (paper, tables 1, 5, 7 and table 9, row 3)."""
+
+    num_cycles: int = 2
+    """Cycles in training, in the modes cycle and distill (2; 3 for SDPose-T: paper, 4.1.2)."""
+
+    task_cycles: Literal["all", "mean", "last"] = "all"
+    """Cycles with a task loss in mode distill: the sum over all (paper, eq. 3), their mean, or the
+    last (paper, table 5)."""
+
+    activation_checkpointing: Literal["block", "cycle"] | None = None
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    @property
+    def training_cycles(self) -> int:
+        """Cycles that training runs in this mode."""
+        return 1 if self.mode == "plain" else self.num_cycles
+
+    @property
+    def inference_cycles(self) -> int:
+        """Cycles that the trained model is meant to be used with."""
+        return self.num_cycles if self.mode == "cycle" else 1
+
+    def validate(self) -> None:
+        """Check ranges.
+
+        Raises:
+            ValueError: An option is out of its range; the text names it.
+        """
+        super().validate()
+        if self.num_cycles < 1:
+            raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
+        if self.mode != "plain" and self.num_cycles == 1:
+            raise ValueError(
+                f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
+                "--num-cycles 2 or more"
+            )

@@ -1,0 +1,156 @@
+"""The attention weights that a fused kernel computes and does not hand out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from cycledistill._find import find_stack
+from cycledistill._wrapper import CycleWrapper
+
+
+class AttentionMap(NamedTuple):
+    """The attention of one block in one cycle.
+
+    Attributes:
+        cycle: The cycle, from 1.
+        layer: The block's place in its stack, from 1.
+        weights: `[B, heads, queries, keys]`; every row sums to one.
+    """
+
+    cycle: int
+    layer: int
+    weights: Tensor
+
+
+def record_attention(
+    model: nn.Module,
+    *args: Any,
+    blocks: str | Sequence[nn.Module] | None = None,
+    **kwargs: Any,
+) -> list[AttentionMap]:
+    """Call `model(*args, **kwargs)` and return what its blocks attended to, in order.
+
+    ```python
+    cycled = CycleWrapper(timm.create_model("vit_tiny_patch16_224")).eval()
+    maps = record_attention(cycled, images, num_cycles=2)
+    maps[-1].weights  # [B, heads, T, T] of the last block in cycle 2
+    ```
+
+    While the model runs, every call of `scaled_dot_product_attention` inside its blocks is
+    answered by `softmax(QK^T * scale + mask) V` written out, so the weights are the ones that made
+    the block's output. Tokens may be pruned between blocks: each map has its own size. Nothing
+    stays on the model.
+
+    Args:
+        model: A plain model or a `CycleWrapper`, in eval mode.
+        args: Passed to the model.
+        blocks: Where the stack is, as for `CycleWrapper`. None: found.
+        kwargs: Passed to the model, `num_cycles=` of a wrapper for example.
+
+    Raises:
+        ValueError: The model is in training mode, or its blocks called
+            `scaled_dot_product_attention` not once (timm: attention modules with
+            `fused_attn=False` do not).
+    """
+    if model.training:
+        raise ValueError("model: found training mode, expected eval mode; call model.eval() first")
+    plain = model.model if isinstance(model, CycleWrapper) else model
+    stack = find_stack(plain, blocks)
+    recorder = _Recorder()
+    with torch.no_grad(), _marked(stack.blocks, recorder), recorder:
+        model(*args, **kwargs)
+    if not recorder.maps:
+        raise ValueError(
+            f"model: the {len(stack.blocks)} blocks found at {stack.path!r} did not call "
+            "torch.nn.functional.scaled_dot_product_attention, expected one call in each; a timm "
+            "model calls it where its attention modules have fused_attn=True"
+        )
+    return recorder.maps
+
+
+class _Recorder(TorchFunctionMode):
+    """Answers fused attention in the open, and notes it under the block that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps: list[AttentionMap] = []
+        self.running: tuple[int, int] | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not F.scaled_dot_product_attention or self.running is None:
+            return func(*args, **kwargs)
+        output, weights = _attend(*args, **kwargs)
+        cycle, layer = self.running
+        self.maps.append(AttentionMap(cycle, layer, weights))
+        return output
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return the mixed values and the weights; arguments of `scaled_dot_product_attention`."""
+    if dropout_p:
+        raise ValueError(f"attention dropout: found {dropout_p}, expected 0 while recording")
+    if enable_gqa:
+        groups = query.shape[-3] // key.shape[-3]
+        key = key.repeat_interleave(groups, -3)
+        value = value.repeat_interleave(groups, -3)
+    scores = query @ key.transpose(-2, -1) * (scale or 1 / math.sqrt(query.shape[-1]))
+    if is_causal:
+        attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        else:
+            scores = scores + attn_mask
+    weights = scores.softmax(-1)
+    return weights @ value, weights
+
+
+@contextmanager
+def _marked(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
+    """Tell the recorder which block runs, and for which time (its cycle)."""
+    calls = [0] * len(blocks)
+
+    def enter(index: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            calls[index] += 1
+            recorder.running = (calls[index], index + 1)
+
+        return hook
+
+    def leave(*_: Any) -> None:
+        recorder.running = None
+
+    handles = []
+    try:
+        for index, block in enumerate(blocks):
+            handles.append(block.register_forward_pre_hook(enter(index)))
+            # Before the wrapper's hook on the last block, which runs the stack again.
+            handles.append(block.register_forward_hook(leave, prepend=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,59 @@
+"""Recorded attention is the attention that made the output."""
+
+import pytest
+import timm
+import torch
+
+from cycledistill import CycleWrapper
+from cycledistill.inside import record_attention
+
+
+def vit():
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", img_size=32, depth=3, num_classes=4).eval()
+
+
+def rebuilt(attn, tokens, weights):
+    value = attn.qkv(tokens).unflatten(-1, (3, attn.num_heads, -1))[:, :, 2].transpose(1, 2)
+    return attn.proj((weights @ value).transpose(1, 2).flatten(2))
+
+
+@torch.no_grad()
+def test_weights_rebuild_the_fused_output_of_every_layer_and_cycle():
+    model = vit()
+    cycled = CycleWrapper(model, num_cycles=2).eval()
+    images = torch.randn(2, 3, 32, 32)
+    seen = []
+    handles = [
+        block.attn.register_forward_hook(lambda m, a, out: seen.append((m, a[0], out)))
+        for block in model.blocks
+    ]
+    expected = cycled(images, num_cycles=2)  # fused: nothing is recorded here
+    for handle in handles:
+        handle.remove()
+    maps = record_attention(cycled, images, num_cycles=2)
+    assert [m[:2] for m in maps] == [(c, k) for c in (1, 2) for k in (1, 2, 3)]
+    for found, (attn, tokens, output) in zip(maps, seen, strict=True):
+        assert found.weights.shape == (2, 3, 5, 5)
+        torch.testing.assert_close(rebuilt(attn, tokens, found.weights), output)
+    assert not torch.allclose(maps[0].weights, maps[3].weights)
+    assert torch.equal(cycled(images, num_cycles=2), expected)  # nothing stayed behind
+    assert not any(block._forward_hooks for block in model.blocks[:-1])
+
+
+def test_plain_model_is_one_cycle():
+    maps = record_attention(vit(), torch.randn(1, 3, 32, 32))
+    assert [m[:2] for m in maps] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_training_mode_is_refused():
+    with pytest.raises(ValueError, match="found training mode, expected eval mode"):
+        record_attention(vit().train(), torch.randn(1, 3, 32, 32))
+
+
+def test_unfused_attention_is_refused():
+    model = vit()
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    with pytest.raises(ValueError, match="did not call"):
+        record_attention(model, torch.randn(1, 3, 32, 32))

@@ -5,7 +5,8 @@ import timm
 import torch
 
 from cycledistill import CycleWrapper
-from cycledistill.inside import record_attention
+from cycledistill.inside import plot_attention_matrices, record_attention
+from cycledistill.inside._attention import _attend
 
 
 def vit():
@@ -57,3 +58,36 @@ def test_unfused_attention_is_refused():
         block.attn.fused_attn = False
     with pytest.raises(ValueError, match="did not call"):
         record_attention(model, torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"scale": 0.3}, {"is_causal": True}, {"attn_mask": "bool"}, {"attn_mask": "float"}],
+)
+def test_written_out_attention_is_the_fused_one(options):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 3, 6, 8, generator=generator)
+    masks = {"bool": torch.ones(6, 6).tril().bool(), "float": torch.randn(6, 6)}
+    options = {k: masks.get(v, v) if isinstance(v, str) else v for k, v in options.items()}
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    output, weights = _attend(query, key, value, **options)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 6))
+
+
+def test_matrices_have_a_panel_for_each_layer_and_cycle():
+    maps = record_attention(
+        CycleWrapper(vit(), num_cycles=2).eval(), torch.randn(1, 3, 32, 32), num_cycles=2
+    )
+    figure = plot_attention_matrices(maps, names=["class", "a", "b"])
+    panels = [axes for axes in figure.axes if axes.images]
+    assert [axes.get_title() for axes in panels] == ["layer 1", "layer 2", "layer 3", "", "", ""]
+    drawn = torch.as_tensor(panels[5].images[0].get_array())
+    torch.testing.assert_close(drawn, maps[5].weights[0].mean(0)[:3, :3])
+
+
+@pytest.mark.parametrize(("names", "image"), [(["x"] * 6, 0), ([], 0), (["x"], 1)])
+def test_matrices_refuse_tokens_and_images_that_are_not_there(names, image):
+    maps = record_attention(vit(), torch.randn(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"names: found|image: found"):
+        plot_attention_matrices(maps, names=names, image=image)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cycledistill.inside._attention import AttentionMap
@@ -50,10 +52,10 @@ def plot_attention_matrices(
     figure = Figure(figsize=(side * layers + 2.0, side * cycles + 1.2), layout="constrained")
     grid = figure.subplots(cycles, layers, squeeze=False)
     top = max(float(panel.max()) for panel in panels.values())
-    drawn = None
+    colours = ScalarMappable(Normalize(0.0, top), "cividis")
     for (cycle, layer), panel in panels.items():
         axes = grid[cycle - 1][layer - 1]
-        drawn = axes.imshow(panel, cmap="cividis", vmin=0.0, vmax=top)
+        axes.imshow(panel, cmap=colours.cmap, norm=colours.norm)
         axes.set_xticks(range(size), names if cycle == cycles else [""] * size, rotation=90)
         axes.set_yticks(range(size), names if layer == 1 else [""] * size)
         axes.tick_params(labelsize=6, length=0)
@@ -61,5 +63,5 @@ def plot_attention_matrices(
             axes.set_title(f"layer {layer}", fontsize=9)
         if layer == 1:
             axes.set_ylabel(f"cycle {cycle}", fontsize=9)
-    figure.colorbar(drawn, ax=grid.ravel().tolist(), label="attention (mean over heads)")
+    figure.colorbar(colours, ax=grid.ravel().tolist(), label="attention (mean over heads)")
     return figure

@@ -1,0 +1,3 @@
+from cycledistill_pose.cli._main import main
+
+main()

@@ -39,8 +39,10 @@ def test_errors_leave_nothing(
     for name, text in (("empty", "has no images"), ("bad.jpg", "cannot be read")):
         with pytest.raises(SystemExit) as stopped:
             main(
-                ["predict", str(tmp_path / name), "--checkpoint", str(folder)]
-                + ["--out", str(tmp_path / "out")]
+                [
+                    *("predict", str(tmp_path / name), "--checkpoint", str(folder)),
+                    *("--out", str(tmp_path / "out")),
+                ]
             )
         assert stopped.value.code == 1 and text in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jpg", "empty"]

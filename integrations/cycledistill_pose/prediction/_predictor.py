@@ -1,0 +1,141 @@
+"""Keypoints of the people in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cycledistill import CycleWrapper
+from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
+from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
+from cycledistill_pose.models import TokenPose, TokenReg
+from cycledistill_pose.recipes._predict import predict_cycles
+from cycledistill_pose.skeletons import Skeleton
+
+
+class Prediction(NamedTuple):
+    """Keypoints of N people: `[N, K, 2]` px of the image, and scores `[N, K]`."""
+
+    keypoints: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+
+
+class PosePredictor:
+    """Call with an image and boxes to get keypoints.
+
+    Args:
+        model: The plain network.
+        skeleton: Its keypoints.
+        codec: Decodes its output.
+        num_cycles: Passes through the blocks.
+        flip_test: Average with the outputs for the mirrored crops.
+        batch_size: People at a time.
+
+    Raises:
+        ValueError: ``num_cycles`` or ``batch_size`` is below 1.
+    """
+
+    def __init__(
+        self,
+        model: TokenPose | TokenReg,
+        skeleton: Skeleton,
+        codec: HeatmapCodec | RegressionCodec,
+        num_cycles: int = 1,
+        flip_test: bool = False,
+        batch_size: int = 32,
+    ) -> None:
+        for name, value in (("num_cycles", num_cycles), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
+        self.model = CycleWrapper(model, num_cycles=num_cycles, blocks="blocks").eval()
+        self.input_size = model.input_size
+        self.skeleton = skeleton
+        self.codec = codec
+        self.num_cycles = num_cycles
+        self.flip_test = flip_test
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options: Any) -> PosePredictor:
+        """From the folder of a plain network; options as for the class.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A file is broken, or of another kind.
+        """
+        model, skeleton, written = load_plain(folder)
+        if isinstance(model, TokenReg):
+            return cls(model, skeleton, RegressionCodec(model.input_size), **options)
+        sigma = written.get("sigma", 2.0)
+        codec = HeatmapCodec(
+            model.input_size,
+            model.heatmap_size,
+            sigma,
+            written.get("method", "dark"),
+            2 * int(2.67 * sigma) + 1,
+        )
+        return cls(model, skeleton, codec, **options)
+
+    def __call__(self, image: Any, boxes_xyxy: Any = None) -> Prediction:
+        """Keypoints of the people in an image.
+
+        Args:
+            image: Path, PIL image, or RGB bytes `[H, W, 3]`.
+            boxes_xyxy: `[N, 4]` px of the image; None takes the whole image as one person.
+
+        Raises:
+            ValueError: The image cannot be read, or a box is not 4 numbers or is empty.
+            FileNotFoundError: There is no such file.
+        """
+        pixels = read_rgb(image)
+        height, width = pixels.shape[:2]
+        boxes = np.asarray([[0, 0, width, height]] if boxes_xyxy is None else boxes_xyxy, float)
+        boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
+        if boxes.ndim != 2 or boxes.shape[1] != 4:
+            raise ValueError(f"boxes_xyxy must have shape [N, 4], got {list(boxes.shape)}")
+        count = self.skeleton.num_keypoints
+        points, scores = [np.zeros((0, count, 2))], [np.zeros((0, count))]
+        flip = self.skeleton.flip_indices if self.flip_test else None
+        device = next(self.model.parameters()).device
+        for start in range(0, len(boxes), self.batch_size):
+            matrices = crop_matrix(
+                boxes[start : start + self.batch_size],
+                self.input_size,
+                udp=getattr(self.codec, "method", "") == "udp",
+            )
+            crops = np.stack([cv2.warpAffine(pixels, m, self.input_size) for m in matrices])
+            images = normalize_images(torch.from_numpy(crops).to(device))
+            found = predict_cycles(self.model, images, self.codec, self.num_cycles, flip)[-1]
+            inverse = invert_matrix(matrices)
+            points.append(transform_points(found[0].double().cpu().numpy(), inverse))
+            scores.append(found[1].double().cpu().numpy())
+        return Prediction(
+            np.concatenate(points).astype(np.float32), np.concatenate(scores).astype(np.float32)
+        )
+
+
+def read_rgb(image: Any) -> npt.NDArray[np.uint8]:
+    """RGB bytes `[H, W, 3]` of a path, a PIL image or an array; a photo is turned upright."""
+    if isinstance(image, str | Path):
+        try:
+            with Image.open(image) as opened:
+                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(f"there is no image {image}") from None
+            raise ValueError(f"{image} cannot be read as an image: {error}") from error
+    if isinstance(image, Image.Image):
+        return np.asarray(image.convert("RGB"))
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(
+            f"image must be RGB bytes [H, W, 3], got {array.dtype} {list(array.shape)}"
+        )
+    return array

@@ -1,6 +1,27 @@
-"""Look inside a model while it cycles: what its blocks attend to, layer by layer."""
+"""Look inside a model while it cycles: attention, weights, and how far the tokens move.
+
+Needs matplotlib, which the extra ``train`` brings: ``pip install "cycledistill[train]"``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+if importlib.util.find_spec("matplotlib") is None:
+    raise ImportError('cycledistill.inside needs matplotlib: pip install "cycledistill[train]"')
 
 from cycledistill.inside._attention import AttentionMap, record_attention
+from cycledistill.inside._changes import plot_token_changes, token_changes
 from cycledistill.inside._matrices import plot_attention_matrices
+from cycledistill.inside._over_image import plot_attention_over_image
+from cycledistill.inside._weights import plot_weight_distributions
 
-__all__ = ["AttentionMap", "plot_attention_matrices", "record_attention"]
+__all__ = [
+    "AttentionMap",
+    "plot_attention_matrices",
+    "plot_attention_over_image",
+    "plot_token_changes",
+    "plot_weight_distributions",
+    "record_attention",
+    "token_changes",
+]

@@ -95,6 +95,7 @@ class PruningPass:
         self, pruning: TokenPruning, ratio: float, num_keypoints: int, tokens: Tensor
     ) -> None:
         self.num_keypoints = num_keypoints
+        self._num_tokens = tokens.shape[1]
         counts = pruning.visual_counts(tokens.shape[1] - num_keypoints, ratio)
         self._counts = {
             block: (before, after)
@@ -113,6 +114,17 @@ class PruningPass:
     def position_of(self, tokens: Tensor) -> Tensor:
         """The position `[1 or B, T, D]` of `tokens`."""
         return self._positions[tokens.shape[1]]
+
+    def standing(self, num_tokens: int) -> Tensor:
+        """Places `[1 or B, num_tokens]` in the whole sequence of the tokens that were left."""
+        places = torch.arange(self._num_tokens)[None]
+        for block in sorted(self._kept):
+            if places.shape[1] == num_tokens:
+                break
+            kept = self._kept[block].cpu()
+            places = places.expand(kept.shape[0], -1).gather(1, kept)
+        assert places.shape[1] == num_tokens
+        return places
 
     def prune(self, block: int, tokens: Tensor, query: Tensor, key: Tensor) -> Tensor:
         """Drop tokens if it is up to `block` to do it, and remember where the others stood."""

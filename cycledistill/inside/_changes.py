@@ -1,0 +1,117 @@
+"""How much the tokens move from cycle to cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from cycledistill._wrapper import CycleWrapper
+from cycledistill.inside._colours import COLOURS
+
+
+def token_changes(
+    cycled: CycleWrapper,
+    *args: Any,
+    num_cycles: int,
+    groups: Mapping[str, slice] | None = None,
+    **kwargs: Any,
+) -> dict[str, Tensor]:
+    """Call `cycled(*args, **kwargs)` and return how far each cycle moves each token.
+
+    ```python
+    changes = token_changes(cycled, images, num_cycles=4)
+    plot_token_changes(changes).savefig("changes.png")
+    ```
+
+    The change of a token x in cycle n is `|x_n - x_(n-1)| / |x_(n-1)|`, where x_n is what leaves
+    the last block in cycle n and |.| the norm over the channels. The first cycle has nothing to
+    be compared with, so N cycles give N - 1 changes.
+
+    Args:
+        cycled: The wrapped model, in eval mode.
+        args: Passed to the model.
+        num_cycles: Cycles N, 2 or more.
+        groups: Name -> slice of the sequence. None: the model's own `token_groups` where it has
+            them (pose models do), else all tokens as one group.
+        kwargs: Passed to the model.
+
+    Returns:
+        Name -> `[N - 1, B, tokens of the group]`, from cycle 2 on.
+
+    Raises:
+        TypeError: `cycled` is no `CycleWrapper`.
+        ValueError: Training mode, fewer than 2 cycles, tokens that are not `[B, T, D]`, or an
+            empty group.
+    """
+    if not isinstance(cycled, CycleWrapper):
+        raise TypeError(f"cycled: found {type(cycled).__name__}, expected a CycleWrapper")
+    if cycled.training:
+        raise ValueError("cycled: found training mode, expected eval mode; call cycled.eval()")
+    if num_cycles < 2:
+        raise ValueError(f"num_cycles: found {num_cycles}, expected 2 or more")
+    if groups is None:
+        groups = getattr(cycled.model, "token_groups", None) or {"all tokens": slice(None)}
+    with torch.no_grad():
+        cycles = cycled.forward_cycles(*args, num_cycles=num_cycles, **kwargs).tokens
+    tokens = torch.stack([found.float() for found in cycles])
+    if tokens.ndim != 4:
+        raise ValueError(f"tokens: found shape {list(cycles[0].shape)}, expected [B, T, D]")
+    if cycled._cycler.options.batch_dim == 1:
+        tokens = tokens.transpose(1, 2)
+    tiny = torch.finfo(torch.float32).tiny
+    moved = torch.linalg.vector_norm(tokens[1:] - tokens[:-1], dim=-1)
+    change = moved / torch.linalg.vector_norm(tokens[:-1], dim=-1).clamp_min(tiny)
+    found = {name: change[:, :, place] for name, place in groups.items()}
+    for name, part in found.items():
+        if not part.numel():
+            raise ValueError(
+                f"groups: {name!r} is {groups[name]}, which is empty; the sequence has "
+                f"{change.shape[-1]} tokens"
+            )
+    return found
+
+
+def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
+    """Draw what `token_changes` returned: the mean of each group by cycle.
+
+    The band around each line holds the middle half of the tokens.
+
+    Args:
+        changes: Name -> `[N - 1, B, tokens]`.
+
+    Raises:
+        ValueError: There is no group.
+    """
+    if not changes:
+        raise ValueError("changes: found none, expected what token_changes returned")
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, values) in enumerate(changes.items()):
+        flat = 100 * values.flatten(1).float().cpu()
+        cycles = range(2, len(flat) + 2)
+        low, high = (flat.quantile(share, dim=1).numpy() for share in (0.25, 0.75))
+        colour = COLOURS[index % len(COLOURS)]
+        marker = "osD^vP"[index % 6]
+        if len(flat) == 1:  # no line to draw a band along
+            middle = flat.mean(1).numpy()
+            bars = [middle - low, high - middle]
+            axes.errorbar(
+                [2 + 0.05 * index], middle, bars, fmt=marker, color=colour, capsize=4, label=name
+            )
+            continue
+        axes.fill_between(cycles, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.plot(cycles, flat.mean(1).numpy(), color=colour, marker=marker, label=name)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("cycle")
+    axes.set_ylabel("change of a token (%)")
+    axes.set_title("How far each cycle moves the tokens: mean, middle half", fontsize=11)
+    axes.grid(axis="y", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    return figure

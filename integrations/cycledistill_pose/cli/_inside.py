@@ -1,0 +1,115 @@
+"""Pictures of what a network does inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from cycledistill._files import replacing_folder
+from cycledistill.inside import (
+    plot_attention_matrices,
+    plot_attention_over_image,
+    plot_token_changes,
+    plot_weight_distributions,
+    token_changes,
+)
+from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.data import crop_matrix, normalize_images
+from cycledistill_pose.drawing import prediction_grid, save_picture
+from cycledistill_pose.drawing._picture import ImageArray
+from cycledistill_pose.inside import record_pose_attention
+from cycledistill_pose.prediction import PosePredictor
+from cycledistill_pose.prediction._predictor import read_rgb
+from cycledistill_pose.recipes._predict import predict_cycles
+
+_PANEL_HEIGHT = 384
+
+
+def inside(
+    checkpoint: Path,
+    image: Path,
+    out: Path,
+    keypoint: str = "nose",
+    num_cycles: int = 2,
+    layer: int | None = None,
+    compare: Path | None = None,
+) -> None:
+    """Draw attention, weights, token changes and predictions of a network, cycle by cycle.
+
+    The output folder appears whole or not at all, and must not exist.
+
+    Args:
+        checkpoint: Folder of a plain network.
+        image: An image, taken as one person.
+        out: Folder to write the pictures to.
+        keypoint: Whose attention to draw over the image.
+        num_cycles: Passes through the blocks.
+        layer: Whose weights to draw, from 1; the last one by default.
+        compare: Folder of another plain network, for its weights beside these.
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists; name a new folder")
+    predictor = PosePredictor.from_pretrained(checkpoint, num_cycles=num_cycles)
+    names = predictor.skeleton.keypoint_names
+    if keypoint not in names:
+        raise ValueError(f"keypoint: found {keypoint!r}, expected one of {', '.join(names)}")
+    models = {_label(checkpoint): predictor.model.model}
+    if compare is not None:
+        label = _label(compare)
+        models[label if label not in models else f"{label} (compared)"] = load_plain(compare).model
+    factor = max(1, round(_PANEL_HEIGHT / predictor.input_size[1]))
+    crop, large = _crops(predictor, image, factor)
+    images = normalize_images(torch.from_numpy(crop)[None])
+    maps, positions, grid = record_pose_attention(predictor.model, images, num_cycles)
+    figures = {
+        f"attention_{keypoint}": plot_attention_over_image(
+            maps, large, names.index(keypoint), grid, name=keypoint, positions=positions
+        ),
+        "attention_keypoints": plot_attention_matrices(maps, names),
+        "weights": plot_weight_distributions(
+            models, max(found.layer for found in maps) if layer is None else layer, blocks="blocks"
+        ),
+    }
+    if num_cycles > 1:
+        changes = token_changes(predictor.model, images, num_cycles=num_cycles)
+        figures["token_changes"] = plot_token_changes(changes)
+    cycles = predict_cycles(predictor.model, images, predictor.codec, num_cycles)
+    labels = [f"{cycle} cycle{'s' if cycle > 1 else ''}" for cycle in range(1, num_cycles + 1)]
+    picture = prediction_grid(
+        large[None],
+        {label: factor * points for label, (points, _) in zip(labels, cycles, strict=True)},
+        scores={label: scores for label, (_, scores) in zip(labels, cycles, strict=True)},
+        skeleton=predictor.skeleton,
+        panel_height=_PANEL_HEIGHT,
+    )
+    with replacing_folder(out) as temporary:
+        for name, figure in figures.items():
+            figure.savefig(temporary / f"{name}.png", dpi=110)
+        save_picture(temporary / "predictions.png", picture)
+    for name in (*figures, "predictions"):
+        print(out / f"{name}.png")
+
+
+def _label(folder: Path) -> str:
+    """The last two names of a path: of `runs/pose-demo/plain` the first tells the run."""
+    return "/".join(folder.parts[-2:])
+
+
+def _crops(predictor: PosePredictor, image: Path, factor: int) -> tuple[ImageArray, ImageArray]:
+    """What the network gets for a whole image, RGB bytes `[h, w, 3]`, and the same in large."""
+    pixels = read_rgb(image)
+    height, width = pixels.shape[:2]
+    matrix = crop_matrix(
+        np.array([0.0, 0.0, width, height]),
+        predictor.input_size,
+        udp=getattr(predictor.codec, "method", "") == "udp",
+    )
+    size = predictor.input_size
+    large = (factor * size[0], factor * size[1])
+    return (
+        np.asarray(cv2.warpAffine(pixels, matrix, size), np.uint8),
+        np.asarray(cv2.warpAffine(pixels, factor * matrix, large), np.uint8),
+    )

@@ -1,0 +1,72 @@
+"""Attention of a pose network, and where on the image its visual tokens stand."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cycledistill import CycleWrapper
+from cycledistill.inside import AttentionMap, record_attention
+from cycledistill_pose.models import TokenPose, TokenReg
+from cycledistill_pose.models._features import take_map
+from cycledistill_pose.models._pruning import BlockPruning, PruningPass
+
+
+class PoseAttention(NamedTuple):
+    """What `plot_attention_over_image` needs.
+
+    Attributes:
+        maps: One for each block and cycle.
+        positions: For each map `[B, T]`, the places that its tokens had in the whole sequence.
+        grid: `(rows, columns)` of the visual tokens before any pruning.
+    """
+
+    maps: list[AttentionMap]
+    positions: list[Tensor]
+    grid: tuple[int, int]
+
+
+def record_pose_attention(cycled: CycleWrapper, images: Tensor, num_cycles: int) -> PoseAttention:
+    """Run a cycled pose network and return its attention, pruned (PPT) or not.
+
+    ```python
+    maps, positions, grid = record_pose_attention(cycled, images, num_cycles=2)
+    plot_attention_over_image(maps, picture, 0, grid, positions=positions, name="nose")
+    ```
+
+    Args:
+        cycled: A `TokenPose` or `TokenReg` in a `CycleWrapper`, in eval mode.
+        images: `[B, 3, H, W]`, normalised.
+        num_cycles: Cycles to run.
+
+    Raises:
+        TypeError: The model is another one.
+        ValueError: The model is in training mode.
+    """
+    model = cycled.model
+    if not isinstance(model, TokenPose | TokenReg):
+        raise TypeError(f"cycled: found a {type(model).__name__}, expected a TokenPose or TokenReg")
+    passes: list[PruningPass] = []
+
+    def note(module: Any, args: tuple[Any, ...]) -> None:
+        if isinstance(args[-1], BlockPruning):
+            passes.append(args[-1].shared)
+
+    handle = model.blocks[0].register_forward_pre_hook(note)
+    try:
+        maps = record_attention(cycled, images, num_cycles=num_cycles)
+    finally:
+        handle.remove()
+    with torch.no_grad():
+        features = take_map(model.backbone(images[:1]), model._feature_index)
+    height, width = features.shape[-2:]
+    positions = []
+    for found in maps:
+        batch, _, count, _ = found.weights.shape
+        places = passes[0].standing(count) if passes else torch.arange(count)[None]
+        positions.append(places.expand(batch, -1))
+    return PoseAttention(
+        maps, positions, (height // model.patch_size[0], width // model.patch_size[1])
+    )

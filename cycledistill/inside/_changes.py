@@ -97,16 +97,19 @@ def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
         low, high = (flat.quantile(share, dim=1).numpy() for share in (0.25, 0.75))
         colour = COLOURS[index % len(COLOURS)]
         marker = "osD^vP"[index % 6]
-        if len(flat) == 1:  # no line to draw a band along
+        if len(flat) == 1:  # one cycle to show: no line to draw a band along
             middle = flat.mean(1).numpy()
-            bars = [middle - low, high - middle]
+            # The mean of a skewed group may lie outside of its middle half.
+            bars = [(middle - low).clip(min=0), (high - middle).clip(min=0)]
             axes.errorbar(
-                [2 + 0.05 * index], middle, bars, fmt=marker, color=colour, capsize=4, label=name
+                [2 + 0.1 * index], middle, bars, fmt=marker, color=colour, capsize=4, label=name
             )
             continue
         axes.fill_between(cycles, low, high, color=colour, alpha=0.2, linewidth=0)
         axes.plot(cycles, flat.mean(1).numpy(), color=colour, marker=marker, label=name)
+    last = 1 + max(len(values) for values in changes.values())
     axes.set_ylim(bottom=0)
+    axes.set_xlim(1.5, last + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("cycle")
     axes.set_ylabel("change of a token (%)")

@@ -102,7 +102,13 @@ def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
             # The mean of a skewed group may lie outside of its middle half.
             bars = [(middle - low).clip(min=0), (high - middle).clip(min=0)]
             axes.errorbar(
-                [2 + 0.1 * index], middle, bars, fmt=marker, color=colour, capsize=4, label=name
+                [2 + 0.1 * (index - (len(changes) - 1) / 2)],
+                middle,
+                bars,
+                fmt=marker,
+                color=colour,
+                capsize=4,
+                label=name,
             )
             continue
         axes.fill_between(cycles, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -110,7 +116,7 @@ def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
     last = 1 + max(len(values) for values in changes.values())
     axes.set_ylim(bottom=0)
     axes.set_xlim(1.5, last + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("cycle")
     axes.set_ylabel("change of a token (%)")
     axes.set_title("How far each cycle moves the tokens: mean, middle half", fontsize=11)

@@ -98,7 +98,7 @@ def plot_attention_over_image(
             axes.set_title(f"layer {layer}", fontsize=9)
         if layer == 1:
             axes.set_ylabel(f"cycle {cycle}", fontsize=9)
-    figure.suptitle(f"Attention of {f'token {token}' if name is None else name}", fontsize=11)
+    figure.suptitle(f"Attention of the token {token if name is None else name}", fontsize=11)
     figure.colorbar(heat, ax=axes_grid.ravel().tolist(), label="attention (mean over heads)")
     return figure
 

@@ -45,7 +45,7 @@ def test_overlay_covers_the_cells_that_the_token_attends_to(maps):
     assert len(panels) == 6
     assert [axes.get_title() for axes in panels[:3]] == ["layer 1", "layer 2", "layer 3"]
     assert [panels[row].get_ylabel() for row in (0, 3)] == ["cycle 1", "cycle 2"]
-    assert figure.get_suptitle() == "Attention of class"
+    assert figure.get_suptitle() == "Attention of the token class"
     top = max(float(found.weights[1].mean(0)[0, 1:].max()) for found in maps)
     for found, axes in zip(maps, panels, strict=True):
         expected = found.weights[1].mean(0)[0, 1:].reshape(2, 2).numpy()

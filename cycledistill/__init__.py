@@ -1,8 +1,17 @@
 """Cycled transformer self-distillation: train a transformer better without making it bigger."""
 
 from cycledistill._loss import CycleDistillLoss, CycleLosses
+from cycledistill._macs import MacCount, count_macs
 from cycledistill._output import CycleOutput
 from cycledistill._schedule import Ramp
 from cycledistill._wrapper import CycleWrapper
 
-__all__ = ["CycleDistillLoss", "CycleLosses", "CycleOutput", "CycleWrapper", "Ramp"]
+__all__ = [
+    "CycleDistillLoss",
+    "CycleLosses",
+    "CycleOutput",
+    "CycleWrapper",
+    "MacCount",
+    "Ramp",
+    "count_macs",
+]

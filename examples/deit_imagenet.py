@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from timm.optim import create_optimizer_v2
@@ -20,6 +21,7 @@ from cycledistill import CycleWrapper
 from cycledistill.training import (
     FitResult,
     WarmupCosine,
+    budget_rows,
     evaluation_loader,
     fit,
     gather_over_processes,
@@ -88,6 +90,12 @@ def main() -> None:
         schedule=schedule,
         evaluate=evaluate,
         best_metric=f"accuracy/{config.inference_cycles}",
+        summary=budget_rows(
+            config,
+            cycled,
+            torch.zeros(1, config.in_chans, config.image_size, config.image_size),
+            num_samples=len(data.train),  # type: ignore[arg-type]
+        ),
     )
     finish(config, result, data.val, data.class_names)
 

@@ -21,6 +21,7 @@ if _missing:
         f'cycledistill.training needs {", ".join(_missing)}: pip install "cycledistill[train]"'
     )
 
+from cycledistill.training._budget import budget_rows, training_macs  # noqa: E402
 from cycledistill.training._checkpoint import load_weights  # noqa: E402
 from cycledistill.training._cli import parse_cli, run_cli  # noqa: E402
 from cycledistill.training._config import TrainConfig, free  # noqa: E402
@@ -59,6 +60,7 @@ __all__ = [
     "TrainingError",
     "WarmupCosine",
     "WarmupSteps",
+    "budget_rows",
     "draw_curves",
     "evaluation_loader",
     "fit",
@@ -73,4 +75,5 @@ __all__ = [
     "save_config",
     "steps_per_epoch",
     "sum_over_processes",
+    "training_macs",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import timm
-from timm.models import save_for_hf
+from timm.models._hub import save_for_hf
 from torch import nn
 
 from cycledistill._files import replacing_folder

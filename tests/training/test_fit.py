@@ -14,7 +14,15 @@ from torch import nn
 from torch.optim.lr_scheduler import StepLR
 
 from cycledistill import CycleDistillLoss, CycleWrapper
-from cycledistill.training import TrainConfig, WarmupCosine, WarmupSteps, fit, read_log
+from cycledistill.training import (
+    TrainConfig,
+    WarmupCosine,
+    WarmupSteps,
+    budget_rows,
+    fit,
+    read_log,
+    training_macs,
+)
 from cycledistill.training._sampler import GlobalOrder
 
 PLAIN: dict[str, Any] = {
@@ -357,3 +365,21 @@ def test_gpu(toy: Any, tmp_path: Path, precision: str) -> None:
     assert toy.losses(tmp_path / "parts") == toy.losses(tmp_path / "whole")
     for one, two in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert one.is_cuda and one.equal(two)
+
+
+def test_the_budget_in_macs_is_what_the_run_computes():
+    """Counted by hand for two linear blocks of 8 channels on 5 tokens, three cycles, no head."""
+    blocks = [nn.Sequential(nn.Linear(8, 8), nn.GELU()) for _ in range(2)]
+    cycled = CycleWrapper(nn.Sequential(*blocks), num_cycles=3)
+    tokens = torch.zeros(1, 5, 8)
+    forward = 3 * 2 * 5 * 8 * 8
+    for drop_last, samples in ((True, 8), (False, 10)):
+        config = TrainConfig(epochs=7, batch_size=4, drop_last=drop_last)
+        macs = training_macs(config, cycled, tokens, num_samples=10)
+        assert macs == 3 * forward * 7 * samples
+    rows = budget_rows(config, cycled, tokens, num_samples=10)
+    assert rows == {
+        "MACs": "640 a sample in use (640 with attention products), 1.92 k in a forward pass of "
+        "training with 3 cycles",
+        "training": "about 403 k MACs, forward and backward",
+    }

@@ -1,33 +1,21 @@
-"""Multiply-accumulates of a model, counted in both conventions."""
+"""Multiply-accumulates of a pose network on one image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-_BATCHED_PRODUCTS = ("bmm", "baddbmm")
+import cycledistill
+from cycledistill import MacCount
 
-
-class MacCount(NamedTuple):
-    """Multiply-accumulates of one image.
-
-    Attributes:
-        without_attention_products: Convolutions and linear layers. This is what the "GFLOPs" of
-            pose papers count.
-        with_attention_products: Those, and the two matrix products inside each attention
-            (queries by keys, weights by values).
-    """
-
-    without_attention_products: int
-    with_attention_products: int
+__all__ = ["MacCount", "count_macs"]
 
 
-def count_macs(model: nn.Module, input_size: Sequence[int] | None = None) -> MacCount:
+def count_macs(
+    model: nn.Module, input_size: Sequence[int] | None = None, num_cycles: int | None = None
+) -> MacCount:
     """Count the multiply-accumulates that one image costs in evaluation mode.
 
     >>> from cycledistill_pose.models import create_model
@@ -35,13 +23,13 @@ def count_macs(model: nn.Module, input_size: Sequence[int] | None = None) -> Mac
     >>> [round(value / 1e9, 2) for value in macs]
     [2.38, 2.73]
 
-    The model runs once on a black image under torch's own flop counter. Batched matrix products
-    are taken to be those of the attention. Norms, activations and additions do not count.
+    It is `cycledistill.count_macs` on a black image.
 
     Args:
         model: A model of this package, a cycled one (which costs one cycle), or any other that
             takes images `[B, 3, H, W]`.
         input_size: `(width, height)` of the image in px; by default `model.input_size`.
+        num_cycles: For a cycled model, count a forward pass of training with so many cycles.
 
     Raises:
         ValueError: `input_size` is not given and the model has none.
@@ -52,18 +40,6 @@ def count_macs(model: nn.Module, input_size: Sequence[int] | None = None) -> Mac
             f"{type(model).__name__} has no input_size; give input_size=(width, height)"
         )
     width, height = size
-    modes = {module: module.training for module in model.modules()}
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-    counter = FlopCounterMode(display=False)
-    model.eval()
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            model(image)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    flops = counter.get_flop_counts()["Global"]
-    products = sum(n for op, n in flops.items() if str(op).split(".")[-1] in _BATCHED_PRODUCTS)
-    total = sum(flops.values())
-    return MacCount((total - products) // 2, total // 2)
+    return cycledistill.count_macs(model, image, num_cycles=num_cycles)

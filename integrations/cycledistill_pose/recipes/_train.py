@@ -8,7 +8,13 @@ from typing import Any, NamedTuple
 import torch
 
 from cycledistill import CycleWrapper
-from cycledistill.training import WarmupSteps, fit, is_main_process, steps_per_epoch
+from cycledistill.training import (
+    WarmupSteps,
+    budget_rows,
+    fit,
+    is_main_process,
+    steps_per_epoch,
+)
 from cycledistill_pose.checkpoints import save_plain
 from cycledistill_pose.data import normalize_images
 from cycledistill_pose.recipes._build import (
@@ -57,6 +63,7 @@ def train_pose(config: PoseConfig) -> PoseRun:
         [*cycled.parameters(), *criterion.parameters()], lr=config.scaled_lr
     )
     steps = steps_per_epoch(config, len(data.train))
+    image = torch.zeros(1, 3, *reversed(plain.input_size))
     schedule = WarmupSteps(
         warmup_steps=config.warmup_steps,
         start=1e-3,
@@ -83,7 +90,11 @@ def train_pose(config: PoseConfig) -> PoseRun:
         evaluate=evaluate,
         best_metric=f"AP/{config.inference_cycles}",
         before_epoch=[plain.set_epoch],
-        summary={"training set": _describe(data.train), "evaluated on": _describe(data.val)},
+        summary={
+            **budget_rows(config, cycled, image, num_samples=len(data.train)),
+            "training set": _describe(data.train),
+            "evaluated on": _describe(data.val),
+        },
     )
     metrics = evaluate_cycles(result.model, data, codec, config, config.training_cycles)
     out = Path(config.output_dir)

@@ -1,0 +1,77 @@
+"""What a run costs in arithmetic, for the summary at its start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cycledistill import CycleWrapper, count_macs
+from cycledistill.training._config import TrainConfig
+from cycledistill.training._sampler import steps_per_epoch
+
+# A backward pass computes two products for each one of the forward pass.
+_FORWARD_AND_BACKWARD = 3
+
+
+def training_macs(
+    config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int
+) -> float:
+    """Multiply-accumulates of a whole run, attention products included.
+
+    Three times those of the forward pass in training for every sample of every epoch. Recomputed
+    activations and evaluations do not count.
+
+    Args:
+        config: The run's.
+        model: The wrapped model, with the cycles of training.
+        *inputs: What it is called with for one sample.
+        num_samples: Samples of the training set.
+    """
+    samples = config.epochs * steps_per_epoch(config, num_samples) * config.batch_size
+    forward = count_macs(model, *inputs, num_cycles=model.num_cycles)
+    return (
+        _FORWARD_AND_BACKWARD
+        * forward.with_attention_products
+        * min(samples, config.epochs * num_samples)
+    )
+
+
+def budget_rows(
+    config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int
+) -> dict[str, str]:
+    """Lines for the summary of a run: what the model costs in use, and what training it does.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> blocks = [nn.Sequential(nn.Linear(40, 40), nn.GELU()) for _ in range(2)]
+        >>> config = TrainConfig(epochs=2, batch_size=4)
+        >>> cycled = CycleWrapper(nn.Sequential(*blocks), num_cycles=2)
+        >>> budget_rows(config, cycled, torch.zeros(1, 3, 40), num_samples=8)
+        {'MACs': '9.6 k a sample in use (9.6 k with attention products), 19.2 k in a forward pass
+        of training with 2 cycles', 'training': 'about 922 k MACs, forward and backward'}
+
+    Args:
+        config: The run's.
+        model: The wrapped model, with the cycles of training.
+        *inputs: What it is called with for one sample.
+        num_samples: Samples of the training set.
+    """
+    use = count_macs(model, *inputs)
+    forward = count_macs(model, *inputs, num_cycles=model.num_cycles)
+    total = training_macs(config, model, *inputs, num_samples=num_samples)
+    cycles = f"{model.num_cycles} cycle{'s' * (model.num_cycles > 1)}"
+    return {
+        "MACs": f"{_short(use.without_attention_products)} a sample in use "
+        f"({_short(use.with_attention_products)} with attention products), "
+        f"{_short(forward.with_attention_products)} in a forward pass of training with {cycles}",
+        "training": f"about {_short(total)} MACs, forward and backward",
+    }
+
+
+def _short(number: float) -> str:
+    """Three digits and a prefix: 2.38 G."""
+    prefixes = ("", " k", " M", " G", " T", " P", " E")
+    power = 0
+    while number >= 999.5 and power < len(prefixes) - 1:
+        number, power = number / 1000, power + 1
+    return f"{number:.3g}{prefixes[power]}"

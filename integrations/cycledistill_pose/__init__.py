@@ -61,6 +61,12 @@ if typing.TYPE_CHECKING:
         create_sdpose,
         sdpose_loss,
     )
+    from cycledistill_pose.prediction import (
+        PersonDetector,
+        PosePredictor,
+        Prediction,
+        predict_cycles,
+    )
     from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
 
 __all__ = [
@@ -75,9 +81,12 @@ __all__ = [
     "HeatmapMSELoss",
     "LoadReport",
     "MacCount",
+    "PersonDetector",
     "PlainCheckpoint",
     "PoseAugmentation",
     "PoseFiles",
+    "PosePredictor",
+    "Prediction",
     "RLELoss",
     "RealNVP",
     "RegressionCodec",
@@ -105,6 +114,7 @@ __all__ = [
     "oks_nms",
     "pck",
     "pose_loader",
+    "predict_cycles",
     "prediction_grid",
     "save_picture",
     "save_plain",
@@ -121,6 +131,7 @@ _ROOMS = (
     "checkpoints",
     "codecs",
     "data",
+    "prediction",
     "drawing",
     "metrics",
 )

@@ -84,6 +84,9 @@ def load_plain(folder: str | Path) -> PlainCheckpoint:
         raise ValueError(f"{folder / 'config.json'} is no JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise ValueError(f"{folder / 'config.json'} does not describe a pose network ({_FORMAT})")
+    lacking = {"model", "options", "skeleton", "codec"} - description.keys()
+    if lacking:
+        raise ValueError(f"{folder / 'config.json'} lacks {', '.join(sorted(lacking))}")
     options = dict(description["options"])
     if "pruning" in options:
         pruning = options["pruning"]

@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from cycledistill import CycleWrapper
 from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
 from cycledistill_pose.models import TokenPose, TokenReg
-from cycledistill_pose.recipes._predict import predict_cycles
+from cycledistill_pose.prediction._cycles import predict_cycles
+from cycledistill_pose.prediction._sources import read_image
 from cycledistill_pose.skeletons import Skeleton
 
 
@@ -73,14 +74,7 @@ class PosePredictor:
         model, skeleton, written = load_plain(folder)
         if isinstance(model, TokenReg):
             return cls(model, skeleton, RegressionCodec(model.input_size), **options)
-        sigma = written.get("sigma", 2.0)
-        codec = HeatmapCodec(
-            model.input_size,
-            model.heatmap_size,
-            sigma,
-            written.get("method", "dark"),
-            2 * int(2.67 * sigma) + 1,
-        )
+        codec = HeatmapCodec(model.input_size, model.heatmap_size, **written)
         return cls(model, skeleton, codec, **options)
 
     def __call__(self, image: Any, boxes_xyxy: Any = None) -> Prediction:
@@ -100,6 +94,9 @@ class PosePredictor:
         boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"boxes_xyxy must have shape [N, 4], got {list(boxes.shape)}")
+        empty = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+        if empty.any():
+            raise ValueError(f"boxes_xyxy: {boxes[empty][0].tolist()} has no extent")
         count = self.skeleton.num_keypoints
         points, scores = [np.zeros((0, count, 2))], [np.zeros((0, count))]
         flip = self.skeleton.flip_indices if self.flip_test else None
@@ -124,13 +121,7 @@ class PosePredictor:
 def read_rgb(image: Any) -> npt.NDArray[np.uint8]:
     """RGB bytes `[H, W, 3]` of a path, a PIL image or an array; a photo is turned upright."""
     if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as opened:
-                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(f"there is no image {image}") from None
-            raise ValueError(f"{image} cannot be read as an image: {error}") from error
+        return read_image(image)
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     array = np.asarray(image)

@@ -11,7 +11,6 @@ from cycledistill_pose.recipes._build import (
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import PoseData, load_data
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
-from cycledistill_pose.recipes._predict import predict_cycles
 from cycledistill_pose.recipes._report import report
 from cycledistill_pose.recipes._train import PoseRun, train_pose
 
@@ -26,7 +25,6 @@ __all__ = [
     "input_size_of",
     "load_data",
     "model_options",
-    "predict_cycles",
     "report",
     "save_predictions",
     "scores_by_cycle",

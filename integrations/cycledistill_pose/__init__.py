@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
         PlainCheckpoint,
         load_plain,
         load_reference_checkpoint,
+        push_to_hub,
         save_plain,
         to_reference_state_dict,
     )
@@ -116,6 +117,7 @@ __all__ = [
     "pose_loader",
     "predict_cycles",
     "prediction_grid",
+    "push_to_hub",
     "save_picture",
     "save_plain",
     "sdpose_loss",

@@ -64,14 +64,18 @@ class PosePredictor:
         self.batch_size = batch_size
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> PosePredictor:
-        """From the folder of a plain network; options as for the class.
+    def from_pretrained(cls, source: str | Path, **options: Any) -> PosePredictor:
+        """Predict with a plain network that was saved.
+
+        Args:
+            source: Its folder, or its name on the Hugging Face hub (``"owner/name"``).
+            **options: As for the class.
 
         Raises:
-            FileNotFoundError: A file is missing.
+            FileNotFoundError: A file is missing, or there is neither folder nor model on the hub.
             ValueError: A file is broken, or of another kind.
         """
-        model, skeleton, written = load_plain(folder)
+        model, skeleton, written = load_plain(source)
         if isinstance(model, TokenReg):
             return cls(model, skeleton, RegressionCodec(model.input_size), **options)
         codec = HeatmapCodec(model.input_size, model.heatmap_size, **written)

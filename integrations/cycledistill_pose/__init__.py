@@ -45,9 +45,11 @@ if typing.TYPE_CHECKING:
         PCK,
         CocoKeypointAP,
         CrowdPoseAP,
+        bootstrap_ap,
         oks,
         oks_nms,
         pck,
+        percentile_interval,
         soft_oks_nms,
     )
     from cycledistill_pose.models import (
@@ -97,6 +99,7 @@ __all__ = [
     "TokenPose",
     "TokenPruning",
     "TokenReg",
+    "bootstrap_ap",
     "check_coco_root",
     "check_crowdpose_root",
     "contact_sheet",
@@ -114,6 +117,7 @@ __all__ = [
     "oks",
     "oks_nms",
     "pck",
+    "percentile_interval",
     "pose_loader",
     "predict_cycles",
     "prediction_grid",

@@ -11,10 +11,12 @@ from cycledistill_pose.recipes._build import (
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import PoseData, load_data
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
+from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
 from cycledistill_pose.recipes._report import report
 from cycledistill_pose.recipes._train import PoseRun, train_pose
 
 __all__ = [
+    "EvaluationOptions",
     "PoseConfig",
     "PoseData",
     "PoseRun",

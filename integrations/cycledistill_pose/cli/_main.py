@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import tyro
 
 from cycledistill.training import run_cli
+from cycledistill_pose.cli._evaluate import evaluate
 from cycledistill_pose.cli._predict import predict
 
 # Name of a subcommand -> its function, whose arguments become the flags.
 COMMANDS = {
+    "evaluate": evaluate,
     "predict": predict,
 }
 

@@ -19,7 +19,7 @@ class EvaluationOptions:
     dataset: Literal["coco", "crowdpose", "files"] = "coco"
     """Layout of data_root: COCO 2017 (annotations/person_keypoints_{train,val}2017.json,
     {train,val}2017/), CrowdPose (annotations/crowdpose_{train,val,test}.json, images/; trained on
-    train + val, tested on test), or files named by the next four options."""
+    train + val, tested on test), or files named by the options for annotations and images."""
 
     val_annotations: Path | None = free(None)
     """COCO-format JSON to evaluate on, relative to data_root."""

@@ -46,6 +46,7 @@ th button { border: 0; padding: 0; font-weight: 600; }
 article { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem;
   padding: .6rem; min-width: 0; }
 article h3 { margin: 0 0 .4rem; font-size: 1rem; }
+article p { margin: .4rem 0 0; font-size: .85rem; }
 .panels { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .4rem; }
 figure { margin: 0; min-width: 0; } figure img { width: 100%; height: auto; display: block; }
 figcaption { font-size: .8rem; overflow-wrap: anywhere; }

@@ -30,8 +30,8 @@ from cycledistill_pose import (
 )
 from cycledistill_pose.cli import main
 from cycledistill_pose.comparison import Comparison, compare_checkpoints, comparison_page
-from cycledistill_pose.prediction import PosePredictor
-from cycledistill_pose.recipes import PoseConfig, load_data, predict_cycles
+from cycledistill_pose.prediction import PosePredictor, predict_cycles
+from cycledistill_pose.recipes import PoseConfig, load_data
 from cycledistill_pose.skeletons import Skeleton
 
 CONFIG = PoseConfig(easy_synthetic=True, num_synthetic_val=12, num_workers=0)
@@ -195,8 +195,8 @@ def test_a_browser_sorts_the_page(page: str, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("no chromium on the PATH")
-    # Clicks AP twice (falling, then rising) and the first network's OKS once, then 400 px wide:
-    # the narrow part is a frame, because a headless window cannot be that narrow.
+    # Clicks AP twice (falling, then rising) and the first network's OKS once. The look at 400 px is
+    # in a frame, because a headless window cannot be that narrow: nothing may stick out.
     clicks = """<script>
       document.querySelectorAll("th button")[3].click();
       document.querySelectorAll("th button")[3].click();
@@ -207,7 +207,8 @@ def test_a_browser_sorts_the_page(page: str, tmp_path: Path) -> None:
     (tmp_path / "frame.html").write_text(
         '<body><iframe src="page.html" style="width:400px;height:900px;border:0"></iframe><script>'
         "onload = () => { const d = document.querySelector('iframe').contentDocument;"
-        "document.body.dataset.width = d.documentElement.scrollWidth;"
+        "const e = d.documentElement; document.body.dataset.width = d.defaultView.innerWidth;"
+        "document.body.dataset.over = e.scrollWidth - e.clientWidth;"
         "document.body.dataset.broken = [...d.images].filter((i) => i.complete &&"
         " !i.naturalWidth).length; };</script></body>"
     )
@@ -237,7 +238,7 @@ def test_a_browser_sorts_the_page(page: str, tmp_path: Path) -> None:
     values = [float(a["data-oks0"] or "") for tag, a in tags if tag == "article"]
     assert len(set(values)) > 1 and values == sorted(values)
     body = next(attributes for tag, attributes in Tags(dom("frame.html")).tags if tag == "body")
-    assert body["data-width"] == "400" and body["data-broken"] == "0"
+    assert [body[f"data-{name}"] for name in ("width", "over", "broken")] == ["400", "0", "0"]
 
 
 def run(*arguments: object) -> None:

@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
         PlainCheckpoint,
         load_plain,
         load_reference_checkpoint,
+        push_to_hub,
         save_plain,
         to_reference_state_dict,
     )
@@ -44,9 +45,11 @@ if typing.TYPE_CHECKING:
         PCK,
         CocoKeypointAP,
         CrowdPoseAP,
+        bootstrap_ap,
         oks,
         oks_nms,
         pck,
+        percentile_interval,
         soft_oks_nms,
     )
     from cycledistill_pose.models import (
@@ -60,6 +63,12 @@ if typing.TYPE_CHECKING:
         create_model,
         create_sdpose,
         sdpose_loss,
+    )
+    from cycledistill_pose.prediction import (
+        PersonDetector,
+        PosePredictor,
+        Prediction,
+        predict_cycles,
     )
     from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
 
@@ -75,9 +84,12 @@ __all__ = [
     "HeatmapMSELoss",
     "LoadReport",
     "MacCount",
+    "PersonDetector",
     "PlainCheckpoint",
     "PoseAugmentation",
     "PoseFiles",
+    "PosePredictor",
+    "Prediction",
     "RLELoss",
     "RealNVP",
     "RegressionCodec",
@@ -87,6 +99,7 @@ __all__ = [
     "TokenPose",
     "TokenPruning",
     "TokenReg",
+    "bootstrap_ap",
     "check_coco_root",
     "check_crowdpose_root",
     "contact_sheet",
@@ -104,8 +117,11 @@ __all__ = [
     "oks",
     "oks_nms",
     "pck",
+    "percentile_interval",
     "pose_loader",
+    "predict_cycles",
     "prediction_grid",
+    "push_to_hub",
     "save_picture",
     "save_plain",
     "sdpose_loss",
@@ -121,6 +137,7 @@ _ROOMS = (
     "checkpoints",
     "codecs",
     "data",
+    "prediction",
     "drawing",
     "metrics",
 )

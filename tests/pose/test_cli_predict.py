@@ -1,34 +1,140 @@
+"""`cycledistill-pose predict`, from the arguments to the files."""
+
 from __future__ import annotations
 
+import builtins
 import json
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cycledistill_pose import COCO, create_model, save_plain
+from cycledistill_pose import COCO, PosePredictor, create_model, save_plain
 from cycledistill_pose.cli import main
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = create_model("tokenpose_nano", COCO.num_keypoints)
-    return save_plain(model, tmp_path_factory.mktemp("p") / "plain", "tokenpose_nano", {}, COCO)
+    torch.manual_seed(0)
+    options = {"input_size": (48, 64), "heatmap_size": (12, 16), "depth": 2}
+    model = create_model("tokenpose_nano", COCO.num_keypoints, **options)
+    where = tmp_path_factory.mktemp("p") / "plain"
+    return save_plain(model, where, "tokenpose_nano", options, COCO, {"sigma": 1.0})
 
 
-def test_a_folder_of_images(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for name in ("a.jpg", "b.png"):
-        Image.fromarray(np.full((80, 60, 3), 99, np.uint8)).save(tmp_path / "in" / name)
-    out = tmp_path / "out"
-    main(["predict", str(tmp_path / "in"), "--checkpoint", str(folder), "--out", str(out)])
-    results = json.loads((out / "results.json").read_text())
-    assert [(r["file_name"], len(r["keypoints"])) for r in results] == [
-        ("a.jpg", 51),
-        ("b.png", 51),
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    where = tmp_path / "in"
+    where.mkdir()
+    for name in ("000139.png", "000285.png"):
+        Image.fromarray(PIXELS).save(where / name)
+    return where
+
+
+def run(source: Path, folder: Path, out: Path, *flags: str) -> list[dict[str, Any]]:
+    main(["predict", str(source), "--checkpoint", str(folder), "--out", str(out), *flags])
+    return list(json.loads((out / "results.json").read_text()))
+
+
+def error(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run(*arguments)
+    assert stopped.value.code == 1
+    return capsys.readouterr().err
+
+
+def keypoints(result: dict[str, Any]) -> np.ndarray:
+    return np.array(result["keypoints"]).reshape(-1, 3)
+
+
+def test_a_folder_of_whole_images(folder: Path, images: Path, tmp_path: Path) -> None:
+    results = run(images, folder, tmp_path / "out")
+    assert [(r["file_name"], r["image_id"]) for r in results] == [
+        ("000139.png", 139),
+        ("000285.png", 285),
     ]
-    assert Image.open(out / "a.jpg.png").size == (60, 80)
+    found = PosePredictor.from_pretrained(folder)(PIXELS)
+    np.testing.assert_allclose(keypoints(results[0])[:, :2], found.keypoints[0])
+    above = found.scores[0][found.scores[0] > 0.2]
+    assert results[0]["score"] == pytest.approx(above.mean() if len(above) else 0.0)
+    assert Image.open(tmp_path / "out" / "000139.png.png").size == (60, 80)
+
+
+@pytest.mark.parametrize("form", ["detections", "file names", "annotations"])
+def test_boxes_of_a_file(form: str, folder: Path, images: Path, tmp_path: Path) -> None:
+    boxes = [
+        {"image_id": 285, "bbox": [5, 6, 30, 40], "score": 0.5, "category_id": 1},
+        {"image_id": 285, "bbox": [10, 6, 30, 40], "score": 0.75, "category_id": 1},
+        {"image_id": 285, "bbox": [10, 6, 30, 40], "score": 0.4, "category_id": 1},
+        {"image_id": 285, "bbox": [10, 6, 30, 40], "score": 0.9, "category_id": 2},
+        {"image_id": 7, "bbox": [1, 1, 3, 4], "score": 0.9, "category_id": 1},
+    ]
+    content: Any = boxes
+    if form == "file names":
+        names = {285: "000285.png", 7: "000007.png"}
+        content = [{**box, "file_name": names[box["image_id"]], "image_id": 1} for box in boxes]
+    if form == "annotations":
+        listed = [{"id": 285, "file_name": "000139.png"}, {"id": 7, "file_name": "other.png"}]
+        content = {"images": listed, "annotations": boxes, "categories": []}
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    flags = ("--boxes", str(tmp_path / "boxes.json"), "--num-cycles", "2")
+    results = run(images, folder, tmp_path / "out", *flags)
+    name = "000139.png" if form == "annotations" else "000285.png"
+    image_id = 1 if form == "file names" else 285
+    assert [(r["file_name"], r["image_id"]) for r in results] == [(name, image_id)] * 2
+    predictor = PosePredictor.from_pretrained(folder, num_cycles=2)
+    found = predictor(PIXELS, [[5, 6, 35, 46], [10, 6, 40, 46]])
+    for result, points, scores, box in zip(
+        results, found.keypoints, found.scores, (0.5, 0.75), strict=True
+    ):
+        np.testing.assert_allclose(keypoints(result)[:, :2], points)
+        above = scores[scores > 0.2]
+        assert result["score"] == pytest.approx(box * above.mean() if len(above) else 0.0)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+
+
+def test_broken_boxes(
+    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "boxes.json"
+    cases = {
+        "none for '000139.png'": [{"image_id": 7, "bbox": [1, 1, 3, 4], "score": 0.9}],
+        "is not a JSON file": "[",
+        "must be a list of": {"images": 3},
+        "entry 0 lacks": [{"image_id": 139}],
+        "must be 4 numbers": [{"image_id": 139, "bbox": [1, 2, 3]}],
+        "has no extent": [{"image_id": 139, "bbox": [1, 2, 0, 3]}],
+    }
+    for text, content in cases.items():
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        assert text in error(capsys, images, folder, tmp_path / "out", "--boxes", str(path))
+    flags = ("--boxes", str(path), "--detector", "x.pth")
+    assert "exclude each other" in error(capsys, images, folder, tmp_path / "out", *flags)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.json", "in"]
+
+
+def test_a_video(folder: Path, tmp_path: Path) -> None:
+    video, frames = tmp_path / "walk.avi", 5
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (64, 80))
+    for number in range(frames):
+        writer.write(np.full((80, 64, 3), 40 * number, np.uint8))
+    writer.release()
+    boxes = [{"image_id": 2, "bbox": [5, 6, 30, 40]}, {"image_id": 4, "bbox": [5, 6, 30, 40]}]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    results = run(video, folder, tmp_path / "out", "--boxes", str(tmp_path / "boxes.json"))
+    assert [r["image_id"] for r in results] == [2, 4]
+    written = cv2.VideoCapture(str(tmp_path / "out" / "walk.mp4"))
+    assert written.get(cv2.CAP_PROP_FPS) == pytest.approx(12.0)
+    shapes = []
+    while (read := written.read())[0]:
+        shapes.append(read[1].shape)
+    assert shapes == [(80, 64, 3)] * frames
 
 
 def test_errors_leave_nothing(
@@ -36,13 +142,93 @@ def test_errors_leave_nothing(
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jpg").write_text("x")
-    for name, text in (("empty", "has no images"), ("bad.jpg", "cannot be read")):
-        with pytest.raises(SystemExit) as stopped:
-            main(
-                [
-                    *("predict", str(tmp_path / name), "--checkpoint", str(folder)),
-                    *("--out", str(tmp_path / "out")),
-                ]
-            )
-        assert stopped.value.code == 1 and text in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.jpg", "empty"]
+    (tmp_path / "bad.mp4").write_text("x")
+    for name, text in (
+        ("empty", "has no images"),
+        ("bad.jpg", "cannot be read as an image"),
+        ("bad.mp4", "cannot be read as a video"),
+        ("none", "there is no image, folder or video"),
+        ("none.mp4", "there is no video"),
+    ):
+        assert text in error(capsys, tmp_path / name, folder, tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    assert "exists" in error(capsys, tmp_path / "bad.jpg", folder, tmp_path / "out")
+    (tmp_path / "out").rmdir()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jpg", "bad.mp4", "empty"]
+
+
+def test_broken_checkpoints(
+    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    description = json.loads((folder / "config.json").read_text())
+    skeleton = description["skeleton"]
+    fewer = {
+        "name": "short",
+        "keypoint_names": skeleton["keypoint_names"][:5],
+        "flip_pairs": [[1, 2]],
+        "sigmas": skeleton["sigmas"][:5],
+        "limbs": [],
+        "upper_body": [],
+    }
+    cases: dict[str, tuple[bytes, Any]] = {
+        "model.safetensors cannot be loaded": (weights[:1000], description),
+        "keypoint_tokens": (weights, {**description, "skeleton": fewer}),
+        "17 keypoint names": (weights, {**description, "skeleton": {**skeleton, "sigmas": [1]}}),
+        "does not describe a pose network": (weights, {"format": "another"}),
+        "config.json lacks": (weights, {"format": description["format"]}),
+    }
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for text, (data, config) in cases.items():
+        (broken / "model.safetensors").write_bytes(data)
+        (broken / "config.json").write_text(json.dumps(config))
+        assert text in error(capsys, images, broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_detector(
+    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights that see people everywhere: the boxes are those of torchvision itself."""
+    from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+
+    torch.manual_seed(0)
+    network = fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, box_score_thresh=0.1
+    ).eval()
+    with torch.no_grad():
+        network.roi_heads.box_predictor.cls_score.bias[1] += 3
+    torch.save(network.state_dict(), tmp_path / "detector.pth")
+    with torch.no_grad():
+        found = network([torch.from_numpy(PIXELS).permute(2, 0, 1) / 255])[0]
+    people = found["labels"] == 1
+    assert people.any()
+    flags = ("--detector", str(tmp_path / "detector.pth"), "--box-threshold", "0.1")
+    results = run(images, folder, tmp_path / "out", *flags)
+    assert len(results) == 2 * int(people.sum())
+    expected = PosePredictor.from_pretrained(folder)(PIXELS, found["boxes"][people].numpy())
+    np.testing.assert_allclose(keypoints(results[0])[:, :2], expected.keypoints[0], atol=1e-2)
+
+    torch.save({"a": torch.zeros(1)}, tmp_path / "detector.pth")
+    assert "does not fit" in error(capsys, images, folder, tmp_path / "again", *flags)
+
+
+def test_a_detector_without_torchvision(
+    folder: Path,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("torchvision"):
+            raise ImportError("no torchvision")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    told = error(capsys, images, folder, tmp_path / "out", "--detector", "x.pth")
+    assert 'pip install "cycledistill[detect]"' in told

@@ -8,7 +8,17 @@ import sys
 
 import cycledistill_pose
 
-ROOMS = ("skeletons", "models", "codecs", "losses", "checkpoints", "data", "drawing", "metrics")
+ROOMS = (
+    "skeletons",
+    "models",
+    "codecs",
+    "losses",
+    "checkpoints",
+    "data",
+    "drawing",
+    "metrics",
+    "prediction",
+)
 
 
 def test_every_public_name_of_the_sub_packages_is_there():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cycledistill_pose.checkpoints._hub import push_to_hub
 from cycledistill_pose.checkpoints._load import (
     LoadReport,
     load_reference_checkpoint,
@@ -14,6 +15,7 @@ __all__ = [
     "PlainCheckpoint",
     "load_plain",
     "load_reference_checkpoint",
+    "push_to_hub",
     "save_plain",
     "to_reference_state_dict",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cycledistill._files import replacing_folder
+from cycledistill_pose.checkpoints._card import model_card
+from cycledistill_pose.checkpoints._hub import find_folder
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model
 from cycledistill_pose.skeletons import Skeleton
 
@@ -32,8 +35,10 @@ def save_plain(
     options: dict[str, Any],
     skeleton: Skeleton,
     codec: dict[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    scores: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write a plain network as ``model.safetensors`` and ``config.json``.
+    """Write a network: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
     The folder appears whole or not at all; one of the same name is replaced.
 
@@ -44,6 +49,9 @@ def save_plain(
         options: The options it was made with; a pruning among them is written out.
         skeleton: Its keypoints.
         codec: Options of the codec that decodes its output.
+        training: For the card: options of the run that trained it, and the like. Paths are left
+            out.
+        scores: For the card: percent by metric and number of cycles, ``{"AP/1": 65.0}``.
 
     Returns:
         The folder.
@@ -64,17 +72,24 @@ def save_plain(
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(tensors, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        card = model_card(description, count, training, scores)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)
 
 
-def load_plain(folder: str | Path) -> PlainCheckpoint:
+def load_plain(source: str | Path) -> PlainCheckpoint:
     """Load such a folder, strictly.
 
+    Args:
+        source: The folder; or, where there is none, a name on the Hugging Face hub such as
+            ``"owner/name"``, which is downloaded once.
+
     Raises:
-        FileNotFoundError: A file is missing.
+        FileNotFoundError: A file is missing, or there is neither folder nor model on the hub.
         ValueError: A file is broken, or of another kind.
     """
-    folder = Path(folder)
+    folder = find_folder(source)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} has no {name}, which a saved pose network has")
@@ -84,6 +99,9 @@ def load_plain(folder: str | Path) -> PlainCheckpoint:
         raise ValueError(f"{folder / 'config.json'} is no JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise ValueError(f"{folder / 'config.json'} does not describe a pose network ({_FORMAT})")
+    lacking = {"model", "options", "skeleton", "codec"} - description.keys()
+    if lacking:
+        raise ValueError(f"{folder / 'config.json'} lacks {', '.join(sorted(lacking))}")
     options = dict(description["options"])
     if "pruning" in options:
         pruning = options["pruning"]

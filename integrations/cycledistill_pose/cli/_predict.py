@@ -1,70 +1,123 @@
-"""Skeleton pictures and keypoints of images."""
+"""Skeleton pictures and keypoints of images and videos."""
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import cv2
+import numpy as np
 import tyro
 from rich.progress import track
 
 from cycledistill._files import replacing_folder
 from cycledistill_pose.drawing import draw_skeleton, save_picture
-from cycledistill_pose.prediction import PosePredictor
-from cycledistill_pose.prediction._predictor import read_rgb
-
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+from cycledistill_pose.metrics._people import instance_scores, write_json
+from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
+from cycledistill_pose.prediction._boxes import number_images, read_boxes
+from cycledistill_pose.prediction._sources import VIDEOS, Images, Pixels, Video
 
 
 def predict(
     source: Annotated[Path, tyro.conf.Positional],
-    checkpoint: Path,
+    checkpoint: str,
     out: Path,
+    boxes: Path | None = None,
+    detector: Path | None = None,
+    box_threshold: float = 0.5,
+    category_id: int = 1,
     num_cycles: int = 1,
     flip_test: bool = False,
 ) -> None:
-    """Draw the skeleton of the person in each image, and write results in COCO's format.
+    """Draw the skeletons of the people in images or a video, and write results in COCO's format.
 
-    The output folder appears whole or not at all, and must not exist.
+    Without boxes each image is taken as one person. A person's score is that of the box times the
+    mean of the keypoint scores above 0.2, as in evaluations. The output folder appears whole or
+    not at all, and must not exist.
 
     Args:
-        source: An image, or a folder of images; each is taken as one person.
-        checkpoint: Folder of a plain network.
-        out: Folder to write: a picture for each image, and results.json.
+        source: An image, a folder of images, or a video.
+        checkpoint: Folder of a plain network, or its name on the Hugging Face hub.
+        out: Folder to write: a picture for each image or a video, and results.json.
+        boxes: People's boxes as JSON: a detector's list of {image_id or file_name, bbox (xywh),
+            score}, or COCO annotations. A video's image_id is the number of the frame, from 1.
+        detector: Find the people with torchvision's fasterrcnn_mobilenet_v3_large_320_fpn: file of
+            its weights.
+        box_threshold: Leave out boxes of a lower score.
+        category_id: Category of the boxes and of the results.
         num_cycles: Passes through the blocks.
         flip_test: Average with the outputs for the mirrored image.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
-    images = [source]
-    if source.is_dir():
-        images = sorted(path for path in source.iterdir() if path.suffix.lower() in _ENDINGS)
-        if not images:
-            raise ValueError(f"{source} has no images ({', '.join(_ENDINGS)})")
+    if boxes is not None and detector is not None:
+        raise ValueError("--boxes and --detector exclude each other; give one")
+    frames = Video(source) if source.suffix.lower() in VIDEOS else Images(source)
     predictor = PosePredictor.from_pretrained(
         checkpoint, num_cycles=num_cycles, flip_test=flip_test
     )
-    results = []
+    ids: list[int | str] = list(number_images(frames.names))
+    given = None
+    if boxes is not None:
+        given = read_boxes(boxes, frames.names, box_threshold, category_id)
+        ids = [given[name].image_id for name in frames.names]
+    find = None if detector is None else PersonDetector(detector, box_threshold)
+    results: list[dict[str, Any]] = []
+    people: Counter[str] = Counter()
     with replacing_folder(out) as temporary:
-        for number, path in enumerate(track(images, description="predict"), 1):
-            pixels = picture = read_rgb(path)
-            found = predictor(pixels)
+        video = None
+        for name, image_id, pixels in track(
+            zip(frames.names, ids, frames, strict=True), description="predict", total=len(ids)
+        ):
+            if given is not None:
+                xyxy, box_scores = given[name].boxes_xyxy, given[name].scores
+            elif find is not None:
+                xyxy, box_scores = find(pixels)
+            else:
+                height, width = pixels.shape[:2]
+                xyxy, box_scores = np.array([[0.0, 0.0, width, height]]), np.ones(1)
+            found = predictor(pixels, xyxy)
+            people[name] = len(xyxy)
+            results += _coco_results(found, box_scores, image_id, name, category_id)
+            picture = pixels
             for points, scores in zip(found.keypoints, found.scores, strict=True):
                 picture = draw_skeleton(picture, points, scores, predictor.skeleton)
-                rows = [
-                    [*map(float, point), float(score)]
-                    for point, score in zip(points, scores, strict=True)
-                ]
-                results.append(
-                    {
-                        "image_id": number,
-                        "file_name": path.name,
-                        "category_id": 1,
-                        "keypoints": [value for row in rows for value in row],
-                        "score": float(scores.mean()),
-                    }
-                )
-            save_picture(temporary / f"{path.name}.png", picture)
-        (temporary / "results.json").write_text(json.dumps(results) + "\n")
-    print(f"{len(images)} images: {out}")
+            if isinstance(frames, Video):
+                video = video or _writer(temporary / f"{source.stem}.mp4", frames.fps, picture)
+                video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            else:
+                save_picture(temporary / f"{name}.png", picture)
+        if video is not None:
+            video.release()
+        write_json(temporary / "results.json", results)
+    nobody = sum(count == 0 for count in people.values())
+    print(
+        f"{len(ids):,} {'frames' if isinstance(frames, Video) else 'images'}, "
+        f"{people.total():,} people{f', {nobody:,} without anybody' if nobody else ''}: {out}"
+    )
+
+
+def _coco_results(
+    found: Prediction, box_scores: Any, image_id: int | str, name: str, category_id: int
+) -> list[dict[str, Any]]:
+    scores = instance_scores(box_scores, found.scores.astype(np.float64), 0.2)
+    rows = np.concatenate((found.keypoints, found.scores[..., None]), axis=-1)
+    return [
+        {
+            "image_id": image_id,
+            "file_name": name,
+            "category_id": category_id,
+            "keypoints": row.reshape(-1).tolist(),
+            "score": float(score),
+        }
+        for row, score in zip(rows, scores, strict=True)
+    ]
+
+
+def _writer(path: Path, fps: float, picture: Pixels) -> cv2.VideoWriter:
+    height, width = picture.shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    if not writer.isOpened():
+        raise ValueError(f"OpenCV here cannot write {path.name}: it has no MPEG-4 encoder")
+    return writer

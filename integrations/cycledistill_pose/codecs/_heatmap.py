@@ -62,8 +62,8 @@ class HeatmapCodec:
         heatmap_size: (width, height) of the heatmaps in px.
         sigma: standard deviation of the Gaussian in px of the map.
         method: "dark", "msra" or "udp".
-        blur_kernel: width in px, odd, of the blur before a Newton step; 11 belongs to sigma 2
-            and 17 to sigma 3.
+        blur_kernel: width in px, odd, of the blur before a Newton step; None takes the one that
+            belongs to sigma: 11 for 2, 17 for 3.
 
     Raises:
         ValueError: when an argument is not one of these or out of range.
@@ -75,7 +75,7 @@ class HeatmapCodec:
         heatmap_size: tuple[int, int] = (48, 64),
         sigma: float = 2.0,
         method: HeatmapMethod = "dark",
-        blur_kernel: int = 11,
+        blur_kernel: int | None = None,
     ) -> None:
         self.input_size = check_size("input_size", input_size)
         self.heatmap_size = check_size("heatmap_size", heatmap_size)
@@ -83,6 +83,8 @@ class HeatmapCodec:
             raise ValueError(f"method must be one of {get_args(HeatmapMethod)}, got {method!r}")
         if not sigma > 0:
             raise ValueError(f"sigma must be positive, got {sigma}")
+        if blur_kernel is None:
+            blur_kernel = 2 * int(2.67 * sigma) + 1
         if blur_kernel < 1 or blur_kernel % 2 == 0:
             raise ValueError(f"blur_kernel must be odd and positive, got {blur_kernel}")
         if method == "udp" and min(*self.input_size, *self.heatmap_size) < 2:

@@ -187,6 +187,11 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         return len(self._people)
 
     @property
+    def annotation_ids(self) -> list[int]:
+        """The annotation's id of each person, -1 for a detected box."""
+        return [int(number) for number in self._people.annotation_ids]
+
+    @property
     def epoch(self) -> int:
         """The epoch whose augmentation is drawn."""
         return self._clock.get()

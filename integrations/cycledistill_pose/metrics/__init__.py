@@ -1,7 +1,8 @@
-"""Metrics of poses: COCO's and CrowdPose's average precision, PCK, and their parts."""
+"""Metrics of poses: COCO's and CrowdPose's average precision, bootstrap, PCK, and their parts."""
 
 from __future__ import annotations
 
+from cycledistill_pose.metrics._bootstrap import bootstrap_ap, percentile_interval
 from cycledistill_pose.metrics._coco_ap import CocoKeypointAP
 from cycledistill_pose.metrics._crowdpose_ap import CrowdPoseAP
 from cycledistill_pose.metrics._oks import oks, oks_nms, soft_oks_nms
@@ -11,8 +12,10 @@ __all__ = [
     "PCK",
     "CocoKeypointAP",
     "CrowdPoseAP",
+    "bootstrap_ap",
     "oks",
     "oks_nms",
     "pck",
+    "percentile_interval",
     "soft_oks_nms",
 ]

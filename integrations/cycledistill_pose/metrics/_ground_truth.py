@@ -37,7 +37,7 @@ def load_ground_truth(
 
     What was given stays as it was. People get the area that `area` finds, the flags that
     pycocotools asks for, and new ids from 1 on, because pycocotools takes a match with
-    annotation 0 for none.
+    annotation 0 for none; their own ids stay as `annotation_id`.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -64,6 +64,7 @@ def load_ground_truth(
                 "is it a file of keypoints?"
             )
         person = {"iscrowd": 0, **annotation, "id": len(people) + 1, "area": area(annotation)}
+        person["annotation_id"] = annotation.get("id")
         labelled = int(np.count_nonzero(np.asarray(annotation["keypoints"][2::3]) > 0))
         person.setdefault("num_keypoints", labelled)
         people.append(person)

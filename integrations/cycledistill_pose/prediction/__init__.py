@@ -1,5 +1,7 @@
 """From a picture and boxes of people to keypoints in the picture."""
 
+from cycledistill_pose.prediction._cycles import predict_cycles
+from cycledistill_pose.prediction._detector import PersonDetector
 from cycledistill_pose.prediction._predictor import PosePredictor, Prediction
 
-__all__ = ["PosePredictor", "Prediction"]
+__all__ = ["PersonDetector", "PosePredictor", "Prediction", "predict_cycles"]

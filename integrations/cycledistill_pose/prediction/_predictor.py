@@ -9,14 +9,15 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from cycledistill import CycleWrapper
 from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
 from cycledistill_pose.models import TokenPose, TokenReg
-from cycledistill_pose.recipes._predict import predict_cycles
+from cycledistill_pose.prediction._cycles import predict_cycles
+from cycledistill_pose.prediction._sources import read_image
 from cycledistill_pose.skeletons import Skeleton
 
 
@@ -63,24 +64,21 @@ class PosePredictor:
         self.batch_size = batch_size
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, **options: Any) -> PosePredictor:
-        """From the folder of a plain network; options as for the class.
+    def from_pretrained(cls, source: str | Path, **options: Any) -> PosePredictor:
+        """Predict with a plain network that was saved.
+
+        Args:
+            source: Its folder, or its name on the Hugging Face hub (``"owner/name"``).
+            **options: As for the class.
 
         Raises:
-            FileNotFoundError: A file is missing.
+            FileNotFoundError: A file is missing, or there is neither folder nor model on the hub.
             ValueError: A file is broken, or of another kind.
         """
-        model, skeleton, written = load_plain(folder)
+        model, skeleton, written = load_plain(source)
         if isinstance(model, TokenReg):
             return cls(model, skeleton, RegressionCodec(model.input_size), **options)
-        sigma = written.get("sigma", 2.0)
-        codec = HeatmapCodec(
-            model.input_size,
-            model.heatmap_size,
-            sigma,
-            written.get("method", "dark"),
-            2 * int(2.67 * sigma) + 1,
-        )
+        codec = HeatmapCodec(model.input_size, model.heatmap_size, **written)
         return cls(model, skeleton, codec, **options)
 
     def __call__(self, image: Any, boxes_xyxy: Any = None) -> Prediction:
@@ -100,6 +98,9 @@ class PosePredictor:
         boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
         if boxes.ndim != 2 or boxes.shape[1] != 4:
             raise ValueError(f"boxes_xyxy must have shape [N, 4], got {list(boxes.shape)}")
+        empty = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
+        if empty.any():
+            raise ValueError(f"boxes_xyxy: {boxes[empty][0].tolist()} has no extent")
         count = self.skeleton.num_keypoints
         points, scores = [np.zeros((0, count, 2))], [np.zeros((0, count))]
         flip = self.skeleton.flip_indices if self.flip_test else None
@@ -124,13 +125,7 @@ class PosePredictor:
 def read_rgb(image: Any) -> npt.NDArray[np.uint8]:
     """RGB bytes `[H, W, 3]` of a path, a PIL image or an array; a photo is turned upright."""
     if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as opened:
-                return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(f"there is no image {image}") from None
-            raise ValueError(f"{image} cannot be read as an image: {error}") from error
+        return read_image(image)
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     array = np.asarray(image)

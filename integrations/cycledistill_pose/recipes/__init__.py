@@ -11,11 +11,12 @@ from cycledistill_pose.recipes._build import (
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import PoseData, load_data
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
-from cycledistill_pose.recipes._predict import predict_cycles
+from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
 from cycledistill_pose.recipes._report import report
 from cycledistill_pose.recipes._train import PoseRun, train_pose
 
 __all__ = [
+    "EvaluationOptions",
     "PoseConfig",
     "PoseData",
     "PoseRun",
@@ -26,7 +27,6 @@ __all__ = [
     "input_size_of",
     "load_data",
     "model_options",
-    "predict_cycles",
     "report",
     "save_predictions",
     "scores_by_cycle",

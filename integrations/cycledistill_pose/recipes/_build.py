@@ -69,10 +69,7 @@ def build_codec(config: PoseConfig, model: TokenPose | TokenReg) -> HeatmapCodec
     """What turns keypoints into the network's targets, and its outputs into keypoints."""
     if isinstance(model, TokenReg):
         return RegressionCodec(model.input_size)
-    blur_kernel = 2 * int(2.67 * config.sigma) + 1  # 11 for sigma 2, 17 for sigma 3
-    return HeatmapCodec(
-        model.input_size, model.heatmap_size, config.sigma, config.codec, blur_kernel
-    )
+    return HeatmapCodec(model.input_size, model.heatmap_size, config.sigma, config.codec)
 
 
 def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDistillLoss:

@@ -8,19 +8,12 @@ from typing import Literal
 
 from cycledistill.training import CycledConfig, free
 from cycledistill_pose.data import PoseAugmentation
+from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
 
 
 @dataclass
-class PoseConfig(CycledConfig):
+class PoseConfig(EvaluationOptions, CycledConfig):
     """Train a pose network, cycled and distilled into one pass."""
-
-    data_root: Path | None = free(None)
-    """Folder of the data set. None draws synthetic people, which needs no data."""
-
-    dataset: Literal["coco", "crowdpose", "files"] = "coco"
-    """Layout of data_root: COCO 2017 (annotations/person_keypoints_{train,val}2017.json,
-    {train,val}2017/), CrowdPose (annotations/crowdpose_{train,val,test}.json, images/; trained on
-    train + val, tested on test), or files named by the next four options."""
 
     train_annotations: Path | None = free(None)
     """COCO-format JSON to train on, relative to data_root, in place of the layout's. Any category
@@ -29,28 +22,8 @@ class PoseConfig(CycledConfig):
     train_images: Path | None = free(None)
     """Folder of its images, relative to data_root."""
 
-    val_annotations: Path | None = free(None)
-    """COCO-format JSON to evaluate on, relative to data_root."""
-
-    val_images: Path | None = free(None)
-    """Folder of its images, relative to data_root."""
-
-    detections: Path | None = free(None)
-    """A detector's boxes for the evaluation, as JSON: a list of {image_id, category_id, bbox
-    (xywh), score}. None evaluates on the annotated boxes."""
-
-    detection_threshold: float = 0.0
-    """Leave out detected boxes with a lower score."""
-
-    skip_bad_images: bool = False
-    """Leave out people in missing or broken images, and count them, instead of stopping."""
-
     num_synthetic: int = 8000
     """Synthetic people to train on, other ones in every epoch."""
-
-    easy_synthetic: bool = False
-    """Draw one whole upright person in each picture, seen from the front: a first task for very
-    small networks."""
 
     model: str = "tokenpose_s_v1"
     """Plain network: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b, tokenpose_nano;
@@ -115,21 +88,6 @@ class PoseConfig(CycledConfig):
 
     flip_test: bool = True
     """Average the outputs for the image and its mirror image in evaluations."""
-
-    nms: Literal["oks", "soft_oks", "none"] = "oks"
-    """How doubled people are dropped in evaluations."""
-
-    nms_threshold: float = 0.9
-    """Similarity above which the weaker of two people is dropped."""
-
-    keypoint_score_threshold: float = 0.2
-    """Keypoints of this score or less do not count in a person's score."""
-
-    eval_batch_size: int = free(64)
-    """People at a time in evaluations."""
-
-    num_synthetic_val: int = 200
-    """Synthetic pictures to evaluate on."""
 
     pictures: int = free(12)
     """People in the picture of predictions beside the truth."""

@@ -22,7 +22,7 @@ class PoseData(NamedTuple):
     """What a run trains and evaluates on.
 
     Attributes:
-        train: People to train on, augmented.
+        train: People to train on, augmented; None where they were not asked for.
         val: People, or detected boxes, to evaluate on.
         truth: People with their truth for pictures: ``val``, or the annotated people where ``val``
             holds detected boxes.
@@ -37,12 +37,15 @@ class PoseData(NamedTuple):
     make_metric: Callable[[], CocoKeypointAP | CrowdPoseAP]
 
 
-def load_data(config: PoseConfig, input_size: tuple[int, int]) -> PoseData:
+def load_data(
+    config: PoseConfig, input_size: tuple[int, int], *, training: bool = True
+) -> PoseData:
     """The data that a config asks for.
 
     Args:
         config: The options.
         input_size: (width, height) of the model's input.
+        training: Read the people to train on too; without them, their files need not be there.
 
     Raises:
         FileNotFoundError: Files are missing; the text names them and where to get them.
@@ -50,11 +53,17 @@ def load_data(config: PoseConfig, input_size: tuple[int, int]) -> PoseData:
     """
     udp = config.codec == "udp"
     common: dict[str, Any] = {"input_size": input_size, "udp": udp, "seed": config.seed}
+    train: Any = None
     if config.data_root is None:
         easy = config.easy_synthetic
-        train: Any = SyntheticPeople(
-            config.num_synthetic, augmentation=config.augmentation, fresh=True, easy=easy, **common
-        )
+        if training:
+            train = SyntheticPeople(
+                config.num_synthetic,
+                augmentation=config.augmentation,
+                fresh=True,
+                easy=easy,
+                **common,
+            )
         annotations, images = SyntheticPeople.coco(
             config.num_synthetic_val, seed=config.seed + 1, easy=easy
         )
@@ -62,11 +71,14 @@ def load_data(config: PoseConfig, input_size: tuple[int, int]) -> PoseData:
         skeleton = None
     else:
         common["bad_images"] = "skip" if config.skip_bad_images else "error"
-        train_source, val_source = _files(config, Path(config.data_root))
+        splits = ["train", "val"] if training else ["val"]
+        files = _files(config, Path(config.data_root), splits)
+        val_source = files["val"]
         skeleton = CROWDPOSE if config.dataset == "crowdpose" else None
-        train = CocoKeypoints(
-            *train_source, skeleton=skeleton, augmentation=config.augmentation, **common
-        )
+        if training:
+            train = CocoKeypoints(
+                *files["train"], skeleton=skeleton, augmentation=config.augmentation, **common
+            )
     truth = CocoKeypoints(*val_source, skeleton=skeleton, **common)
     val = truth
     if config.detections is not None:
@@ -77,7 +89,7 @@ def load_data(config: PoseConfig, input_size: tuple[int, int]) -> PoseData:
             detection_threshold=config.detection_threshold,
             **common,
         )
-    if train.skeleton.num_keypoints != val.skeleton.num_keypoints:
+    if train is not None and train.skeleton.num_keypoints != val.skeleton.num_keypoints:
         raise ValueError(
             f"the training people have {train.skeleton.num_keypoints} keypoints, those to "
             f"evaluate on {val.skeleton.num_keypoints}"
@@ -96,21 +108,20 @@ def load_data(config: PoseConfig, input_size: tuple[int, int]) -> PoseData:
     return PoseData(train, val, truth, val.skeleton, make_metric)
 
 
-def _files(config: PoseConfig, root: Path) -> tuple[tuple[Any, Path], tuple[Any, Path]]:
+def _files(config: PoseConfig, root: Path, splits: list[str]) -> dict[str, tuple[Any, Path]]:
     given = {
         "train": (config.train_annotations, config.train_images),
         "val": (config.val_annotations, config.val_images),
     }
     found: dict[str, tuple[Any, Path]] = {}
-    for split, (annotation_file, images) in given.items():
+    for split in splits:
+        annotation_file, images = given[split]
         if annotation_file is not None and images is not None:
             found[split] = (root / annotation_file, root / images)
-    missing = [split for split in given if split not in found]
+    missing = [split for split in splits if split not in found]
     if config.dataset == "files" and missing:
-        raise ValueError(
-            "--dataset files needs --train-annotations, --train-images, --val-annotations and "
-            "--val-images"
-        )
+        options = [f"--{split}-annotations and --{split}-images" for split in splits]
+        raise ValueError(f"--dataset files needs {', '.join(options)}")
     if config.dataset == "coco" and missing:
         found |= {
             split: _joined([files]) for split, files in check_coco_root(root, missing).items()
@@ -119,7 +130,7 @@ def _files(config: PoseConfig, root: Path) -> tuple[tuple[Any, Path], tuple[Any,
         parts = {"train": ["train", "val"], "val": ["test"]}
         files = check_crowdpose_root(root, [part for split in missing for part in parts[split]])
         found |= {split: _joined([files[part] for part in parts[split]]) for split in missing}
-    return found["train"], found["val"]
+    return found
 
 
 def _joined(files: list[PoseFiles]) -> tuple[Any, Path]:

@@ -14,9 +14,9 @@ from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import invert_matrix, normalize_images, pose_loader, transform_points
 from cycledistill_pose.drawing import prediction_grid, save_picture
 from cycledistill_pose.metrics import PCK, CocoKeypointAP, CrowdPoseAP
+from cycledistill_pose.prediction import predict_cycles
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import PoseData
-from cycledistill_pose.recipes._predict import predict_cycles
 
 PCK_THRESHOLD = 0.1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +80,11 @@ def train_pose(config: PoseConfig) -> PoseRun:
     def evaluate(model: CycleWrapper) -> dict[str, float]:
         return scores_by_cycle(evaluate_cycles(model, data, codec, config, config.training_cycles))
 
+    summary = {
+        **budget_rows(config, cycled, image, num_samples=len(data.train)),
+        "training set": _describe(data.train),
+        "evaluated on": _describe(data.val),
+    }
     result = fit(
         config,
         model=cycled,
@@ -90,11 +96,7 @@ def train_pose(config: PoseConfig) -> PoseRun:
         evaluate=evaluate,
         best_metric=f"AP/{config.inference_cycles}",
         before_epoch=[plain.set_epoch],
-        summary={
-            **budget_rows(config, cycled, image, num_samples=len(data.train)),
-            "training set": _describe(data.train),
-            "evaluated on": _describe(data.val),
-        },
+        summary=summary,
     )
     metrics = evaluate_cycles(result.model, data, codec, config, config.training_cycles)
     out = Path(config.output_dir)
@@ -111,6 +113,8 @@ def train_pose(config: PoseConfig) -> PoseRun:
             model_options(config),
             data.skeleton,
             {"method": config.codec, "sigma": config.sigma},
+            training={**summary, **dataclasses.asdict(config)},
+            scores=run.scores,
         )
     return run
 

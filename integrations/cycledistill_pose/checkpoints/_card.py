@@ -1,0 +1,73 @@
+"""The text that goes with a shared network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCardData
+
+_SHOWN = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
+
+
+def model_card(
+    description: Mapping[str, Any],
+    num_parameters: int,
+    training: Mapping[str, Any] | None = None,
+    scores: Mapping[str, float] | None = None,
+) -> str:
+    """A model card as the Hugging Face hub shows it: Markdown under a head of YAML.
+
+    Args:
+        description: What ``config.json`` says of the network.
+        num_parameters: Trainable ones.
+        training: Options of the run and whatever else is to be said of it. Paths are left out:
+            they belong to the machine where it ran.
+        scores: Percent by metric and number of cycles, such as ``{"AP/1": 65.0}``.
+    """
+    skeleton = description["skeleton"]
+    head = ModelCardData(
+        library_name="cycledistill",
+        pipeline_tag="keypoint-detection",
+        tags=["pose-estimation", "cycledistill", str(description["model"])],
+    )
+    options = ", ".join(f"{key} {value}" for key, value in description["options"].items())
+    lines = [
+        f"---\n{head.to_yaml()}\n---",
+        f"# {description['model']}, {len(skeleton['keypoint_names'])} keypoints "
+        f"({skeleton['name']})",
+        "A plain pose network: one pass, keypoints of one person in each box. "
+        f"{num_parameters:,} parameters{f'; {options}' if options else ''}.",
+        "```python\nfrom cycledistill_pose import PosePredictor\n\n"
+        'predictor = PosePredictor.from_pretrained(".")  # this folder, or its name on the hub\n'
+        'keypoints, scores = predictor("image.jpg", boxes_xyxy=[[10, 20, 110, 220]])\n```',
+        f"Keypoints, in order: {', '.join(skeleton['keypoint_names'])}.",
+    ]
+    if scores:
+        lines += ["## Scores", "Percent, by number of cycles in use.", _table(scores)]
+    told = {k: v for k, v in (training or {}).items() if v is not None and not isinstance(v, Path)}
+    if told:
+        text = yaml.safe_dump(_plain(told), sort_keys=False)
+        lines += ["## Training", f"```yaml\n{text}```"]
+    return "\n\n".join(lines) + "\n"
+
+
+def _table(scores: Mapping[str, float]) -> str:
+    found = dict.fromkeys(name.split("/")[0] for name in scores)
+    names = [name for name in found if name in _SHOWN] or list(found)
+    cycles = sorted({name.partition("/")[2] for name in scores})
+    rows = [["cycles", *names], ["---"] * (len(names) + 1)]
+    for cycle in cycles:
+        values = [scores.get(f"{name}/{cycle}") for name in names]
+        rows.append([cycle, *("-" if value is None else f"{value:.1f}" for value in values)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,109 @@
+"""The people that networks do worst and best on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torchmetrics.utilities.data import dim_zero_cat
+
+from cycledistill_pose.data import CocoKeypoints, transform_points
+from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP, oks
+
+
+class Case(NamedTuple):
+    """One person, the truth and what each network predicts.
+
+    Attributes:
+        kind: Why it was picked: the lowest or the highest OKS, or the largest difference between
+            the first network and another.
+        image_id: Of the annotations.
+        annotation_id: Likewise.
+        oks: Object keypoint similarity of each network's prediction, 0 to 1.
+        crop: `[H, W, 3]` RGB bytes.
+        truth: `[K, 2]` px of the crop.
+        visible: `[K]` above 0 where the truth is labelled.
+        predictions: `[K, 2]` px of the crop, for each network.
+        scores: `[K]` for each network.
+    """
+
+    kind: Literal["worst", "best", "differs"]
+    image_id: int
+    annotation_id: int
+    oks: tuple[float, ...]
+    crop: NDArray[np.uint8]
+    truth: NDArray[np.float64]
+    visible: NDArray[np.float64]
+    predictions: tuple[NDArray[np.float64], ...]
+    scores: tuple[NDArray[np.float64], ...]
+
+
+def pick_cases(
+    metrics: Sequence[CocoKeypointAP | CrowdPoseAP], people: CocoKeypoints, count: int
+) -> list[Case]:
+    """The ``count`` worst and best people by mean OKS, and those that differ most.
+
+    Args:
+        metrics: One for each network, updated with its prediction for each of ``people``, in
+            order.
+        people: The annotated people, cut out as they are to be shown.
+        count: How many of each kind; nobody is shown twice.
+    """
+    predicted = [dim_zero_cat(metric.people).double().cpu().numpy() for metric in metrics]
+    found = np.array(
+        [_similarities(metric, people, p) for metric, p in zip(metrics, predicted, strict=True)]
+    )
+    order = np.argsort(found.mean(0), kind="stable").tolist()
+    spread = np.abs(found - found[0]).max(0)
+    picked: dict[int, Literal["worst", "best", "differs"]] = {}
+    for index in order[:count]:
+        picked[index] = "worst"
+    for index in order[::-1][:count]:
+        picked.setdefault(index, "best")
+    rest = [i for i in np.argsort(-spread, kind="stable").tolist() if i not in picked]
+    for index in [i for i in rest if spread[i] > 0][:count]:
+        picked[index] = "differs"
+    cases = []
+    for index, kind in picked.items():
+        sample = people[index]
+        matrix = sample["crop_matrix"].double().numpy()
+        k = people.skeleton.num_keypoints
+        cases.append(
+            Case(
+                kind,
+                int(sample["image_id"]),
+                int(sample["annotation_id"]),
+                tuple(float(value) for value in found[:, index]),
+                sample["image"].numpy(),
+                sample["keypoints"].double().numpy(),
+                sample["visible"].double().numpy(),
+                tuple(transform_points(p[index, : 2 * k].reshape(k, 2), matrix) for p in predicted),
+                tuple(p[index, 2 * k : 3 * k] for p in predicted),
+            )
+        )
+    return cases
+
+
+def _similarities(
+    metric: CocoKeypointAP | CrowdPoseAP, people: CocoKeypoints, predicted: NDArray[np.float64]
+) -> list[float]:
+    """OKS of each prediction to its own annotation, as the metric measures it."""
+    annotations = {
+        (person["image_id"], person["annotation_id"]): person
+        for person in metric.ground_truth.dataset["annotations"]
+    }
+    images = dim_zero_cat(metric.identities)[:, 0].tolist()
+    k = metric.num_keypoints
+    values = []
+    for image, number, row in zip(images, people.annotation_ids, predicted, strict=True):
+        person = annotations[image, number]
+        truth = np.asarray(person["keypoints"], dtype=np.float64).reshape(1, k, 3)
+        pose = row[: 2 * k].reshape(1, k, 2)
+        area = [person["area"]]
+        similarity = oks(
+            truth[..., :2], pose, area, sigmas=metric.scoring.sigmas, visible_a=truth[..., 2]
+        )
+        values.append(float(similarity[0, 0]))
+    return values

@@ -1,0 +1,165 @@
+"""Scores of several networks on the same people, with what the choice of images is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from cycledistill_pose.comparison._cases import Case, pick_cases
+from cycledistill_pose.metrics import bootstrap_ap, percentile_interval
+from cycledistill_pose.prediction import PosePredictor
+from cycledistill_pose.recipes import (
+    PoseConfig,
+    PoseData,
+    evaluate_cycles,
+    load_data,
+    scores_by_cycle,
+)
+from cycledistill_pose.skeletons import Skeleton
+
+_SHOWN_SIZE = (192, 256)
+
+
+class Row(NamedTuple):
+    """One network with one number of cycles, with or without the flip test.
+
+    Attributes:
+        checkpoint: Its folder.
+        num_cycles: Passes through the blocks.
+        flip_test: Whether outputs for mirrored images are averaged in.
+        scores: Percent by metric, such as ``{"AP": 61.2, "AP50": ...}``.
+        interval: 95 % of the bootstrap's AP, in percent.
+        difference: AP minus that of the first network, same cycles and flip test; None for the
+            first itself.
+        difference_interval: 95 % of the bootstrap's paired differences.
+    """
+
+    checkpoint: str
+    num_cycles: int
+    flip_test: bool
+    scores: dict[str, float]
+    interval: tuple[float, float]
+    difference: float | None
+    difference_interval: tuple[float, float] | None
+
+
+class Comparison(NamedTuple):
+    """All rows, checkpoint by checkpoint, and the cases.
+
+    Attributes:
+        rows: See ``Row``.
+        cases: See ``Case``.
+        skeleton: Of the people.
+        report: How many people and images there are.
+        resamples: Of the bootstrap.
+        shown: Cycles and flip test of the cases' predictions.
+    """
+
+    rows: list[Row]
+    cases: list[Case]
+    skeleton: Skeleton
+    report: dict[str, int]
+    resamples: int
+    shown: tuple[int, bool]
+
+
+def compare_checkpoints(
+    checkpoints: Sequence[str | Path],
+    config: PoseConfig,
+    num_cycles: int = 2,
+    flip_tests: Sequence[bool] = (True, False),
+    resamples: int = 1000,
+    cases: int = 8,
+) -> Comparison:
+    """Evaluate plain networks after 1, 2, ... cycles, all on the same people.
+
+    Args:
+        checkpoints: Folders of plain networks; differences are to the first.
+        config: Whom to evaluate on; of the rest the metric's options and the seed count. Input
+            size and codec are each network's own.
+        num_cycles: The most cycles.
+        flip_tests: With the flip test, without, or both.
+        resamples: Draws of the bootstrap over images.
+        cases: How many worst, best and differing people to pick: at one cycle, with the first of
+            ``flip_tests``.
+
+    Raises:
+        FileNotFoundError: A checkpoint or the data is missing.
+        ValueError: A checkpoint is broken, or of other keypoints than the data.
+    """
+    for name, value in (("num_cycles", num_cycles), ("bootstrap", resamples)):
+        if value < 1:
+            raise ValueError(f"{name} must be 1 or more, got {value}")
+    if len({str(folder) for folder in checkpoints}) != len(checkpoints) or not checkpoints:
+        raise ValueError(
+            f"checkpoints must be different folders, got {list(map(str, checkpoints))}"
+        )
+    # All of them are read before any runs: a broken last one should not cost the time of the rest.
+    predictors = [PosePredictor.from_pretrained(f, num_cycles=num_cycles) for f in checkpoints]
+    view = load_data(config, _SHOWN_SIZE, training=False)
+    for folder, predictor in zip(checkpoints, predictors, strict=True):
+        _check_keypoints(folder, predictor.skeleton, view.skeleton)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loaded: dict[object, PoseData] = {}
+    aps, keys, scores, shown = [], [], [], []
+    for folder, predictor in zip(checkpoints, predictors, strict=True):
+        model, codec = predictor.model.to(device), predictor.codec
+        method = getattr(codec, "method", "dark")
+        key = (predictor.input_size, method == "udp")
+        if key not in loaded:
+            own = dataclasses.replace(config, codec=method)
+            loaded[key] = load_data(own, predictor.input_size, training=False)
+        data = loaded[key]
+        for flip in flip_tests:
+            own = dataclasses.replace(config, flip_test=flip)
+            metrics = evaluate_cycles(model, data, codec, own, num_cycles)
+            found = scores_by_cycle(metrics)
+            for cycle, metric in enumerate(metrics, 1):
+                aps.append(metric.ap)
+                keys.append((str(folder), cycle, flip))
+                scores.append(_of_cycle(found, cycle))
+            if flip == flip_tests[0] and data.val is data.truth:
+                shown.append(metrics[0].ap)
+            elif flip == flip_tests[0]:  # detected boxes have no truth; annotated ones have
+                annotated = data._replace(val=data.truth)
+                shown.append(evaluate_cycles(model, annotated, codec, own, 1)[0].ap)
+        model.cpu()
+    samples = 100 * bootstrap_ap(aps, resamples, config.seed)
+    rows = []
+    for index, (key_of, own_scores) in enumerate(zip(keys, scores, strict=True)):
+        first = keys.index((str(checkpoints[0]), *key_of[1:]))
+        paired = None if first == index else percentile_interval(samples[index] - samples[first])
+        rows.append(
+            Row(
+                *key_of,
+                own_scores,
+                percentile_interval(samples[index]),
+                None if first == index else own_scores["AP"] - scores[first]["AP"],
+                paired,
+            )
+        )
+    return Comparison(
+        rows,
+        pick_cases(shown, view.truth, cases),
+        view.skeleton,
+        view.val.report(),
+        resamples,
+        (1, flip_tests[0]),
+    )
+
+
+def _of_cycle(scores: dict[str, float], cycle: int) -> dict[str, float]:
+    ending = f"/{cycle}"
+    return {name.removesuffix(ending): v for name, v in scores.items() if name.endswith(ending)}
+
+
+def _check_keypoints(folder: str | Path, own: Skeleton, data: Skeleton) -> None:
+    if own.keypoint_names != data.keypoint_names:
+        raise ValueError(
+            f"{folder} predicts the {own.num_keypoints} keypoints of {own.name!r}, the people to "
+            f"evaluate on have the {data.num_keypoints} of {data.name!r}"
+        )

@@ -1,0 +1,91 @@
+"""Images from a file, a folder or a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
+
+
+def read_image(path: str | Path) -> Pixels:
+    """RGB bytes `[H, W, 3]` of an image file, turned upright.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image {path}") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+
+
+class Images:
+    """The image files of a folder, or one file.
+
+    Raises:
+        FileNotFoundError: There is no such file or folder.
+        ValueError: The folder has no images.
+    """
+
+    def __init__(self, source: Path) -> None:
+        if not source.exists():
+            raise FileNotFoundError(f"there is no image, folder or video {source}")
+        self.paths = [source]
+        if source.is_dir():
+            self.paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES)
+            if not self.paths:
+                raise ValueError(f"{source} has no images ({', '.join(IMAGES)})")
+        self.names = [path.name for path in self.paths]
+
+    def __iter__(self) -> Iterator[Pixels]:
+        return map(read_image, self.paths)
+
+
+class Video:
+    """The frames of a video; frame 1 is called ``000001.png``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read as a video.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"there is no video {path}")
+        self.path = path
+        capture = self._open()
+        self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
+        count = 0  # what the file says of its length is an estimate
+        while capture.grab():
+            count += 1
+        capture.release()
+        if count == 0:
+            raise ValueError(f"{path} has no frame that can be read")
+        self.names = [f"{number:06d}.png" for number in range(1, count + 1)]
+
+    def __iter__(self) -> Iterator[Pixels]:
+        capture = self._open()
+        for _ in self.names:
+            fine, frame = capture.read()
+            if not fine:
+                raise ValueError(f"{self.path} breaks off before its end")
+            yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+        capture.release()
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self.path))
+        if not capture.isOpened():
+            raise ValueError(f"{self.path} cannot be read as a video")
+        return capture

@@ -1,7 +1,8 @@
-"""Work off a study.
+"""Work off a study, or make the page from the results.
 
 python -m experiments run digits      # start it as often as there are cores to spare
 python -m experiments status
+python -m experiments report          # rewrites the tables and plots of docs/results/lab.md
 """
 
 from __future__ import annotations
@@ -9,15 +10,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 import torch
 
+from experiments._report import write_page
 from experiments._results import Results
 from experiments._studies import STUDIES, Study
 from experiments._train import ROOT, train
 
 RESULTS = ROOT / "experiments" / "results"
 WORK = ROOT / "runs" / "lab"
+PAGE = ROOT / "docs" / "results" / "lab.md"
 
 
 def results_of(name: str) -> Results:
@@ -49,15 +53,21 @@ def main(arguments: list[str] | None = None) -> None:
     running.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     running.add_argument("--threads", type=int, default=1, help="of this process (1)")
     commands.add_parser("status", help="how many runs of each study are done")
+    reporting = commands.add_parser("report", help="rewrite tables and plots from the results")
+    reporting.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args(arguments)
     if options.command == "run":
         torch.set_num_threads(options.threads)
         run(STUDIES[options.study], results_of(options.study), options.device)
-    else:
+    elif options.command == "status":
         for name, study in STUDIES.items():
             recorded = results_of(name).read()
             keys = [config.key for config in study.runs()]
             print(f"{name}: {sum(key in recorded for key in keys)} of {len(keys)} runs done")
+    else:
+        records = {name: results_of(name).read() for name in STUDIES}
+        for written in write_page(options.page, STUDIES, records):
+            print(written)
 
 
 if __name__ == "__main__":

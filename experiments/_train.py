@@ -71,12 +71,14 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     metrics, diverged = {}, ""
-    with open(folder / "output.txt", "a", encoding="utf-8") as output:
-        with contextlib.redirect_stdout(output):
-            try:
-                metrics = _fit(config, options, cycled, task)
-            except NonFiniteLossError as error:
-                diverged = str(error).partition(":")[0]
+    with (
+        open(folder / "output.txt", "a", encoding="utf-8") as output,
+        contextlib.redirect_stdout(output),
+    ):
+        try:
+            metrics = _fit(config, options, cycled, task)
+        except NonFiniteLossError as error:
+            diverged = str(error).partition(":")[0]
     seconds = time.perf_counter() - start
     shutil.rmtree(folder)
     return {

@@ -172,16 +172,20 @@ def test_a_run_is_recorded_once_and_the_same_again(tmp_path: Path) -> None:
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(TINY, tmp_path / "whole", "cpu")
-    evaluate = _train.accuracies
+    steps = []
 
-    def power_cut(*arguments: Any) -> Any:
-        raise KeyboardInterrupt
+    def power_cut(images: torch.Tensor, padding: int) -> torch.Tensor:
+        steps.append(padding)
+        if len(steps) == 4:  # the second of two steps of the second epoch
+            raise KeyboardInterrupt
+        return augment(images, padding)
 
-    monkeypatch.setattr(_train, "accuracies", power_cut)
+    monkeypatch.setattr(_train, "augment", power_cut)
     with pytest.raises(KeyboardInterrupt):
         train(TINY, tmp_path / "stopped", "cpu")
-    monkeypatch.setattr(_train, "accuracies", evaluate)
+    assert len(steps) == 4
     resumed = train(TINY, tmp_path / "stopped", "cpu")
+    assert len(steps) == 6  # both steps of the second epoch again, neither of the first
     assert resumed["budget"]["resumed"] and resumed["metrics"] == whole["metrics"]
 
 

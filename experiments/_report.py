@@ -111,7 +111,7 @@ def draw(study: Study, records: Records, path: Path) -> None:
                 yerr=None if math.isnan(own.half) else own.half,
                 fmt="osD^vPX*"[number % 8],
                 capsize=3,
-                label=f"{row.name} ({own.count})",
+                label=f"{row.name} ({own.seeds})",
             )
     axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$")
     axes.set_ylabel(f"top-1 accuracy ({study.split}), %")

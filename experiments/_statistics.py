@@ -17,13 +17,13 @@ class Spread(NamedTuple):
         mean: Mean of the values.
         deviation: Sample standard deviation; NaN for one value.
         half: Half the width of the 95 % interval of the mean after Student; NaN for one value.
-        count: Number of values.
+        seeds: Number of values, one for each seed.
     """
 
     mean: float
     deviation: float
     half: float
-    count: int
+    seeds: int
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -245,7 +245,7 @@ def test_spread_and_difference() -> None:
     five = spread([1.0, 2.0, 3.0, 4.0, 5.0])
     assert five.half == pytest.approx(2.776 * (2.5 / 5) ** 0.5, abs=1e-3)
     paired = paired_difference({0: 5.0, 1: 9.0, 7: 0.0}, {0: 4.0, 1: 8.0, 2: 50.0})
-    assert paired is not None and paired.mean == 1 and paired.half == 0 and paired.count == 2
+    assert paired is not None and paired.mean == 1 and paired.half == 0 and paired.seeds == 2
     assert paired_difference({0: 1.0}, {1: 1.0}) is None
 
 

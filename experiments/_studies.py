@@ -49,7 +49,7 @@ DIGITS_LENGTH = Study(
     split="val",
 )
 
-_LONG = replace(_DIGITS, epochs=200)
+_LONG = _DIGITS
 _PAPER = replace(_LONG, mode="distill")
 
 DIGITS = Study(

@@ -25,7 +25,7 @@ test: check tests docs ## everything that must pass: check, tests, docs
 check: $(DEV_READY) ## lint, format check, types, import directions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(PACKAGES) examples
+	$(BIN)/mypy $(PACKAGES) examples experiments
 	$(BIN)/lint-imports --no-logo
 
 tests: $(DEV_READY) ## the tests and every docstring example, JOBS=2 at a time

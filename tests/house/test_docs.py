@@ -59,7 +59,8 @@ def test_commands_and_files_exist(page: Path) -> None:
     commands = "\n".join(code for _, code in blocks(text, "bash", "sh", "console"))
     commands += "\n".join(re.findall(r"`([^`\n]+)`", text))
     assert set(re.findall(r"\bmake ([a-z]+)", commands)) <= targets
-    files = re.findall(r"\b(?:examples|benchmarks|tests|integrations)/[\w/]+\.py\b", text)
+    folders = "benchmarks|examples|experiments|integrations|tests"
+    files = re.findall(rf"\b(?:{folders})/[\w/]+\.py\b", text)
     assert [name for name in files if not (ROOT / name).is_file()] == []
 
 

@@ -60,7 +60,7 @@ def test_integrations_is_no_package(repository: Path) -> None:
         assert not (repository / folder / "__init__.py").exists()
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "experiments"])
 def test_implementation_files_are_private(repository: Path, package: str) -> None:
     """Only what is run by its name, with `python -m`, is called without an underscore."""
     modules = sorted((repository / package).rglob("*.py"))

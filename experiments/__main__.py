@@ -1,0 +1,74 @@
+"""Work off a study, or make the page from the results.
+
+python -m experiments run digits      # start it as often as there are cores to spare
+python -m experiments status
+python -m experiments report          # rewrites the tables and plots of docs/results/lab.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from experiments._report import write_page
+from experiments._results import Results
+from experiments._studies import STUDIES, Study
+from experiments._train import ROOT, train
+
+RESULTS = ROOT / "experiments" / "results"
+WORK = ROOT / "runs" / "lab"
+PAGE = ROOT / "docs" / "results" / "lab.md"
+
+
+def results_of(name: str) -> Results:
+    """Where a study's records stand."""
+    return Results(RESULTS / f"{name}.jsonl", WORK / name)
+
+
+def run(study: Study, results: Results, device: str = "auto") -> int:
+    """Do the study's runs that nobody has done or is doing; returns how many."""
+    done = 0
+    for config in study.runs():
+        with results.claim(config.key) as mine:
+            if mine:
+                start = time.perf_counter()
+                record = train(config, results.work / config.key, device)
+                results.append(record)
+                done += 1
+                found = record["metrics"] or record["diverged"]
+                print(f"{time.perf_counter() - start:6.0f} s  {config}  {found}", flush=True)
+    return done
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser("python -m experiments", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="do the runs of a study that are not done yet")
+    running.add_argument("study", choices=STUDIES)
+    running.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    running.add_argument("--threads", type=int, default=1, help="of this process (1)")
+    commands.add_parser("status", help="how many runs of each study are done")
+    reporting = commands.add_parser("report", help="rewrite tables and plots from the results")
+    reporting.add_argument("--page", type=Path, default=PAGE)
+    options = parser.parse_args(arguments)
+    if options.command == "run":
+        torch.set_num_threads(options.threads)
+        run(STUDIES[options.study], results_of(options.study), options.device)
+    elif options.command == "status":
+        for name, study in STUDIES.items():
+            recorded = results_of(name).read()
+            keys = [config.key for config in study.runs()]
+            print(f"{name}: {sum(key in recorded for key in keys)} of {len(keys)} runs done")
+    else:
+        records = {name: results_of(name).read() for name in STUDIES}
+        for written in write_page(options.page, STUDIES, records):
+            print(written)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

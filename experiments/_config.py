@@ -1,0 +1,86 @@
+"""What a run is, and the key by which it is known."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that changes what a run learns.
+
+    >>> plain = RunConfig(task="digits", mode="plain", epochs=10, seed=3)
+    >>> plain.training_cycles, RunConfig(task="digits", mode="cycle", epochs=10).cycles_in_use
+    (1, 2)
+
+    A field that is added later gets the default that does what was done before; a default never
+    changes once runs are recorded: both keep the keys of recorded runs.
+
+    Attributes:
+        task: The data, see ``experiments/_tasks.py``.
+        mode: plain (one cycle), cycle (loss on the last cycle alone, used with all of them:
+            paper, table 6) or distill (used with one cycle).
+        epochs: Passes over the training set.
+        seed: Of the initial weights, the order of samples and the augmentation.
+        train_samples: How many training samples are used; None for all.
+        width: Channels of a token.
+        depth: Blocks.
+        head_dim: Channels of an attention head.
+        num_cycles: Cycles in training, in the modes cycle and distill.
+        task_cycles: Cycles with a task loss, in the mode distill.
+        token_weight: As for ``CycleDistillLoss``, as are the four below.
+        distance: Between tokens.
+        teacher: The next cycle or the last.
+        detach_teacher: Whether teachers are constants.
+        prediction_weight: Of the KL divergence between the cycles' predictions.
+        batch_size: Samples of a step.
+        lr: Largest learning rate of AdamW; linear warm-up, then half a cosine to 0.
+        weight_decay: Of AdamW.
+        warmup: Part of the training that is warm-up.
+    """
+
+    task: Literal["digits", "cifar10"]
+    mode: Literal["plain", "cycle", "distill"]
+    epochs: int
+    seed: int = 0
+    train_samples: int | None = None
+    width: int = 32
+    depth: int = 2
+    head_dim: int = 16
+    num_cycles: int = 2
+    task_cycles: Literal["all", "mean", "last"] = "all"
+    token_weight: float = 5e-6
+    distance: Literal["mse", "smooth_l1", "cosine"] = "mse"
+    teacher: Literal["next", "last"] = "next"
+    detach_teacher: bool = True
+    prediction_weight: float = 0.0
+    batch_size: int = 100
+    lr: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+
+    @property
+    def training_cycles(self) -> int:
+        """Cycles that training runs."""
+        return 1 if self.mode == "plain" else self.num_cycles
+
+    @property
+    def cycles_in_use(self) -> int:
+        """Cycles that the trained model is meant to be used with."""
+        return self.num_cycles if self.mode == "cycle" else 1
+
+    @property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits, a hash of what differs from the defaults."""
+        return _hash({f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default})
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields, for the record."""
+        return asdict(self)
+
+
+def _hash(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,203 @@
+"""From records to a page: a table and a plot for each study."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from experiments._config import RunConfig
+from experiments._statistics import Spread, paired_difference, spread
+from experiments._studies import Study
+
+Records = Mapping[str, Mapping[str, Any]]
+
+
+class Row(NamedTuple):
+    """What a study's records say about a variant.
+
+    Attributes:
+        name: Of the variant.
+        config: Its config, with some seed.
+        values: Accuracy in percent with the cycles in use, by seed.
+        last_cycle: Accuracy after the last cycle of training, by seed.
+        diverged: Runs whose loss became infinite or not a number; they have no values.
+        training_macs: Of one run; NaN where none is done.
+        macs_in_use: For one image; NaN where no run is done.
+    """
+
+    name: str
+    config: RunConfig
+    values: dict[int, float]
+    last_cycle: dict[int, float]
+    diverged: int
+    training_macs: float
+    macs_in_use: float
+
+
+def rows(study: Study, records: Records) -> list[Row]:
+    """A row for each variant, in the study's order."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for name, variant in study.variants.items():
+        keys = [replace(variant, seed=seed).key for seed in study.seeds]
+        found[name] = [records[key] for key in keys if key in records]
+    return [_row(study, name, own) for name, own in found.items()]
+
+
+def _row(study: Study, name: str, found: list[Mapping[str, Any]]) -> Row:
+    config = study.variants[name]
+    finished = [record for record in found if not record["diverged"]]
+
+    def accuracy(cycles: int) -> dict[int, float]:
+        metric = f"{study.split}/accuracy/{cycles}"
+        return {record["seed"]: record["metrics"][metric] for record in finished}
+
+    budget = found[0]["budget"] if found else {}
+    return Row(
+        name,
+        config,
+        accuracy(config.cycles_in_use),
+        accuracy(config.training_cycles),
+        len(found) - len(finished),
+        budget.get("training_macs", math.nan),
+        budget.get("macs_in_use", math.nan),
+    )
+
+
+def table(study: Study, records: Records) -> str:
+    """The study as a Markdown table."""
+    found = rows(study, records)
+    bases = {row.name: row for row in found if row.name in study.baselines}
+    head = ["variant", "epochs", "training TMACs", "MACs in use", "runs", "accuracy, %", "sd"]
+    head += ["after the last cycle, %", *(f"minus {name!r}" for name in study.baselines)]
+    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    for row in found:
+        runs = f"{len(row.values)}" + f", {row.diverged} diverged" * bool(row.diverged)
+        cells = [row.name, f"{row.config.epochs}", "", "", runs, "", "", ""]
+        if not math.isnan(row.training_macs):
+            cells[2:4] = [f"{row.training_macs / 1e12:.2f}", f"{row.macs_in_use / 1e3:.0f} k"]
+        if row.values:
+            own = spread(list(row.values.values()))
+            cells[5:7] = [_interval(own), _number(own.deviation)]
+            if row.config.training_cycles > 1:
+                cells[7] = _interval(spread(list(row.last_cycle.values())))
+        for name in study.baselines:
+            difference = paired_difference(row.values, bases[name].values)
+            known = difference is not None and name != row.name
+            cells.append(_difference(difference) if known and difference else "")
+        lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def draw(study: Study, records: Records, path: Path) -> None:
+    """Accuracy against training MACs, with the 95 % interval of the mean."""
+    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+    for number, row in enumerate(rows(study, records)):
+        if row.values:
+            own = spread(list(row.values.values()))
+            axes.errorbar(
+                row.training_macs / 1e12,
+                own.mean,
+                yerr=None if math.isnan(own.half) else own.half,
+                fmt="osD^vPX*"[number % 8],
+                capsize=3,
+                label=f"{row.name} ({own.seeds})",
+            )
+    axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$")
+    axes.set_ylabel(f"top-1 accuracy ({study.split}), %")
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=110, metadata={"Software": None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _replace(path, image.getvalue())
+    plt.close(figure)
+
+
+def section(name: str, study: Study, records: Records) -> str:
+    """What stands between a study's marks on the page."""
+    planned = study.runs()
+    done = [records[config.key] for config in planned if config.key in records]
+    commits = sorted({record["commit"] for record in done})
+    dates = sorted({record["date"] for record in done})
+    devices = sorted({f"{r['device']}, {r['threads']} thread(s)" for r in done})
+    made = f"code: {', '.join(commits)}; {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}; "
+    lines = [
+        f"**{study.title}** {len(done)} of {len(planned)} runs; {study.split} set; mean ± half the "
+        "95 % interval (Student) over seeds; differences are paired by seed.",
+        "",
+        table(study, records),
+        "",
+        f"Recorded in `experiments/results/{name}.jsonl` ({made}{'; '.join(devices)}).",
+        "",
+        f"![{study.title}](../pictures/lab-{name}.png)",
+    ]
+    return "\n".join(lines)
+
+
+def write_page(
+    page: Path, studies: Mapping[str, Study], records: Mapping[str, Records]
+) -> list[Path]:
+    """Put the sections of all studies with a record between their marks, and draw the plots.
+
+    Args:
+        page: Has the lines ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` for each study that
+            it shows; what is between them is replaced.
+        studies: Studies by name.
+        records: Their records by key.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileNotFoundError: There is no page.
+        ValueError: A study has records, and the page no place for them.
+    """
+    text = page.read_text("utf-8")
+    written = []
+    for name, study in studies.items():
+        if not any(config.key in records[name] for config in study.runs()):
+            continue
+        begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+        place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+        body = f"{begin}\n{section(name, study, records[name])}\n\n{end}"
+        text, count = place.subn(lambda _, body=body: body, text)  # type: ignore[misc]
+        if count != 1:
+            raise ValueError(
+                f"{page} has {count} places for the study {name}, expected one: a line "
+                f"{begin.strip()!r} and later a line {end!r}"
+            )
+        picture = page.parent.parent / "pictures" / f"lab-{name}.png"
+        draw(study, records[name], picture)
+        written.append(picture)
+    _replace(page, text.encode())
+    return [page, *written]
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.2f}"
+
+
+def _interval(value: Spread) -> str:
+    return f"{value.mean:.2f}" + f" ± {value.half:.2f}" * (not math.isnan(value.half))
+
+
+def _difference(value: Spread) -> str:
+    return f"{value.mean:+.2f}" + f" ± {value.half:.2f}" * (not math.isnan(value.half))

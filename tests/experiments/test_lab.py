@@ -1,0 +1,295 @@
+"""The lab: keys, claims, records, splits, runs that stop, and figures that are right."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cycledistill import CycleOutput
+from experiments import _train
+from experiments.__main__ import PAGE, results_of, run
+from experiments._config import RunConfig
+from experiments._report import section, table, write_page
+from experiments._results import Results
+from experiments._statistics import paired_difference, spread
+from experiments._studies import STUDIES, Study
+from experiments._tasks import augment, load_task
+from experiments._train import make_criterion, make_model, train
+
+TINY = RunConfig(task="digits", mode="distill", epochs=2, train_samples=60, batch_size=30, width=16)
+
+
+def study_of(**variants: RunConfig) -> Study:
+    return Study("?", variants, seeds=(0, 1), baselines=(next(iter(variants)),))
+
+
+def record_of(config: RunConfig, **metrics: float) -> dict[str, Any]:
+    return {
+        "key": config.key,
+        "seed": config.seed,
+        "commit": "abc",
+        "date": "2026-01-01",
+        "device": "x cpu",
+        "threads": 1,
+        "budget": {"training_macs": 2e12, "macs_in_use": 3000},
+        "metrics": {name.replace("_", "/"): value for name, value in metrics.items()},
+        "diverged": "" if metrics else "non-finite loss in step 3",
+    }
+
+
+def test_key_is_of_all_fields_and_not_of_defaults() -> None:
+    keys = {TINY.key}
+    for field in fields(RunConfig):
+        value = getattr(TINY, field.name)
+        if isinstance(value, str):
+            other: Any = value + "?"
+        else:
+            other = not value if isinstance(value, bool) else (value or 0) + 1
+        keys.add(replace(TINY, **{field.name: other}).key)
+    assert len(keys) == 1 + len(fields(RunConfig))
+    # A recorded key: it may not change when fields are added.
+    assert RunConfig(task="digits", mode="plain", epochs=200, seed=100).key == "7b739c3c1f55a8d4"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_are_sound(name: str) -> None:
+    study = STUDIES[name]
+    keys = [config.key for config in study.runs()]
+    assert len(set(keys)) == len(keys) == len(study.variants) * len(study.seeds)
+    assert set(study.baselines) <= set(study.variants)
+
+
+def test_nothing_chosen_is_reported_with_the_same_seeds() -> None:
+    chosen = {seed for study in STUDIES.values() if study.split == "val" for seed in study.seeds}
+    shown = {seed for study in STUDIES.values() if study.split == "test" for seed in study.seeds}
+    assert chosen and shown and not chosen & shown
+
+
+def test_digits_are_split_into_three_parts() -> None:
+    task = load_task(replace(TINY, train_samples=None))
+    sizes = [len(split.labels) for split in (task.train, task.val, task.test)]
+    assert sizes == [500, 400, 897]
+    fewer = load_task(TINY)
+    assert torch.equal(fewer.train.images, task.train.images[:60])
+    assert torch.equal(fewer.test.images, task.test.images)
+    pixels = task.normalized(task.train.images)
+    assert abs(float(pixels.mean())) < 1e-4 and abs(float(pixels.std()) - 1) < 1e-4
+    with pytest.raises(ValueError, match="train_samples=501 is not within 1 and the 500"):
+        load_task(replace(TINY, train_samples=501))
+
+
+def test_cifar10_is_split_into_three_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    shade = 0
+    for split, count in (("train", 20), ("val", 5)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "cifar10" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (32, 32), (5 * shade, 0, 0)).save(folder / f"{number:02}.png")
+                shade += 1
+    monkeypatch.setenv("CYCLEDISTILL_DATA", str(tmp_path))
+    config = replace(TINY, task="cifar10", train_samples=None)
+    task = load_task(config)
+    shades = [set(s.images[:, 0, 0, 0].tolist()) for s in (task.train, task.val, task.test)]
+    assert [len(found) for found in shades] == [36, 4, 10]
+    assert len(set.union(*shades)) == 50  # no image in two parts
+    assert task.train.images.shape == (36, 3, 32, 32) and task.train.images.dtype == torch.uint8
+    # Red is 5 x the number of the image: 0 to 19 are cats.
+    assert torch.equal(task.train.labels, (task.train.images[:, 0, 0, 0] >= 100).long())
+    (tmp_path / "cifar10" / "val").rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="val"):
+        load_task(config)
+
+
+def test_augmentation_shifts_and_mirrors() -> None:
+    image = torch.arange(1.0, 13.0).reshape(1, 1, 3, 4)
+    found = augment(image.expand(400, 1, 3, 4), padding=1)
+    padded = torch.nn.functional.pad(image, (1,) * 4)[0, 0]
+    possible = {}
+    for top in range(3):
+        for left in range(3):
+            window = padded[top : top + 3, left : left + 4]
+            for mirrored in (False, True):
+                expected = window.flip(1) if mirrored else window
+                possible[tuple(expected.flatten().tolist())] = (top, left, mirrored)
+    seen = {possible[tuple(one.flatten().tolist())] for one in found}
+    assert len(seen) == 18
+    assert augment(image, padding=0) is image
+
+
+def test_criterion_of_each_mode() -> None:
+    logits = torch.zeros(2, 10), torch.ones(2, 10)
+    output = CycleOutput(logits, (torch.zeros(2, 3, 4), torch.ones(2, 3, 4)))
+    labels = torch.tensor([1, 2])
+    task = float(torch.tensor(10.0).log())
+    distill = replace(TINY, token_weight=0.5)
+    assert float(make_criterion(distill)(output, labels).total) == pytest.approx(2 * task + 0.5)
+    mean = replace(distill, task_cycles="mean")
+    assert float(make_criterion(mean)(output, labels).total) == pytest.approx(task + 0.5)
+    cycle = replace(distill, mode="cycle", prediction_weight=1.0)
+    assert float(make_criterion(cycle)(output, labels).total) == pytest.approx(task)
+
+
+def test_variants_start_from_the_same_weights() -> None:
+    task = load_task(TINY)
+    plain = make_model(replace(TINY, mode="plain"), task).state_dict()
+    cycled = make_model(TINY, task).state_dict()
+    other = make_model(replace(TINY, seed=1), task).state_dict()
+    assert plain.keys() == cycled.keys()
+    assert all(torch.equal(plain[name], cycled[name]) for name in plain)
+    assert not torch.equal(plain["pos_embed"], other["pos_embed"])
+
+
+def test_a_run_is_recorded_once_and_the_same_again(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results" / "s.jsonl", tmp_path / "work")
+    study = Study("?", {"a": TINY, "b": replace(TINY, mode="plain")}, (0,), ("b",))
+    assert run(study, results, "cpu") == 2
+    text = results.path.read_text()
+    assert run(study, results, "cpu") == 0
+    assert results.path.read_text() == text
+    records = results.read()
+    cycled, plain = records[TINY.key], records[study.variants["b"].key]
+    assert set(cycled["metrics"]) == {f"{s}/accuracy/{n}" for s in ("val", "test") for n in (1, 2)}
+    assert set(plain["metrics"]) == {"val/accuracy/1", "test/accuracy/1"}
+    assert RunConfig(**cycled["config"]) == TINY
+    assert 1.9 < cycled["budget"]["training_macs"] / plain["budget"]["training_macs"] < 2
+    assert cycled["budget"]["macs_in_use"] == plain["budget"]["macs_in_use"]
+    assert not cycled["budget"]["resumed"] and not list(results.work.glob("*/checkpoints"))
+    again = train(TINY, tmp_path / "again", "cpu")
+    assert again["metrics"] == cycled["metrics"]
+
+
+def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(TINY, tmp_path / "whole", "cpu")
+    steps = []
+
+    def power_cut(images: torch.Tensor, padding: int) -> torch.Tensor:
+        steps.append(padding)
+        if len(steps) == 4:  # the second of two steps of the second epoch
+            raise KeyboardInterrupt
+        return augment(images, padding)
+
+    monkeypatch.setattr(_train, "augment", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(TINY, tmp_path / "stopped", "cpu")
+    assert len(steps) == 4
+    resumed = train(TINY, tmp_path / "stopped", "cpu")
+    assert len(steps) == 6  # both steps of the second epoch again, neither of the first
+    assert resumed["budget"]["resumed"] and resumed["metrics"] == whole["metrics"]
+
+
+def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:
+    config = replace(TINY, token_weight=float("inf"))
+    record = train(config, tmp_path / "run", "cpu")
+    assert record["diverged"].startswith("non-finite loss in step 1") and not record["metrics"]
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def _hold(results: Results, key: str, ready: Any) -> None:
+    with results.claim(key) as mine:
+        ready.send(mine)
+        time.sleep(60)
+
+
+def test_claims_exclude_others_and_end_with_their_process(tmp_path: Path) -> None:
+    results = Results(tmp_path / "s.jsonl", tmp_path / "work")
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(results, "k", theirs))
+    process.start()
+    assert ours.poll(30) and ours.recv() is True
+    with results.claim("k") as mine:
+        assert not mine
+    with results.claim("another") as mine:
+        assert mine
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with results.claim("k") as mine:
+        assert mine
+    results.append({"key": "k"})
+    with results.claim("k") as mine:
+        assert not mine
+
+
+def test_half_a_line_is_no_record(tmp_path: Path) -> None:
+    results = Results(tmp_path / "s.jsonl", tmp_path / "work")
+    assert results.read() == {}
+    results.append({"key": "a"})
+    with open(results.path, "a") as file:
+        file.write('{"key": "b", "metr')
+    assert list(results.read()) == ["a"]
+    results.append({"key": "c"})
+    assert list(results.read()) == ["a", "c"]
+    with open(results.path, "a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(ValueError, match=r"s\.jsonl:3 is no record"):
+        results.read()
+
+
+def test_spread_and_difference() -> None:
+    # 95 % points of Student's t from printed tables: 12.706 (1 degree of freedom), 2.776 (4).
+    two = spread([1.0, 3.0])
+    assert two.mean == 2 and two.half == pytest.approx(12.706, abs=1e-3)
+    five = spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert five.half == pytest.approx(2.776 * (2.5 / 5) ** 0.5, abs=1e-3)
+    paired = paired_difference({0: 5.0, 1: 9.0, 7: 0.0}, {0: 4.0, 1: 8.0, 2: 50.0})
+    assert paired is not None and paired.mean == 1 and paired.half == 0 and paired.seeds == 2
+    assert paired_difference({0: 1.0}, {1: 1.0}) is None
+
+
+def test_table() -> None:
+    plain, cycle = replace(TINY, mode="plain"), replace(TINY, mode="cycle")
+    study = study_of(plain=plain, ours=TINY, cycle=cycle, never=replace(TINY, depth=3))
+    done = [
+        record_of(replace(plain, seed=0), test_accuracy_1=90.0),
+        record_of(replace(plain, seed=1), test_accuracy_1=92.0),
+        record_of(replace(TINY, seed=0), test_accuracy_1=91.0, test_accuracy_2=95.0),
+        record_of(replace(TINY, seed=1)),
+        record_of(replace(cycle, seed=1), test_accuracy_1=10.0, test_accuracy_2=93.5),
+    ]
+    lines = table(study, {record["key"]: record for record in done}).splitlines()[2:]
+    assert lines == [
+        "| plain | 2 | 2.00 | 3 k | 2 | 91.00 ± 12.71 | 1.41 |  |  |",
+        "| ours | 2 | 2.00 | 3 k | 1, 1 diverged | 91.00 |  | 95.00 | +1.00 |",
+        "| cycle | 2 | 2.00 | 3 k | 1 | 93.50 |  | 93.50 | +1.50 |",
+        "| never | 2 |  |  | 0 |  |  |  |  |",
+    ]
+
+
+def test_page_keeps_what_people_wrote(tmp_path: Path) -> None:
+    study = study_of(plain=replace(TINY, mode="plain"))
+    record = record_of(study.runs()[0], test_accuracy_1=90.0)
+    page = tmp_path / "docs" / "results" / "lab.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("before\n<!-- s: begin -->\nold\n<!-- s: end -->\nafter\n")
+    written = write_page(page, {"s": study}, {"s": {record["key"]: record}})
+    first = page.read_text()
+    assert first.startswith("before\n") and first.endswith("\nafter\n") and "old" not in first
+    assert "1 of 2 runs" in first and all(path.stat().st_size for path in written)
+    assert write_page(page, {"s": study}, {"s": {record["key"]: record}}) == written
+    assert page.read_text() == first
+    with pytest.raises(ValueError, match="0 places for the study t"):
+        write_page(page, {"t": study}, {"t": {record["key"]: record}})
+
+
+def test_the_committed_page_is_that_of_the_committed_results() -> None:
+    text = PAGE.read_text("utf-8")
+    for name, study in STUDIES.items():
+        assert text.count(f"<!-- {name}: begin -->\n") == text.count(f"<!-- {name}: end -->") == 1
+        records = results_of(name).read()
+        if any(config.key in records for config in study.runs()):
+            assert section(name, study, records) in text, "run: python -m experiments report"
+        else:
+            assert f"results/{name}.jsonl" not in text

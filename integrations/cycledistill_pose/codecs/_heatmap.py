@@ -192,6 +192,22 @@ class HeatmapCodec:
         """
         return flip_heatmaps(heatmaps, flip_indices, shift=self.method != "udp")
 
+    def average(self, heatmaps: Tensor, flipped: Tensor) -> Tensor:
+        """The heatmaps of the flip test: the mean of both, `flipped` brought back by `flip`.
+
+        Args:
+            heatmaps: `[B, K, H, W]`, for the input itself.
+            flipped: `[B, K, H, W]`.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        if heatmaps.shape != flipped.shape:
+            raise ValueError(
+                f"heatmaps are {list(heatmaps.shape)}, but flipped are {list(flipped.shape)}"
+            )
+        return (heatmaps + flipped) / 2
+
     def __repr__(self) -> str:
         return (
             f"HeatmapCodec(input_size={self.input_size}, heatmap_size={self.heatmap_size}, "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -425,6 +427,21 @@ def test_reads_files(tmp_path: Path) -> None:
         load_reference_checkpoint(target, path)
         for name, value in source.state_dict().items():
             assert torch.equal(target.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
+def test_reads_files_with_the_best_score_in_them(tmp_path: Path, module: bytes) -> None:
+    """Training tools save NumPy's numbers beside the weights; NumPy 2 renamed a module of theirs."""
+    state = to_reference_state_dict(nano())
+    best = {"score": np.float64(0.7), "loss": np.float32(0.1), "epoch": np.int64(290)}
+    content = {"meta": {"hook_msgs": best}, "state_dict": state}
+    torch.save(content, tmp_path / "new.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "new.pth").read_bytes()
+    name = re.search(rb"cnumpy\.(_core|core)\.multiarray\nscalar", whole)
+    assert name is not None
+    (tmp_path / "a.pth").write_bytes(whole.replace(name[0], b"c" + module + b"\nscalar"))
+    report = load_reference_checkpoint(nano(), tmp_path / "a.pth")
+    assert len(report.loaded) == len(state)
 
 
 def test_bad_files(tmp_path: Path) -> None:

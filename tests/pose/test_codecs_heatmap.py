@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cycledistill_pose.codecs import HeatmapCodec
+from cycledistill_pose.codecs._refine import _blur_map, blur_weights
 
 METHODS = ("dark", "msra", "udp")
 SIZES = [((192, 256), (48, 64)), ((288, 384), (72, 96)), ((100, 60), (37, 23))]
@@ -243,6 +244,32 @@ def test_the_floor_of_the_logarithm_is_met_as_in_the_slow_loop():
     expected, _ = slow_decode(codec, heatmaps)
     decoded, _ = codec.decode(torch.from_numpy(heatmaps))
     np.testing.assert_allclose(decoded.numpy(), expected, atol=0.01)
+
+
+@pytest.mark.parametrize("kernel", [3, 11, 17])
+@pytest.mark.parametrize("size", [(64, 48), (9, 23)])
+def test_the_blur_is_rounded_as_opencvs(kernel, size):
+    """Bit for bit, but for how a processor fuses a product with a sum."""
+    maps = np.random.default_rng(0).random((6, *size), dtype=np.float32)
+    margin = kernel // 2
+    expected = [
+        cv2.GaussianBlur(np.pad(heatmap, margin), (kernel, kernel), 0)[
+            margin : margin + size[0], margin : margin + size[1]
+        ]
+        for heatmap in maps
+    ]
+    blurred = _blur_map(torch.from_numpy(maps), blur_weights(kernel)).numpy()
+    spacing = np.spacing(np.stack(expected))
+    assert np.abs((blurred - np.stack(expected)) / spacing).max() <= 2
+
+
+def test_udp_decoding_of_almost_flat_maps_is_that_of_the_slow_loop():
+    """Blurred noise: its curvature is near the rounding of the blur, which must be the same."""
+    codec = HeatmapCodec(method="udp")
+    heatmaps = np.random.default_rng(0).random((8, 17, 64, 48), dtype=np.float32)
+    expected, _ = slow_decode(codec, heatmaps)
+    near = np.abs(codec.decode(torch.from_numpy(heatmaps))[0].numpy() - expected) <= 0.01
+    assert near.mean() > 0.97
 
 
 @pytest.mark.parametrize("method", METHODS)

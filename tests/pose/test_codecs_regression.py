@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,36 @@ def test_coordinates_of_the_mirrored_image_meet_those_of_the_image():
     without = expected.clone()
     without[..., 0] += 1 / 192
     torch.testing.assert_close(flip_regression(mirror, FLIP), without)
+
+
+def test_the_flip_test_averages_scores_and_not_raw_sigmas():
+    codec = RegressionCodec(input_size=(192, 256))
+    one, other = 3 * torch.randn(4, 17, 4), 3 * torch.randn(4, 17, 4)
+    points, scores = codec.decode(codec.average(one, other))
+    for b in range(4):
+        for k in range(17):
+            sigmas = [
+                1 / (1 + math.exp(-float(outputs[b, k, c])))
+                for outputs in (one, other)
+                for c in (2, 3)
+            ]
+            assert float(scores[b, k]) == pytest.approx(1 - sum(sigmas) / 4, abs=1e-6)
+            x = (float(one[b, k, 0]) + float(other[b, k, 0])) / 2 * 192
+            assert float(points[b, k, 0]) == pytest.approx(x, abs=1e-3)
+    extreme = torch.tensor([[[0.5, 0.5, 200.0, -200.0]]])
+    _, scores = codec.decode(codec.average(extreme, extreme))
+    assert scores.tolist() == [[0.5]]
+    assert codec.average(one[..., :2], other[..., :2]).shape == (4, 17, 2)
+    with pytest.raises(ValueError, match=r"outputs are \[4, 17, 4\], but flipped are \[4, 17, 2\]"):
+        codec.average(one, other[..., :2])
+
+
+def test_the_flip_test_averages_heatmaps():
+    codec = HeatmapCodec()
+    one, other = torch.rand(2, 1, 3, 64, 48)
+    torch.testing.assert_close(codec.average(one, other), (one + other) / 2)
+    with pytest.raises(ValueError, match=r"heatmaps are \[1, 3, 64, 48\], but flipped are"):
+        codec.average(one, other[:, :2])
 
 
 def test_wrong_arguments():

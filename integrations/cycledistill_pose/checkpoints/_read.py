@@ -9,14 +9,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.serialization import safe_globals
+
+# What NumPy pickles a number as; the function's module was called otherwise before NumPy 2.
+_make_number = np.float64(0).__reduce__()[0]
+
+
+def _make_old_number(*arguments: Any) -> Any:
+    return _make_number(*arguments)
+
+
+_make_old_number.__module__ = (
+    "numpy.core.multiarray" if "_core" in _make_number.__module__ else "numpy._core.multiarray"
+)
+_make_old_number.__qualname__ = "scalar"
+_NUMBER_TYPES = (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)
+_NUMBERS: list[Any] = [
+    _make_number,
+    _make_old_number,
+    np.dtype,
+    *{type(np.dtype(number)) for number in _NUMBER_TYPES},
+]
 
 
 def read_tensors(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the state dict in `source`, which may stand under `"state_dict"` in it.
 
-    Files are read without running any code in them (`weights_only=True`, or safetensors).
+    Files are read without running any code in them (`weights_only=True`, or safetensors). Beside
+    tensors they may hold NumPy's numbers, as training tools write them for the best score.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -56,7 +79,8 @@ def _read_file(path: Path) -> Any:
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with safe_globals(_NUMBERS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors (damaged, or it holds other Python "

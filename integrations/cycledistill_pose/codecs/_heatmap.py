@@ -50,7 +50,9 @@ class HeatmapCodec:
     =========  ==================  ==========================================  =================
 
     A keypoint whose Gaussian (3 sigma to all sides) lies outside of the map has an empty target
-    of weight 0. A map without a positive value decodes to -1 map px on both axes.
+    of weight 0. A map without a positive value decodes to -1 map px on both axes. Where 3 sigma is
+    no whole number, the toolboxes' patches near the left and the upper border ("msra", "udp") are
+    off by a pixel; here they are not.
 
     Sources: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018
     ("msra"); Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose
@@ -191,6 +193,22 @@ class HeatmapCodec:
         "dark" and "msra", not for "udp".
         """
         return flip_heatmaps(heatmaps, flip_indices, shift=self.method != "udp")
+
+    def average(self, heatmaps: Tensor, flipped: Tensor) -> Tensor:
+        """The heatmaps of the flip test: the mean of both, `flipped` brought back by `flip`.
+
+        Args:
+            heatmaps: `[B, K, H, W]`, for the input itself.
+            flipped: `[B, K, H, W]`.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        if heatmaps.shape != flipped.shape:
+            raise ValueError(
+                f"heatmaps are {list(heatmaps.shape)}, but flipped are {list(flipped.shape)}"
+            )
+        return (heatmaps + flipped) / 2
 
     def __repr__(self) -> str:
         return (

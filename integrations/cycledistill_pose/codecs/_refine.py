@@ -162,25 +162,31 @@ def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _blur_window(window: Tensor, weights: Tensor) -> Tensor:
-    """The blur of those pixels of `[N, R, R]` whose whole neighbourhood is in the window."""
-    # No matrix product: it would be rounded to TF32 on a GPU that is allowed to do so.
-    size = window.shape[-1] - len(weights) + 1
-    taps = list(enumerate(weights.tolist()))
-    across = window.new_zeros(*window.shape[:2], size)
-    for tap, weight in taps:
-        across.add_(window[:, :, tap : tap + size], alpha=weight)
-    blurred = window.new_zeros(len(window), size, size)
-    for tap, weight in taps:
-        blurred.add_(across[:, tap : tap + size], alpha=weight)
+    """The blur of those pixels of `[N, R, C]` whose whole neighbourhood is in the window.
+
+    First along rows, tap by tap, then along columns, from the middle tap outwards and two mirrored
+    taps at once: the order in which OpenCV rounds. Where a map is almost flat, the logarithm's
+    second differences are little more than such rounding, and the Newton step shows it.
+    """
+    # No convolution or matrix product: on a GPU either may be rounded to TF32.
+    taps = weights.tolist()
+    margin = len(taps) // 2
+    height, width = (side - 2 * margin for side in window.shape[-2:])
+    across = window[..., :width] * taps[0]
+    for tap, weight in enumerate(taps[1:], start=1):
+        across.add_(window[..., tap : tap + width], alpha=weight)
+    blurred = across[..., margin : margin + height, :] * taps[margin]
+    for step in range(1, margin + 1):
+        above = across[..., margin - step : margin - step + height, :]
+        below = across[..., margin + step : margin + step + height, :]
+        blurred.add_(above + below, alpha=taps[margin + step])
     return blurred
 
 
 def _blur_map(heatmaps: Tensor, weights: Tensor) -> Tensor:
     """The blur of whole maps `[N, H, W]`, with zeros around them."""
     margin = len(weights) // 2
-    weights = weights.to(heatmaps)
-    maps = F.conv2d(heatmaps[:, None], weights.view(1, 1, 1, -1), padding=(0, margin))
-    return F.conv2d(maps, weights.view(1, 1, -1, 1), padding=(margin, 0))[:, 0]
+    return _blur_window(F.pad(heatmaps, (margin, margin, margin, margin)), weights)
 
 
 def _mirror(indices: Tensor, size: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cycledistill_pose.codecs._checks import check_keypoints, check_size
@@ -86,6 +87,32 @@ class RegressionCodec:
         It is `flip_regression` with this codec's width, exact to the pixel.
         """
         return flip_regression(outputs, flip_indices, input_width=self.input_size[0])
+
+    def average(self, outputs: Tensor, flipped: Tensor) -> Tensor:
+        """The outputs of the flip test: positions are averaged, and sigmas, not raw sigmas.
+
+        So the score of a keypoint is the mean of its two scores, as in the top-down toolboxes.
+
+        Args:
+            outputs: `[B, K, 4]` or `[B, K, 2]`, for the input itself.
+            flipped: the same of the mirrored input, brought back by `flip`.
+
+        Returns:
+            `[B, K, 4]` or `[B, K, 2]`, to be decoded.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        if outputs.shape != flipped.shape:
+            raise ValueError(
+                f"outputs are {list(outputs.shape)}, but flipped are {list(flipped.shape)}"
+            )
+        positions = (outputs[..., :2] + flipped[..., :2]) / 2
+        one, other = outputs[..., 2:], flipped[..., 2:]
+        # The logit of the mean sigma: twice it over twice its complement, both as logarithms.
+        sigma = torch.logaddexp(F.logsigmoid(one), F.logsigmoid(other))
+        rest = torch.logaddexp(F.logsigmoid(-one), F.logsigmoid(-other))
+        return torch.cat((positions, sigma - rest), dim=-1)
 
     def __repr__(self) -> str:
         return f"RegressionCodec(input_size={self.input_size})"

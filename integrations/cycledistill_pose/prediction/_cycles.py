@@ -33,7 +33,7 @@ def predict_cycles(
     if flip_indices is not None:
         mirrored = model.forward_cycles(images.flip(-1), num_cycles=num_cycles).predictions
         outputs = tuple(
-            (output + codec.flip(other, flip_indices)) / 2
+            codec.average(output, codec.flip(other, flip_indices))
             for output, other in zip(outputs, mirrored, strict=True)
         )
     return [codec.decode(output) for output in outputs]

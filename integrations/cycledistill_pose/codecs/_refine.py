@@ -90,7 +90,10 @@ def dark_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: 
     patch = _blur_window(window, weights)
 
     floored = inside & (patch.amin(dim=(1, 2)) <= _DARK_FLOOR)
-    if bool(floored.any()):
+    if torch.compiler.is_compiling():  # a graph has no branches: every map is blurred
+        scale = maxima / _blur_map(heatmaps, weights).amax(dim=(1, 2))
+        patch = torch.where(floored[:, None, None], patch * scale[:, None, None], patch)
+    elif bool(floored.any()):
         blurred = _blur_map(heatmaps[floored], weights)
         scale = maxima[floored] / blurred.amax(dim=(1, 2))
         patch[floored] = patch[floored] * scale[:, None, None]
@@ -146,13 +149,13 @@ def udp_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: i
 
 
 @functools.cache
-def blur_weights(kernel: int) -> Tensor:
-    """The `[kernel]` weights of a Gaussian blur of this width, as OpenCV chooses them (float64).
+def blur_weights(kernel: int) -> tuple[float, ...]:
+    """The `kernel` weights of a Gaussian blur of this width, as OpenCV chooses them.
 
     For widths above 7 the standard deviation is 0.3 ((kernel - 1) / 2 - 1) + 0.8: 2 for a width
     of 11 and 2.9 for 17.
     """
-    return torch.from_numpy(cv2.getGaussianKernel(kernel, 0, ktype=cv2.CV_64F)[:, 0])
+    return tuple(cv2.getGaussianKernel(kernel, 0, ktype=cv2.CV_64F)[:, 0].tolist())
 
 
 def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -161,26 +164,25 @@ def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return maps.flatten(1).gather(1, indices.flatten(1)).view(indices.shape)
 
 
-def _blur_window(window: Tensor, weights: Tensor) -> Tensor:
+def _blur_window(window: Tensor, weights: tuple[float, ...]) -> Tensor:
     """The blur of those pixels of `[N, R, R]` whose whole neighbourhood is in the window."""
     # No matrix product: it would be rounded to TF32 on a GPU that is allowed to do so.
     size = window.shape[-1] - len(weights) + 1
-    taps = list(enumerate(weights.tolist()))
     across = window.new_zeros(*window.shape[:2], size)
-    for tap, weight in taps:
+    for tap, weight in enumerate(weights):
         across.add_(window[:, :, tap : tap + size], alpha=weight)
-    blurred = window.new_zeros(len(window), size, size)
-    for tap, weight in taps:
+    blurred = window.new_zeros(window.shape[0], size, size)
+    for tap, weight in enumerate(weights):
         blurred.add_(across[:, tap : tap + size], alpha=weight)
     return blurred
 
 
-def _blur_map(heatmaps: Tensor, weights: Tensor) -> Tensor:
+def _blur_map(heatmaps: Tensor, weights: tuple[float, ...]) -> Tensor:
     """The blur of whole maps `[N, H, W]`, with zeros around them."""
     margin = len(weights) // 2
-    weights = weights.to(heatmaps)
-    maps = F.conv2d(heatmaps[:, None], weights.view(1, 1, 1, -1), padding=(0, margin))
-    return F.conv2d(maps, weights.view(1, 1, -1, 1), padding=(margin, 0))[:, 0]
+    row = heatmaps.new_tensor(weights)
+    maps = F.conv2d(heatmaps[:, None], row.view(1, 1, 1, -1), padding=(0, margin))
+    return F.conv2d(maps, row.view(1, 1, -1, 1), padding=(margin, 0))[:, 0]
 
 
 def _mirror(indices: Tensor, size: int) -> Tensor:

@@ -90,7 +90,10 @@ def dark_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: 
     patch = _blur_window(window, weights)
 
     floored = inside & (patch.amin(dim=(1, 2)) <= _DARK_FLOOR)
-    if bool(floored.any()):
+    if torch.compiler.is_compiling():  # a graph has no branches: every map is blurred
+        scale = maxima / _blur_map(heatmaps, weights).amax(dim=(1, 2))
+        patch = torch.where(floored[:, None, None], patch * scale[:, None, None], patch)
+    elif bool(floored.any()):
         blurred = _blur_map(heatmaps[floored], weights)
         scale = maxima[floored] / blurred.amax(dim=(1, 2))
         patch[floored] = patch[floored] * scale[:, None, None]
@@ -146,13 +149,13 @@ def udp_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: i
 
 
 @functools.cache
-def blur_weights(kernel: int) -> Tensor:
-    """The `[kernel]` weights of a Gaussian blur of this width, as OpenCV chooses them (float64).
+def blur_weights(kernel: int) -> tuple[float, ...]:
+    """The `kernel` weights of a Gaussian blur of this width, as OpenCV chooses them.
 
     For widths above 7 the standard deviation is 0.3 ((kernel - 1) / 2 - 1) + 0.8: 2 for a width
     of 11 and 2.9 for 17.
     """
-    return torch.from_numpy(cv2.getGaussianKernel(kernel, 0, ktype=cv2.CV_64F)[:, 0])
+    return tuple(cv2.getGaussianKernel(kernel, 0, ktype=cv2.CV_64F)[:, 0].tolist())
 
 
 def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -161,7 +164,7 @@ def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return maps.flatten(1).gather(1, indices.flatten(1)).view(indices.shape)
 
 
-def _blur_window(window: Tensor, weights: Tensor) -> Tensor:
+def _blur_window(window: Tensor, weights: tuple[float, ...]) -> Tensor:
     """The blur of those pixels of `[N, R, C]` whose whole neighbourhood is in the window.
 
     First along rows, tap by tap, then along columns, from the middle tap outwards and two mirrored
@@ -169,21 +172,20 @@ def _blur_window(window: Tensor, weights: Tensor) -> Tensor:
     second differences are little more than such rounding, and the Newton step shows it.
     """
     # No convolution or matrix product: on a GPU either may be rounded to TF32.
-    taps = weights.tolist()
-    margin = len(taps) // 2
+    margin = len(weights) // 2
     height, width = (side - 2 * margin for side in window.shape[-2:])
-    across = window[..., :width] * taps[0]
-    for tap, weight in enumerate(taps[1:], start=1):
+    across = window[..., :width] * weights[0]
+    for tap, weight in enumerate(weights[1:], start=1):
         across.add_(window[..., tap : tap + width], alpha=weight)
-    blurred = across[..., margin : margin + height, :] * taps[margin]
+    blurred = across[..., margin : margin + height, :] * weights[margin]
     for step in range(1, margin + 1):
         above = across[..., margin - step : margin - step + height, :]
         below = across[..., margin + step : margin + step + height, :]
-        blurred.add_(above + below, alpha=taps[margin + step])
+        blurred.add_(above + below, alpha=weights[margin + step])
     return blurred
 
 
-def _blur_map(heatmaps: Tensor, weights: Tensor) -> Tensor:
+def _blur_map(heatmaps: Tensor, weights: tuple[float, ...]) -> Tensor:
     """The blur of whole maps `[N, H, W]`, with zeros around them."""
     margin = len(weights) // 2
     return _blur_window(F.pad(heatmaps, (margin, margin, margin, margin)), weights)

@@ -1,0 +1,87 @@
+"""Writing a graph in each format, and reading it back as something that can be called."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from cycledistill.export._graph import Graph, named_outputs
+
+Runner = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
+SUFFIXES = (".onnx", ".pt2")
+
+
+def check_format(path: Path) -> None:
+    """Refuse a suffix that names no format, and ONNX where its packages are missing.
+
+    Raises:
+        ValueError: The suffix is neither ``.onnx`` nor ``.pt2``.
+        ImportError: A package that ONNX needs is not installed.
+    """
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{path} must end in {' or '.join(SUFFIXES)}, not in {path.suffix!r}")
+    if path.suffix == ".onnx":
+        needed = ("onnx", "onnxruntime", "onnxscript")
+        missing = [name for name in needed if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(
+                f"ONNX needs {', '.join(missing)}, which is not installed: "
+                'pip install "cycledistill[export]"'
+            )
+
+
+def trace(graph: Graph, inputs: tuple[Tensor, ...]) -> ExportedProgram:
+    """Record what the graph does, for a batch of any size.
+
+    Args:
+        graph: What to record.
+        inputs: Examples with two samples or more: torch.export takes a size of 1 for a constant.
+    """
+    batch = Dim("batch", min=1)
+    with torch.no_grad():
+        return torch.export.export(
+            graph, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),)
+        )
+
+
+def write(
+    program: ExportedProgram, path: Path, input_names: Sequence[str], output_names: Sequence[str]
+) -> None:
+    """Write a recorded graph in the format that the suffix says, as one file."""
+    if path.suffix == ".pt2":
+        torch.export.save(program, path)
+        return
+    torch.onnx.export(
+        program,
+        (),
+        path,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+        input_names=list(input_names),
+        output_names=list(output_names),
+    )
+
+
+def read(path: Path) -> Runner:
+    """Load a file as its users would: with onnxruntime on the CPU, or with torch.export."""
+    if path.suffix == ".pt2":
+        module = torch.export.load(path).module()
+        return lambda inputs: named_outputs(module(*inputs))
+
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    outputs = [entry.name for entry in session.get_outputs()]
+
+    def run(inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        return dict(zip(outputs, map(torch.from_numpy, session.run(None, feed)), strict=True))
+
+    return run

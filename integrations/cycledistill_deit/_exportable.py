@@ -1,0 +1,55 @@
+"""A saved timm classifier for `cycledistill export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError
+from timm.data import create_transform, resolve_model_data_config
+from torch import Tensor
+
+from cycledistill.export import Exportable
+from cycledistill_deit._export import load_plain
+
+
+def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
+    """Load a folder in timm's format; None when it is another kind of folder.
+
+    The example inputs are uniform noise; `read_images` prepares images as timm evaluates them.
+
+    Raises:
+        FileNotFoundError: There are no weights.
+        ValueError: The weights are broken, or do not fit.
+    """
+    if not isinstance(config.get("architecture"), str):
+        return None
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{folder} has no model.safetensors, which a saved model has")
+    try:
+        model = load_plain(folder)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{weights} cannot be loaded: {error}") from error
+    data = resolve_model_data_config(model)
+    channels = data["input_size"][0]
+
+    def read_images(paths: Sequence[Path]) -> tuple[Tensor, ...]:
+        transform = create_transform(**data)
+        images = [transform(_read_image(path, "L" if channels == 1 else "RGB")) for path in paths]
+        return (torch.stack(images),)
+
+    noise = torch.rand(3, *data["input_size"], generator=torch.Generator().manual_seed(1))
+    return Exportable(model, (noise,), None, read_images)
+
+
+def _read_image(path: Path, mode: str) -> Image.Image:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no image {path}")
+    try:
+        return Image.open(path).convert(mode)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{path} is not an image that Pillow can read") from error

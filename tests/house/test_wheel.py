@@ -108,6 +108,13 @@ def test_metadata(wheel: Path) -> None:
     assert sorted(line.split()[1].split(">")[0] for line in needs) == ["einops", "torch"]
     extras = {line.split()[1] for line in lines if line.startswith("Provides-Extra:")}
     assert extras == {"train", "pose", "deit", "export", "docs", "dev"}
+    points = archive.read(f"{info}/entry_points.txt").decode()
+    assert "cycledistill = cycledistill.__main__:main" in points
+    loaders = points.partition("[cycledistill.loaders]\n")[2].partition("\n\n")[0]
+    assert loaders.split() == [
+        "deit", "=", "cycledistill_deit._exportable:load_exportable",
+        "pose", "=", "cycledistill_pose.checkpoints._exportable:load_exportable",
+    ]  # fmt: skip
     assert b"Apache License" in archive.read(f"{info}/licenses/LICENSE")
 
 

@@ -431,7 +431,7 @@ def test_reads_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])
 def test_reads_files_with_the_best_score_in_them(tmp_path: Path, module: bytes) -> None:
-    """Training tools save NumPy's numbers beside the weights; NumPy 2 renamed a module of theirs."""
+    """Training tools save NumPy's numbers beside the weights, under a name that NumPy 2 changed."""
     state = to_reference_state_dict(nano())
     best = {"score": np.float64(0.7), "loss": np.float32(0.1), "epoch": np.int64(290)}
     content = {"meta": {"hook_msgs": best}, "state_dict": state}

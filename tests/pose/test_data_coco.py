@@ -255,6 +255,12 @@ def test_boxes_are_clipped_to_the_image(folder):
     assert box == [0, 5, 63, 47]  # the centres of the outer pixels
 
 
+def test_boxes_that_begin_outside_end_where_they_did(folder):
+    content = good_file()
+    content["annotations"][0]["bbox"] = [-10, -4, 40, 30]
+    assert CocoKeypoints(content, folder)[0]["box_xyxy"].tolist() == [0, 0, 30, 26]
+
+
 def test_images_that_nobody_needs_may_be_missing(folder):
     content = good_file()
     content["annotations"].pop()

@@ -128,7 +128,11 @@ def read_people(
 
 
 def clip_box(bbox_xywh: Any, size: IntArray) -> list[float] | None:
-    """`xyxy` of a box inside of its image, up to the centres of the outer pixels; or None."""
+    """`xyxy` of a box inside of its image, up to the centres of the outer pixels; or None.
+
+    The right edge is x + w for boxes that begin outside of the image, too, as in MMPose 1.x;
+    MMPose 0.x lets these keep their width, and so moves their right edge.
+    """
     if bbox_xywh is None or len(bbox_xywh) != 4:
         return None
     x, y, w, h = (float(value) for value in bbox_xywh)

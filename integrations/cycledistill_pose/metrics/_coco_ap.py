@@ -50,6 +50,10 @@ class CocoKeypointAP(KeypointAP):
     images of the annotations, also those without a prediction. -1 means that there is nobody of
     this size to be found.
 
+    The top-down toolboxes take the area of the crop, which is the box once its shorter side has
+    grown to the input's shape. Whoever wants their very suppression hands over such boxes; nothing
+    else depends on them.
+
     In a distributed run every process updates with its share and `compute` joins them; a person
     that several processes have seen counts once.
 

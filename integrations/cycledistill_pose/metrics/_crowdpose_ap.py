@@ -42,7 +42,8 @@ class CrowdPoseAP(KeypointAP):
     annotated box, people are not told apart by size, and the precision is given once more over
     the easy (`crowdIndex` below 0.2), medium (below 0.8) and hard (the other) images alone, -1
     where the file has none of a kind. All else, and all arguments, are the same: see there. The
-    reference toolbox evaluates CrowdPose with `nms=None`.
+    reference toolbox evaluates CrowdPose with `nms=None`. CrowdPose's tool rounds the last three
+    figures to four decimals; here they are not rounded.
 
     Li et al., "CrowdPose: Efficient Crowded Scenes Pose Estimation and A New Benchmark", CVPR
     2019.

@@ -29,7 +29,8 @@ class TokenPruning:
     The ratio is `keep_ratio` in evaluation mode, and in training mode for as long as nobody
     called the model's `set_epoch(epoch)`. Once it is called, training follows the schedule of
     PPT: 1 for `warmup_epochs`, then half a cosine down to `keep_ratio` over the next
-    `anneal_epochs`.
+    `anneal_epochs`. PPT's own training moves along it with every step (a fraction of an epoch), the
+    recipes of this package with every epoch, so that shapes change no more often than that.
 
     Attributes:
         blocks: Indices of the pruning blocks, counted from 0, ascending.

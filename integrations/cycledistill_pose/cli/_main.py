@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tyro
 
@@ -13,7 +13,7 @@ from cycledistill_pose.cli._inside import inside
 from cycledistill_pose.cli._predict import predict
 
 # Name of a subcommand -> its function, whose arguments become the flags.
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "inside": inside,
     "evaluate": evaluate,
     "predict": predict,

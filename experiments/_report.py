@@ -85,7 +85,7 @@ def table(study: Study, records: Records) -> str:
         runs = f"{len(row.values)}" + f", {row.diverged} diverged" * bool(row.diverged)
         cells = [row.name, f"{row.config.epochs}", "", "", runs, "", "", ""]
         if not math.isnan(row.training_macs):
-            cells[2:4] = [f"{row.training_macs / 1e12:.2f}", f"{row.macs_in_use / 1e3:.0f} k"]
+            cells[2:4] = [f"{row.training_macs / 1e12:.3g}", f"{row.macs_in_use / 1e3:.0f} k"]
         if row.values:
             own = spread(list(row.values.values()))
             cells[5:7] = [_interval(own), _number(own.deviation)]
@@ -129,13 +129,16 @@ def section(name: str, study: Study, records: Records) -> str:
     """What stands between a study's marks on the page."""
     planned = study.runs()
     done = [records[config.key] for config in planned if config.key in records]
+    if not done:
+        return f"**{study.title}** None of {len(planned)} runs is done yet."
+    unfinished = " **Unfinished: no conclusion.**" * (len(done) < len(planned))
     commits = sorted({record["commit"] for record in done})
     dates = sorted({record["date"] for record in done})
     devices = sorted({f"{r['device']}, {r['threads']} thread(s)" for r in done})
     made = f"code: {', '.join(commits)}; {' to '.join(dict.fromkeys(dates[:1] + dates[-1:]))}; "
     lines = [
         f"**{study.title}** {len(done)} of {len(planned)} runs; {study.split} set; mean ± half the "
-        "95 % interval (Student) over seeds; differences are paired by seed.",
+        f"95 % interval (Student) over seeds; differences are paired by seed.{unfinished}",
         "",
         table(study, records),
         "",
@@ -149,7 +152,7 @@ def section(name: str, study: Study, records: Records) -> str:
 def write_page(
     page: Path, studies: Mapping[str, Study], records: Mapping[str, Records]
 ) -> list[Path]:
-    """Put the sections of all studies with a record between their marks, and draw the plots.
+    """Put the sections of all studies between their marks, and draw those with records.
 
     Args:
         page: Has the lines ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->`` for each study that
@@ -162,13 +165,11 @@ def write_page(
 
     Raises:
         FileNotFoundError: There is no page.
-        ValueError: A study has records, and the page no place for them.
+        ValueError: The page has no place for a study.
     """
     text = page.read_text("utf-8")
     written = []
     for name, study in studies.items():
-        if not any(config.key in records[name] for config in study.runs()):
-            continue
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         body = f"{begin}\n{section(name, study, records[name])}\n\n{end}"
@@ -178,6 +179,8 @@ def write_page(
                 f"{page} has {count} places for the study {name}, expected one: a line "
                 f"{begin.strip()!r} and later a line {end!r}"
             )
+        if not any(config.key in records[name] for config in study.runs()):
+            continue
         picture = page.parent.parent / "pictures" / f"lab-{name}.png"
         draw(study, records[name], picture)
         written.append(picture)

@@ -15,6 +15,7 @@ from PIL import Image
 
 from cycledistill_pose import COCO, PosePredictor, create_model, save_plain
 from cycledistill_pose.cli import main
+from cycledistill_pose.prediction._boxes import read_boxes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
 
@@ -99,6 +100,14 @@ def test_boxes_of_a_file(form: str, folder: Path, images: Path, tmp_path: Path) 
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
+def test_a_number_is_no_position() -> None:
+    """Images that no number calls by its name get boxes by file name alone."""
+    with pytest.raises(ValueError, match="is for other images"):
+        read_boxes([{"image_id": 1, "bbox": [1, 1, 3, 4]}], ["a.png", "b.png"])
+    found = read_boxes([{"file_name": "b.png", "bbox": [1, 1, 3, 4]}], ["a.png", "b.png"])
+    assert [(len(f.scores), f.image_id) for f in found.values()] == [(0, 1), (1, 2)]
+
+
 def test_broken_boxes(
     folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,13 +128,17 @@ def test_broken_boxes(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["boxes.json", "in"]
 
 
-def test_a_video(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["detections", "annotations"])
+def test_a_video(form: str, folder: Path, tmp_path: Path) -> None:
     video, frames = tmp_path / "walk.avi", 5
     writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (64, 80))
     for number in range(frames):
         writer.write(np.full((80, 64, 3), 40 * number, np.uint8))
     writer.release()
-    boxes = [{"image_id": 2, "bbox": [5, 6, 30, 40]}, {"image_id": 4, "bbox": [5, 6, 30, 40]}]
+    boxes: Any = [{"image_id": number, "bbox": [5, 6, 30, 40]} for number in (2, 4)]
+    if form == "annotations":
+        listed = [{"id": number, "file_name": f"{number}.jpg"} for number in (2, 4)]
+        boxes = {"images": listed, "annotations": boxes}
     (tmp_path / "boxes.json").write_text(json.dumps(boxes))
     results = run(video, folder, tmp_path / "out", "--boxes", str(tmp_path / "boxes.json"))
     assert [r["image_id"] for r in results] == [2, 4]

@@ -60,7 +60,9 @@ def predict(
     ids: list[int | str] = list(number_images(frames.names))
     given = None
     if boxes is not None:
-        given = read_boxes(boxes, frames.names, box_threshold, category_id)
+        given = read_boxes(
+            boxes, frames.names, box_threshold, category_id, by_number=isinstance(frames, Video)
+        )
         ids = [given[name].image_id for name in frames.names]
     find = None if detector is None else PersonDetector(detector, box_threshold)
     results: list[dict[str, Any]] = []
@@ -81,8 +83,12 @@ def predict(
             people[name] = len(xyxy)
             results += _coco_results(found, box_scores, image_id, name, category_id)
             picture = pixels
-            for points, scores in zip(found.keypoints, found.scores, strict=True):
-                picture = draw_skeleton(picture, points, scores, predictor.skeleton)
+            for points, scores, box in zip(found.keypoints, found.scores, xyxy, strict=True):
+                side = max(box[2] - box[0], box[3] - box[1])
+                thickness = max(1, round(min(side / 60, max(pixels.shape[:2]) / 130)))
+                picture = draw_skeleton(
+                    picture, points, scores, predictor.skeleton, thickness=thickness
+                )
             if isinstance(frames, Video):
                 video = video or _writer(temporary / f"{source.stem}.mp4", frames.fps, picture)
                 video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

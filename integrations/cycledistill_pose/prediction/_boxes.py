@@ -36,7 +36,11 @@ def number_images(names: Sequence[str]) -> list[int]:
 
 
 def read_boxes(
-    source: Any, names: Sequence[str], threshold: float = 0.0, category_id: int = 1
+    source: Any,
+    names: Sequence[str],
+    threshold: float = 0.0,
+    category_id: int = 1,
+    by_number: bool = False,
 ) -> dict[str, ImageBoxes]:
     """Boxes for images that are called ``names``, from a detector or from annotations.
 
@@ -51,6 +55,8 @@ def read_boxes(
         names: File names, without folders.
         threshold: Boxes of a lower score are left out.
         category_id: Boxes of another category and crowds are left out.
+        by_number: Only an ``image_id`` says where a box belongs, as for the frames of a video;
+            file names in the file are ignored.
 
     Returns:
         The boxes of every name; an image that the file does not speak of has none.
@@ -64,6 +70,7 @@ def read_boxes(
     files: dict[Any, str] = {}
     if isinstance(content, Mapping) and {"images", "annotations"} <= content.keys():
         files = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
+        files = {} if by_number else files
         entries = content["annotations"]
     else:
         entries = content
@@ -73,7 +80,9 @@ def read_boxes(
             "annotations with images and annotations"
         )
     ids: dict[str, int | str] = dict(zip(names, number_images(names), strict=True))
-    by_number: dict[Any, str] = {number: name for name, number in ids.items()}
+    numbered: dict[Any, str] = {}
+    if all(Path(name).stem.isdigit() for name in names):
+        numbered = {number: name for name, number in ids.items()}
     ids |= {name: number for number, name in files.items() if name in ids}
     rows: dict[str, list[tuple[list[float], float]]] = {name: [] for name in names}
     others: list[Any] = []
@@ -83,7 +92,8 @@ def read_boxes(
         if entry.get("category_id", category_id) != category_id or entry.get("iscrowd", 0):
             continue
         image_id = entry.get("image_id")
-        name = entry.get("file_name") or (files or by_number).get(image_id)
+        named = None if by_number else entry.get("file_name")
+        name = named or (files or numbered).get(image_id)
         name = None if name is None else Path(name).name
         if name not in rows:
             others.append(entry.get("file_name", image_id))

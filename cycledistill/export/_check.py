@@ -66,11 +66,8 @@ def compare(
                 batch = tuple(_random_like(value, generator) for value in batch)
             wanted, found = named_outputs(graph(*batch)), runner(batch)
             for name, value in wanted.items():
-                difference = _difference(name, value, found[name])
-                before = largest.get(name, 0.0)
-                largest[name] = difference if math.isnan(difference) else max(before, difference)
-                if math.isnan(before):
-                    largest[name] = before
+                pair = (largest.get(name, 0.0), _difference(name, value, found[name]))
+                largest[name] = max(pair, key=lambda number: (math.isnan(number), number))
         differences[kind] = largest
     return differences
 

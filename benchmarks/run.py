@@ -1,7 +1,8 @@
 """Run the benchmarks, print one table and save it as JSON with machine and date.
 
-python benchmarks/run.py            # all
-python benchmarks/run.py --quick    # few rounds
+python benchmarks/run.py                        # all
+python benchmarks/run.py --quick                # few rounds
+python benchmarks/run.py --only codec memory    # these alone
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ from rich.progress import track
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import cycle_cost, wrapper_in_use
-from benchmarks.comparison import Comparison
+from benchmarks import codec, cycle_cost, wrapper_in_use
+from benchmarks.comparison import Comparison, Figure
 
-BENCHMARKS = {"wrapper in use": wrapper_in_use.measure, "cost of a cycle": cycle_cost.measure}
+BENCHMARKS = {
+    "wrapper": wrapper_in_use.measure,
+    "cycles": cycle_cost.measure,
+    "codec": codec.measure,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds: a smoke test, no figures")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=BENCHMARKS, help="some alone")
     parser.add_argument("--rounds", type=int, default=30, help="rounds of each comparison")
     parser.add_argument("--threads", type=int, default=1, help="threads of one computation")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks.json"))
@@ -37,18 +43,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rounds = 3 if options.quick else options.rounds
     console = Console()
-    found: list[Comparison] = []
-    for _, measure in track(BENCHMARKS.items(), "measuring", console=console):
-        found += measure(rounds)
-    table = Table(title=f"Ratios of times taken in turn, median of {rounds} rounds")
-    for heading in ("what", "ratio", "quartiles", "limit", "met"):
-        table.add_column(heading)
-    for row in found:
-        limit = "" if row.limit is None else f"{row.limit:.2f} x {row.note}"
-        quartiles = f"{row.low:.3f} - {row.high:.3f}"
-        met = "" if row.limit is None else "yes" if row.met else "no"
-        table.add_row(row.name, f"{row.ratio:.3f}", quartiles, limit, met)
-    console.print(table)
+    found: list[Comparison | Figure] = []
+    for name in track(options.only or list(BENCHMARKS), "measuring", console=console):
+        found += BENCHMARKS[name](rounds)
+    for table in (_ratios(found, rounds), _figures(found, rounds)):
+        if table.row_count:
+            console.print(table)
     record = {
         "date": datetime.date.today().isoformat(),
         "machine": {
@@ -67,6 +67,28 @@ def main() -> None:
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     temporary.replace(options.out)
     console.print(f"saved: {options.out}", highlight=False)
+
+
+def _ratios(found: list[Comparison | Figure], rounds: int) -> Table:
+    table = Table(title=f"Ratios of what was measured in turn, median of {rounds} rounds")
+    for heading in ("what", "ratio", "quartiles", "target", "met"):
+        table.add_column(heading)
+    for row in found:
+        if isinstance(row, Comparison):
+            quartiles = f"{row.low:.3f} - {row.high:.3f}"
+            met = "" if row.limit is None else "yes" if row.met else "no"
+            table.add_row(row.name, f"{row.ratio:.3f}", quartiles, row.target, met)
+    return table
+
+
+def _figures(found: list[Comparison | Figure], rounds: int) -> Table:
+    table = Table(title=f"Quantities, median of {rounds} rounds")
+    for heading in ("what", "value", "quartiles", "unit"):
+        table.add_column(heading)
+    for row in found:
+        if isinstance(row, Figure):
+            table.add_row(row.name, f"{row.value:.4g}", f"{row.low:.4g} - {row.high:.4g}", row.unit)
+    return table
 
 
 def _processor() -> str:

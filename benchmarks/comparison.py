@@ -7,31 +7,67 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# "cpu" counts what this process alone computes: for one thread on a machine with other work, where
+# the wall's clock also counts the others' turns.
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+chosen_clock = "wall"
+
 
 @dataclass
 class Comparison:
-    """The time of one thing over that of another, in many rounds.
+    """One thing over another: times in many rounds, or bytes counted once.
 
     Attributes:
         name: What was measured.
-        ratio: Median over the rounds of time / reference time.
+        ratio: Median over the rounds of candidate / reference, or of reference / candidate
+            where the target is a speed-up.
         low: First quartile of the same.
         high: Third quartile.
-        limit: What the ratio should not exceed, or None where it is only reported.
+        limit: What the ratio should not exceed (or fall below), or None where it is only reported.
         note: What the limit is.
+        at_least: Whether the limit is the least that the ratio should be.
     """
 
     name: str
     ratio: float
     low: float
     high: float
-    limit: float | None
-    note: str
+    limit: float | None = None
+    note: str = ""
+    at_least: bool = False
 
     @property
     def met(self) -> bool:
-        """Whether the ratio is within the limit."""
-        return self.limit is None or self.ratio <= self.limit
+        """Whether the ratio is on the right side of the limit."""
+        if self.limit is None:
+            return True
+        return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
+
+    @property
+    def target(self) -> str:
+        """The limit in words, empty where there is none."""
+        if self.limit is None:
+            return ""
+        return f"{'>=' if self.at_least else '<='} {self.limit:.2f} x {self.note}"
+
+
+@dataclass
+class Figure:
+    """One quantity in many rounds, where nothing is there to compare it with.
+
+    Attributes:
+        name: What was measured.
+        value: Median over the rounds.
+        low: First quartile.
+        high: Third quartile.
+        unit: Of all three.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    unit: str
 
 
 def compare(
@@ -42,6 +78,7 @@ def compare(
     limit: float | None = None,
     note: str = "",
     divide_by: float = 1.0,
+    speed_up: bool = False,
 ) -> Comparison:
     """Time both in turn, ``rounds`` times, each first in every other round.
 
@@ -53,6 +90,7 @@ def compare(
         limit: See `Comparison`.
         note: See `Comparison`.
         divide_by: The ratio is divided by this (such as the ratio of the arithmetic).
+        speed_up: The ratio is reference / candidate, and the limit the least it should be.
     """
     for _ in range(2):
         candidate()
@@ -60,14 +98,22 @@ def compare(
     ratios = []
     for number in range(rounds):
         pair = [candidate, reference] if number % 2 else [reference, candidate]
-        seconds = [_seconds(function) for function in pair]
-        ours, theirs = seconds if number % 2 else reversed(seconds)
-        ratios.append(ours / theirs / divide_by)
+        taken = [seconds(function) for function in pair]
+        ours, theirs = taken if number % 2 else reversed(taken)
+        ratios.append((theirs / ours if speed_up else ours / theirs) / divide_by)
     low, middle, high = statistics.quantiles(ratios, n=4)
-    return Comparison(name, middle, low, high, limit, note)
+    return Comparison(name, middle, low, high, limit, note, at_least=speed_up)
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(function: Callable[[], object]) -> float:
+    """How long one call takes, by the clock that was chosen."""
+    clock = CLOCKS[chosen_clock]
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def choose_clock(name: str) -> None:
+    """Measure by one of `CLOCKS` from now on."""
+    global chosen_clock
+    chosen_clock = name

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import HfApi
-from huggingface_hub.errors import (  # its HTTP client's error, whichever that client is
+from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HFValidationError,
-    HTTPError,  # type: ignore[attr-defined]
+    HTTPError,  # its HTTP client's error, whichever that client is
 )
 
 FILES = ("config.json", "model.safetensors", "README.md")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from timm.optim import create_optimizer_v2
@@ -88,6 +89,7 @@ def main() -> None:
         schedule=schedule,
         evaluate=evaluate,
         best_metric=f"accuracy/{config.inference_cycles}",
+        example_input=torch.zeros(config.in_chans, config.image_size, config.image_size),
     )
     finish(config, result, data.val, data.class_names)
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from cycledistill.training._config import TrainConfig
+from cycledistill.training._macs import count_run_macs, format_macs
 from cycledistill.training._sampler import GlobalOrder
 
 
@@ -127,6 +128,7 @@ def summary_rows(
     accelerator: Accelerator,
     model: nn.Module,
     criterion: nn.Module,
+    example_input: Tensor | None,
 ) -> dict[str, str]:
     """What is about to be trained, in words."""
     teacher: dict[str, Tensor] = getattr(model, "teacher_state_dict", dict)()
@@ -144,15 +146,32 @@ def summary_rows(
     inner = getattr(model, "model", None)
     name = type(model).__name__
     steps = order.total_steps
+    macs, budget = {}, f"{steps:,} steps on {order.num_samples:,} samples"
+    if example_input is not None:
+        macs["MACs"], in_all = _macs_in_words(config, order, model, example_input)
+        budget += f" = {in_all} MACs"
     return {
         "model": f"{name}({type(inner).__name__})" if isinstance(inner, nn.Module) else name,
         "parameters": figures,
+        **macs,
         "budget": f"{config.epochs} epochs x {order.steps_per_epoch} steps x {order.batch_size} "
-        f"samples = {steps:,} steps on {order.num_samples:,} samples",
+        f"samples = {budget}",
         "device": f"{_device_name(accelerator.device)}, {accelerator.num_processes} process"
         f"{'es' * (accelerator.num_processes > 1)}, precision {config.mixed_precision}",
         "output": str(config.output_dir),
     }
+
+
+def _macs_in_words(
+    config: TrainConfig, order: GlobalOrder, model: nn.Module, example_input: Tensor
+) -> tuple[str, str]:
+    cycles = getattr(config, "inference_cycles", 1)
+    macs = count_run_macs(model, example_input, cycles)
+    per_epoch = min(order.steps_per_epoch * order.batch_size, order.num_samples)
+    in_use = f"{format_macs(macs.in_use)} a sample in use"
+    in_use += f" ({cycles} cycles)" * (cycles > 1)
+    in_training = f"{format_macs(macs.training)} in training (all cycles, forward and backward)"
+    return f"{in_use}, {in_training}", format_macs(macs.training * per_epoch * config.epochs)
 
 
 def format_losses(means: Mapping[str, float]) -> str:

@@ -83,6 +83,7 @@ def train_pose(config: PoseConfig) -> PoseRun:
         evaluate=evaluate,
         best_metric=f"AP/{config.inference_cycles}",
         before_epoch=[plain.set_epoch],
+        example_input=torch.zeros(3, *reversed(input_size_of(config))),
         summary={"training set": _describe(data.train), "evaluated on": _describe(data.val)},
     )
     metrics = evaluate_cycles(result.model, data, codec, config, config.training_cycles)

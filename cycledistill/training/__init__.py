@@ -9,6 +9,7 @@ import importlib.util
 
 _NEEDED = {
     "accelerate": "accelerate",
+    "docstring_parser": "docstring-parser",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "rich": "rich",

@@ -7,7 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch.distributed as dist
 import tyro
@@ -15,6 +15,7 @@ import tyro
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import read_config
 from cycledistill.training._errors import TrainingError
+from cycledistill.training._help import describe_options, explain_fields
 from cycledistill.training._seeding import seed_everything
 
 ConfigT = TypeVar("ConfigT")
@@ -57,6 +58,7 @@ def parse_cli(
         SystemExit: Flags are wrong (2), or ``--help`` was asked for (0).
     """
     presets = presets or {}
+    explain_fields(config_class)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=default)
     first.add_argument("--config")
@@ -79,7 +81,7 @@ def parse_cli(
         config_class,
         default=config,
         args=rest,
-        description=f"{text}\n\n{_more_options(presets, default)}",
+        description=f"{text}\n\n{describe_options(presets, default)}",
         console_outputs=_main(),
     )
     if isinstance(config, TrainConfig):
@@ -122,15 +124,6 @@ def _one_line(error: BaseException) -> str:
         text = lines[-1]
     rank = os.environ.get("RANK", "0")
     return f"error: {text}" if rank == "0" else f"error (process {rank}): {text}"
-
-
-def _more_options(presets: Mapping[str, Any], default: str | None) -> str:
-    names = ", ".join(f"{name}{' (default)' * (name == default)}" for name in presets)
-    listed = f"--preset NAME: start from the values of {names}. " if presets else ""
-    return (
-        f"{listed}--config FILE.yaml: take values from a file, such as a run's config.yaml; flags "
-        "win over it. --debug: show the traceback of errors."
-    )
 
 
 def _main() -> bool:

@@ -139,14 +139,18 @@ def _in_autocast(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
         return
     from accelerate.utils import convert_outputs_to_fp32
 
-    plain = model.forward
+    def lowered(plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            with accelerator.autocast():
+                return plain(*args, **kwargs)
 
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with accelerator.autocast():
-            return plain(*args, **kwargs)
+        return types.MethodType(convert_outputs_to_fp32(call), model)
 
-    model.forward = types.MethodType(convert_outputs_to_fp32(forward), model)  # type: ignore[method-assign]
+    names = [name for name in ("forward", "forward_cycles") if hasattr(model, name)]
+    for name in names:
+        setattr(model, name, lowered(getattr(model, name)))
     try:
         yield
     finally:
-        del model.forward
+        for name in names:
+            delattr(model, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,11 +28,13 @@ from cycledistill.training._guards import (
     check_output_dir,
     check_shared_memory,
 )
-from cycledistill.training._log import RunLog
+from cycledistill.training._lock import locked
+from cycledistill.training._log import RunLog, start_record
 from cycledistill.training._parallel import (
     ForwardLoss,
     LossModule,
     fsdp_requested_by_launcher,
+    lost_processes_explained,
     on_main,
     shard,
 )
@@ -137,7 +140,7 @@ def fit(
         lower_is_better: Whether a smaller ``best_metric`` is better.
         collate_fn: As for ``DataLoader``.
         before_epoch: Called with the epoch (from 0) when it begins or is continued.
-        summary: Further lines for the summary at the start, such as ``{"MACs": "2.4 G"}``.
+        summary: Further lines for the summary at the start, such as what `budget_rows` returns.
 
     Raises:
         ValueError: Something is wrong with options, device, folder, optimiser or checkpoint; raised
@@ -155,9 +158,14 @@ def fit(
     settings = settings_of(config, len(dataset))
     folder = Path(config.output_dir)
     store = CheckpointStore(folder / "checkpoints")
-    with deterministic_algorithms(config.deterministic):
+    with (
+        deterministic_algorithms(config.deterministic),
+        lost_processes_explained(),
+        contextlib.ExitStack() as held,
+    ):
         accelerator = make_accelerator(config)
         check_output_dir(folder, accelerator.is_main_process)
+        on_main(lambda: held.enter_context(locked(folder)))
         check_shared_memory(config, dataset[order.batch(0)[0]], accelerator.num_processes)
         checkpoint = find_checkpoint(config, store, settings)
         reporter = Reporter(accelerator.is_main_process, order.total_steps, config.epochs)
@@ -197,7 +205,10 @@ def fit(
         accelerator.init_trackers(
             folder.resolve().name, {name: _number_or_text(item) for name, item in settings.items()}
         )
-        reporter.summary({**rows, **(summary or {})})
+        rows |= {name: str(item) for name, item in (summary or {}).items()}
+        reporter.summary(rows)
+        if log is not None and first_step < order.total_steps:
+            log.write(start_record(first_step, order.epoch_of(first_step), rows))
         if checkpoint is not None:
             done = ", which is all" if first_step >= order.total_steps else ""
             reporter.line(f"continuing from {checkpoint.folder} ({first_step} steps done{done})")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
+import platform
+import socket
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cycledistill.training._files import flush_to_disk, replacing
 
@@ -17,8 +23,8 @@ WindowEntry = tuple[float, dict[str, float]]
 class RunLog:
     """Append-only log that a resumed run continues as if nothing had happened.
 
-    Every record has ``event`` ("train", "evaluate" or "nonfinite"), ``step`` (steps done) and
-    ``epoch`` (from 0). Numbers that are not finite are written as null.
+    Every record has ``event`` ("start", "train", "evaluate" or "incident"), ``step`` (steps done)
+    and ``epoch`` (from 0). Numbers that are not finite are written as null.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,7 +38,7 @@ class RunLog:
             copy_from: Log of the run that is continued, to begin with where there is none here.
         """
         source = copy_from if copy_from is not None and not self.path.exists() else self.path
-        records = read_log(source) if step > 0 and source.exists() else []
+        records = _undamaged(source) if step > 0 and source.exists() else []
         kept = [record for record in records if record["step"] <= step]
         with replacing(self.path) as file:
             for record in kept:
@@ -60,20 +66,50 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: Another line is no JSON object with a step.
     """
+    records, damage = _read(Path(path))
+    if damage:
+        raise ValueError(damage)
+    return records
+
+
+def start_record(step: int, epoch: int, summary: Mapping[str, str]) -> dict[str, Any]:
+    """What a log says where a run starts or is continued: when, where, with what."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    return {
+        "event": "start",
+        "step": step,
+        "epoch": epoch,
+        "time": now.isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "summary": dict(summary),
+    }
+
+
+def _undamaged(path: Path) -> list[dict[str, Any]]:
+    records, damage = _read(path)
+    if damage:
+        warnings.warn(f"{damage}; it and what follows is cut off", stacklevel=2)
+    return records
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The records up to the first damaged line, and what is wrong with it, if not the last one."""
     records = []
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
             record = json.loads(line)
             record["step"]
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError):
             if number == len(lines):
                 break
-            raise ValueError(f"{path}, line {number}: no log record: {line[:80]!r}") from error
+            return records, f"{path}, line {number}: no log record: {line[:80]!r}"
         records.append(record)
-    return records
+    return records, ""
 
 
 def window_means(window: Iterable[WindowEntry]) -> dict[str, float]:

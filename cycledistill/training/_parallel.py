@@ -151,6 +151,26 @@ def on_main(function: Callable[[], Any]) -> Any:
     return result
 
 
+@contextlib.contextmanager
+def lost_processes_explained() -> Iterator[None]:
+    """Turn what the communication says when another process is gone into a clear error.
+
+    Raises:
+        TrainingError: In place of that error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        gone = any(words in text for words in ("onnection closed", "onnection reset", "roken pipe"))
+        if isinstance(error, TrainingError) or not (isinstance(error, dist.DistError) or gone):
+            raise
+        raise TrainingError(
+            "lost contact with another process of this run: it ended, or did not answer in time. "
+            f"Its own error, printed before or on its machine, says why. ({text.splitlines()[0]})"
+        ) from error
+
+
 def broadcast_buffers(module: nn.Module) -> None:
     """Give every process the main process's buffers (running statistics)."""
     if _distributed():

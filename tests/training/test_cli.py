@@ -151,7 +151,7 @@ def test_help_explains_every_option(capsys: Any, monkeypatch: pytest.MonkeyPatch
     assert caught.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Train something." in text
-    assert "--preset NAME: start from the values of paper, demo (default)" in text
+    assert "--preset NAME start from the values of paper, demo (default)" in text
     assert "--config FILE.yaml" in text and "--debug" in text
     assert "Learning rate before the schedule (1e-3: paper, section 4.1.2). (default: 0.01)" in text
     assert "Channels of a token. (default: 4)" in text

@@ -107,8 +107,11 @@ def test_kinds_of_schedules(toy: Any, tmp_path: Path, kind: str) -> None:
         "schedule": schedules[kind],
     }
 
+    def trained() -> list[dict[str, Any]]:
+        return [r for r in read_log(tmp_path / "log.jsonl") if r["event"] == "train"]
+
     def stop(model: Any, criterion: Any, batch: Any) -> Any:
-        if crash_after == len(read_log(tmp_path / "log.jsonl")):
+        if crash_after == len(trained()):
             raise InterruptedError
         return toy.forward_loss(model, criterion, batch)
 
@@ -116,7 +119,7 @@ def test_kinds_of_schedules(toy: Any, tmp_path: Path, kind: str) -> None:
     with pytest.raises(InterruptedError):
         fit(config, forward_loss=stop, **options)
     fit(config, forward_loss=toy.forward_loss, **options)
-    rates = [record["lr"] for record in read_log(tmp_path / "log.jsonl")]
+    rates = [record["lr"] for record in trained()]
     drops = [1.0 if kind == "none" else 0.5 ** (step // 4) for step in range(12)]
     assert rates == pytest.approx([0.1 * drop for drop in drops])
     second = optimizer.param_groups[1]["lr"]
@@ -167,7 +170,7 @@ def test_samples_that_do_not_come_are_counted(toy: Any, tmp_path: Path) -> None:
         evaluate=None,
         best_metric=None,
     )
-    assert [r["left_out"] for r in read_log(tmp_path / "log.jsonl")] == [3]
+    assert [r["left_out"] for r in read_log(tmp_path / "log.jsonl")[1:]] == [3]
     model, criterion = plain_parts(toy)
     data = toy.Points(16, augment=False)
     chosen = [index for index in range(16) if index % 5 != 3]
@@ -186,20 +189,22 @@ def test_samples_that_do_not_come_are_counted(toy: Any, tmp_path: Path) -> None:
 
 def test_writes_what_it_promises(toy: Any, tmp_path: Path, capsys: Any) -> None:
     result = toy.train(
-        toy.default_config(tmp_path, trackers=("tensorboard",)), summary={"MACs": "2.4 G"}
+        toy.default_config(tmp_path, trackers=("tensorboard",)), summary={"people": 37}
     )
     output = capsys.readouterr().out
     assert "CycleWrapper(Net)" in output
     assert "171 + 12 teacher-only + 1 in the loss" in output
     assert "3 epochs x 5 steps x 8 samples = 15 steps on 37 samples" in output
-    assert "2.4 G" in output
+    assert "people      37" in output
     assert "epoch 2/3 step 8/15 | loss" in output and "samples/s" in output and "MiB" in output
     assert "\x1b[" not in output  # no colours, no live bar when not in a terminal
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.rglob("events.out.tfevents.*"))
     records = read_log(tmp_path / "log.jsonl")
     assert [r["step"] for r in records if r["event"] == "train"] == list(range(1, 16))
-    assert {"lr", "loss", "task/1", "grad_norm", "samples_per_second"} <= records[0].keys()
+    assert {"lr", "loss", "task/1", "grad_norm", "samples_per_second"} <= records[1].keys()
+    assert records[0]["event"] == "start" and records[0]["torch"] == torch.__version__
+    assert records[0]["summary"]["people"] == "37" and "budget" in records[0]["summary"]
     assert result.steps == 15 and result.output_dir == tmp_path
     assert not [path for path in tmp_path.rglob(".*")]
 
@@ -214,6 +219,8 @@ def test_dtype_and_autocast(toy: Any, tmp_path: Path) -> None:
 
     def evaluate(model: Any) -> dict[str, float]:
         model.blocks[0].register_forward_hook(lambda m, a, o: seen.update(inside=o.dtype))
+        cycles = model.forward_cycles(torch.randn(2, 4, toy.WIDTH), num_cycles=2).predictions
+        seen["cycles inside"], seen["cycles"] = seen.pop("inside"), cycles[1].dtype
         logits = model(torch.randn(2, 4, toy.WIDTH))
         seen["eval"], seen["outside"] = logits.dtype, (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
         return {"accuracy/1": 0.0}
@@ -223,10 +230,12 @@ def test_dtype_and_autocast(toy: Any, tmp_path: Path) -> None:
     assert seen == {
         "train": torch.bfloat16,
         "inside": torch.bfloat16,
+        "cycles inside": torch.bfloat16,
+        "cycles": torch.float32,
         "eval": torch.float32,
         "outside": torch.float32,
     }
-    assert "forward" not in result.model.__dict__
+    assert not {"forward", "forward_cycles"} & result.model.__dict__.keys()
 
 
 def test_compile(toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

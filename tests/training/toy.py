@@ -186,12 +186,13 @@ def train(config: TrainConfig, size: int = 37, augment: bool = True, **options: 
 
 
 def losses(folder: Path | str) -> list[dict[str, Any]]:
-    """The log without what differs from run to run (speed, memory)."""
+    """The log without what differs from run to run (speed, memory, when it was continued)."""
     speeds = ("samples_per_second", "seconds_left", "memory_mib")
     lines = (Path(folder) / "log.jsonl").read_text().splitlines()
     return [
         {name: value for name, value in json.loads(line).items() if name not in speeds}
         for line in lines
+        if '"event": "start"' not in line
     ]
 
 

@@ -22,7 +22,14 @@ from rich.progress import track
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import coco_evaluation, codec, cycle_cost, images_per_second, wrapper_in_use
+from benchmarks import (
+    coco_evaluation,
+    codec,
+    cycle_cost,
+    images_per_second,
+    straight,
+    wrapper_in_use,
+)
 from benchmarks.comparison import CLOCKS, Comparison, Figure, choose_clock
 
 BENCHMARKS = {
@@ -30,6 +37,7 @@ BENCHMARKS = {
     "cycles": cycle_cost.measure,
     "codec": codec.measure,
     "images": images_per_second.measure,
+    "straight": straight.measure,
     "evaluation": coco_evaluation.measure,
 }
 

@@ -22,13 +22,23 @@ from rich.progress import track
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import codec, cycle_cost, wrapper_in_use
+from benchmarks import (
+    coco_evaluation,
+    codec,
+    cycle_cost,
+    images_per_second,
+    straight,
+    wrapper_in_use,
+)
 from benchmarks.comparison import CLOCKS, Comparison, Figure, choose_clock
 
 BENCHMARKS = {
     "wrapper": wrapper_in_use.measure,
     "cycles": cycle_cost.measure,
     "codec": codec.measure,
+    "images": images_per_second.measure,
+    "straight": straight.measure,
+    "evaluation": coco_evaluation.measure,
 }
 
 

@@ -21,9 +21,8 @@ from cycledistill_pose.data import crop_matrix, normalize_images
 from cycledistill_pose.drawing import prediction_grid, save_picture
 from cycledistill_pose.drawing._picture import ImageArray
 from cycledistill_pose.inside import record_pose_attention
-from cycledistill_pose.prediction import PosePredictor
+from cycledistill_pose.prediction import PosePredictor, predict_cycles
 from cycledistill_pose.prediction._predictor import read_rgb
-from cycledistill_pose.recipes._predict import predict_cycles
 
 _PANEL_HEIGHT = 384
 

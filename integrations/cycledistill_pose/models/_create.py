@@ -50,6 +50,10 @@ def create_model(
     | `tokenpose_nano` | StemNet of width 32, 2 blocks | 4, 3 | 4 | 643,040 |
     | `tokenreg_nano` | StemNet of width 32, 2 blocks | 4, 3 | 4 | 568,932 |
 
+    These are the networks of SDPose-T, S-V1, S-V2, B and Reg (`create_sdpose` cycles them). With
+    `pruning=TokenPruning()` they are those of PPT: the same parameters, 1.99 instead of 2.38 G
+    MACs for `tokenpose_s_v1` (paper, table 8); so cycled, SDPose-S-V1 + PPT.
+
     The nano models take images of 96x128 px (width x height), a quarter of the others' area, and
     are meant for CPUs, tests and first steps.
 

@@ -168,8 +168,9 @@ def _blur_window(window: Tensor, weights: tuple[float, ...]) -> Tensor:
     """The blur of those pixels of `[N, R, C]` whose whole neighbourhood is in the window.
 
     First along rows, tap by tap, then along columns, from the middle tap outwards and two mirrored
-    taps at once: the order in which OpenCV rounds (for widths above 5). Where a map is almost flat, the logarithm's
-    second differences are little more than such rounding, and the Newton step shows it.
+    taps at once: the order in which OpenCV rounds (for widths above 5). Where a map is almost
+    flat, the logarithm's second differences are little more than such rounding, and the Newton
+    step shows it.
     """
     # No convolution or matrix product: on a GPU either may be rounded to TF32.
     margin = len(weights) // 2

@@ -96,7 +96,7 @@ def _undamaged(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
     """The records up to the first damaged line, and what is wrong with it, if not the last one."""
-    records = []
+    records: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line:

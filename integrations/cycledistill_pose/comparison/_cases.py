@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Case(NamedTuple):
     crop: NDArray[np.uint8]
     truth: NDArray[np.float64]
     visible: NDArray[np.float64]
-    predictions: tuple[NDArray[np.float64], ...]
+    predictions: tuple[NDArray[np.floating[Any]], ...]
     scores: tuple[NDArray[np.float64], ...]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -108,7 +108,7 @@ def compare_checkpoints(
     aps, keys, scores, shown = [], [], [], []
     for folder, predictor in zip(checkpoints, predictors, strict=True):
         model, codec = predictor.model.to(device), predictor.codec
-        method = getattr(codec, "method", "dark")
+        method: Any = getattr(codec, "method", "dark")
         key = (predictor.input_size, method == "udp")
         if key not in loaded:
             own = dataclasses.replace(config, codec=method)

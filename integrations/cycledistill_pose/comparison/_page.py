@@ -157,7 +157,7 @@ def _between(interval: tuple[float, float]) -> str:
 def _article(case: Case, names: list[str], comparison: Comparison) -> str:
     mean = sum(case.oks) / len(case.oks)
     values = "".join(f' data-oks{i}="{value:.4f}"' for i, value in enumerate(case.oks))
-    panels = [("truth", case.truth, case.visible, 0.0)]
+    panels: list[tuple[str, Any, Any, float]] = [("truth", case.truth, case.visible, 0.0)]
     for name, value, points, scores in zip(
         names, case.oks, case.predictions, case.scores, strict=True
     ):

@@ -102,7 +102,8 @@ class PosePredictor:
         if empty.any():
             raise ValueError(f"boxes_xyxy: {boxes[empty][0].tolist()} has no extent")
         count = self.skeleton.num_keypoints
-        points, scores = [np.zeros((0, count, 2))], [np.zeros((0, count))]
+        points: list[npt.NDArray[Any]] = [np.zeros((0, count, 2))]
+        scores: list[npt.NDArray[Any]] = [np.zeros((0, count))]
         flip = self.skeleton.flip_indices if self.flip_test else None
         device = next(self.model.parameters()).device
         for start in range(0, len(boxes), self.batch_size):

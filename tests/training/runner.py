@@ -1,7 +1,8 @@
 """A warm process that forks training programs: importing PyTorch once, not for each of them.
 
-Reads one JSON request a line, {"args": [...], "ranks": 2, "kill_after": 0.3, "signal": 9, ...};
-answers with {"codes": [...], "output": "..."}.
+Reads one JSON request a line, {"args": [...], "ranks": 2, "after": 0.3, "signal": 9, ...}; answers
+with {"codes": [...], "output": "..."}. With "program" it runs that script in place of `toy.py`;
+with "only" just that rank gets the signal.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import signal
 import socket
 import sys
@@ -50,10 +52,14 @@ def child(request: dict[str, Any], rank: int, port: int, output: int) -> None:
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
-    sys.argv = ["toy.py", *request["args"]]
+    program = request.get("program")
+    sys.argv = [program or "toy.py", *request["args"]]
     code = 1
     try:
-        toy.run_cli(toy.main)
+        if program is None:
+            toy.run_cli(toy.main)
+        else:
+            runpy.run_path(program, run_name="__main__")
         code = 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
@@ -93,6 +99,9 @@ def wait_for(path: Path, text: str) -> None:
 
 
 def serve(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
+    if "program" in request:  # what the examples import
+        for name in ("cycledistill_pose.recipes", "cycledistill_deit"):
+            importlib.import_module(name)
     path = scratch / "output.txt"
     with open(path, "wb") as output:
         port = free_port()
@@ -106,7 +115,8 @@ def serve(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
             if "wait_for" in request:
                 wait_for(path, request["wait_for"])
             codes = wait(pids, request.get("after", 0.0))
-            for pid in pids:
+            chosen = pids if request.get("only") is None else [pids[request["only"]]]
+            for pid in chosen:
                 if pid not in codes:
                     send = os.killpg if request.get("group") else os.kill
                     for _ in range(request.get("times", 1)):

@@ -46,6 +46,7 @@ class Points(Dataset):
         self.points = (centres[self.labels] + noise).to(dtype)
         self.augment = augment
         self.epoch = 0
+        self.unreadable: int | None = None
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -54,6 +55,8 @@ class Points(Dataset):
         return len(self.points)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if index == self.unreadable:
+            raise ValueError(f"cannot read sample {index}")
         point = self.points[index]
         if self.augment:
             scale = random.uniform(0.9, 1.1) + 0.01 * np.random.randn() + 0.001 * self.epoch
@@ -205,6 +208,7 @@ def main() -> None:
     parser.add_argument("--options", default="{}", help="TrainConfig fields as JSON")
     parser.add_argument("--train-options", default="{}", help="arguments of train() as JSON")
     parser.add_argument("--poison", type=int, help="sample to be made NaN")
+    parser.add_argument("--unreadable", type=int, help="sample that raises an error")
     parser.add_argument("--seed-by-rank", action="store_true", help="other weights on each rank")
     args = parser.parse_args()
     options = json.loads(args.train_options)
@@ -213,6 +217,7 @@ def main() -> None:
     dataset = Points(options.pop("size", 37), options.pop("augment", True))
     if args.poison is not None:
         dataset.points[args.poison] = torch.nan
+    dataset.unreadable = args.unreadable
     evaluate = make_evaluate(Points(21, augment=False))
 
     def slow_evaluate(model: Any) -> dict[str, float]:

@@ -41,7 +41,12 @@ class Reporter:
         self._losses = ""
 
     def summary(self, rows: Mapping[str, Any]) -> None:
-        """Print what is about to be trained."""
+        """Print what is about to be trained: a table, or a line each when not in a terminal."""
+        if not self._console.is_terminal:
+            width = max(map(len, rows))
+            for name, value in rows.items():
+                self.line(f"{name:{width}}  {value}")
+            return
         table = Table(show_header=False, box=None, pad_edge=False)
         for name, value in rows.items():
             table.add_row(f"{name}", str(value), style=None)

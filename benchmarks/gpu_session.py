@@ -186,8 +186,8 @@ def page_text(
     lines += [
         f"{hardware()}; PyTorch {torch.__version__}, Python {platform.python_version()}, "
         f"{datetime.date.today()}. Made by `python benchmarks/gpu_session.py"
-        f"{' --smoke' * smoke}`. One seed each: the runs show that the paths work and how fast, not "
-        "that the method helps.",
+        f"{' --smoke' * smoke}`. One seed each: the runs show that the paths work and how fast, "
+        "not that the method helps.",
         "",
         "| run | epochs | images/s | peak memory | result |",
         "|---|---|---|---|---|",

@@ -246,7 +246,7 @@ def test_the_floor_of_the_logarithm_is_met_as_in_the_slow_loop():
     np.testing.assert_allclose(decoded.numpy(), expected, atol=0.01)
 
 
-@pytest.mark.parametrize("kernel", [7, 11, 17])
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7, 9, 11, 17])
 @pytest.mark.parametrize("size", [(64, 48), (9, 23)])
 def test_the_blur_is_rounded_as_opencvs(kernel, size):
     """Bit for bit, but for how a processor fuses a product with a sum."""

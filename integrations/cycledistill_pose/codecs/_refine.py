@@ -167,23 +167,32 @@ def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _blur_window(window: Tensor, weights: tuple[float, ...]) -> Tensor:
     """The blur of those pixels of `[N, R, C]` whose whole neighbourhood is in the window.
 
-    First along rows, tap by tap, then along columns, from the middle tap outwards and two mirrored
-    taps at once: the order in which OpenCV rounds (for widths above 5). Where a map is almost
-    flat, the logarithm's second differences are little more than such rounding, and the Newton
-    step shows it.
+    Sums are taken in the order in which OpenCV takes and rounds them: along rows tap by tap (for
+    widths up to 5 as along columns), along columns from the middle tap outwards and two mirrored
+    taps at once. Where a map is almost flat, the logarithm's second differences are little more
+    than such rounding, and the Newton step shows it.
     """
     # No convolution or matrix product: on a GPU either may be rounded to TF32.
-    margin = len(weights) // 2
-    height, width = (side - 2 * margin for side in window.shape[-2:])
-    across = window[..., :width] * weights[0]
+    across = _sum_mirrored if len(weights) <= 5 else _sum_in_turn
+    return _sum_mirrored(across(window, weights, 2), weights, 1)
+
+
+def _sum_in_turn(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
+    size = window.shape[dim] - len(weights) + 1
+    total = window.narrow(dim, 0, size) * weights[0]
     for tap, weight in enumerate(weights[1:], start=1):
-        across.add_(window[..., tap : tap + width], alpha=weight)
-    blurred = across[..., margin : margin + height, :] * weights[margin]
-    for step in range(1, margin + 1):
-        above = across[..., margin - step : margin - step + height, :]
-        below = across[..., margin + step : margin + step + height, :]
-        blurred.add_(above + below, alpha=weights[margin + step])
-    return blurred
+        total.add_(window.narrow(dim, tap, size), alpha=weight)
+    return total
+
+
+def _sum_mirrored(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
+    size, middle = window.shape[dim] - len(weights) + 1, len(weights) // 2
+    total = window.narrow(dim, middle, size) * weights[middle]
+    for step in range(1, middle + 1):
+        before = window.narrow(dim, middle - step, size)
+        behind = window.narrow(dim, middle + step, size)
+        total.add_(before + behind, alpha=weights[middle + step])
+    return total
 
 
 def _blur_map(heatmaps: Tensor, weights: tuple[float, ...]) -> Tensor:

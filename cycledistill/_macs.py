@@ -9,8 +9,6 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cycledistill._wrapper import CycleWrapper
-
 _BATCHED_PRODUCTS = ("bmm", "baddbmm")
 
 
@@ -28,20 +26,19 @@ class MacCount(NamedTuple):
     with_attention_products: int
 
 
-def count_macs(
-    model: nn.Module, *inputs: Any, num_cycles: int | None = None, **kwargs: Any
-) -> MacCount:
+def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs: Any) -> MacCount:
     """Count the multiply-accumulates of ``model(*inputs)`` in eval mode.
 
     >>> import torch
     >>> from torch import nn
+    >>> from cycledistill import CycleWrapper
     >>> layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     >>> model = nn.TransformerEncoder(layer, num_layers=3, enable_nested_tensor=False)
     >>> tokens = torch.zeros(1, 5, 8)
-    >>> plain = count_macs(model, tokens)
-    >>> plain == count_macs(CycleWrapper(model), tokens)  # in use, one cycle runs
+    >>> plain, cycled = count_macs(model, tokens), CycleWrapper(model)
+    >>> count_macs(cycled, tokens) == plain  # in use, one cycle runs
     True
-    >>> count_macs(CycleWrapper(model), tokens, num_cycles=2) == MacCount(
+    >>> count_macs(cycled, tokens, method="forward_cycles", num_cycles=2) == MacCount(
     ...     *(2 * count for count in plain)
     ... )
     True
@@ -52,20 +49,10 @@ def count_macs(
     Args:
         model: Any model, or a `CycleWrapper`.
         *inputs: What it is called with, such as one image `[1, 3, H, W]`.
-        num_cycles: For a `CycleWrapper`, count a forward pass of training with so many cycles,
-            each with its prediction. None: what runs in use, one cycle.
-        **kwargs: Keyword arguments of the call.
-
-    Raises:
-        TypeError: `num_cycles` is given for a model that is not wrapped.
+        method: What is called: ``"forward"``, or ``"forward_cycles"`` of a `CycleWrapper` for a
+            forward pass of training, each cycle with its prediction.
+        **kwargs: Keyword arguments of the call, such as ``num_cycles``.
     """
-    call: Any = model
-    if num_cycles is not None:
-        if not isinstance(model, CycleWrapper):
-            raise TypeError(
-                f"num_cycles is for a CycleWrapper, the model is a {type(model).__name__}"
-            )
-        call, kwargs = model.forward_cycles, {**kwargs, "num_cycles": num_cycles}
     modes = {module: module.training for module in model.modules()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     counter = FlopCounterMode(display=False)
@@ -73,7 +60,7 @@ def count_macs(
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operation is not counted
     try:
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            call(*inputs, **kwargs)
+            getattr(model, method)(*inputs, **kwargs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         model.train(modes[model])

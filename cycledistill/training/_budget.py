@@ -12,9 +12,7 @@ from cycledistill.training._sampler import steps_per_epoch
 _FORWARD_AND_BACKWARD = 3
 
 
-def training_macs(
-    config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int
-) -> float:
+def training_macs(config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int) -> int:
     """Multiply-accumulates of a whole run, attention products included.
 
     Three times those of the forward pass in training for every sample of every epoch. Recomputed
@@ -26,13 +24,8 @@ def training_macs(
         *inputs: What it is called with for one sample.
         num_samples: Samples of the training set.
     """
-    samples = config.epochs * steps_per_epoch(config, num_samples) * config.batch_size
-    forward = count_macs(model, *inputs, num_cycles=model.num_cycles)
-    return (
-        _FORWARD_AND_BACKWARD
-        * forward.with_attention_products
-        * min(samples, config.epochs * num_samples)
-    )
+    per_epoch = min(steps_per_epoch(config, num_samples) * config.batch_size, num_samples)
+    return _FORWARD_AND_BACKWARD * _forward_macs(model, *inputs) * config.epochs * per_epoch
 
 
 def budget_rows(
@@ -51,21 +44,29 @@ def budget_rows(
         of training with 2 cycles', 'training': 'about 922 k MACs, forward and backward'}
 
     Args:
-        config: The run's.
+        config: The run's; where it has ``inference_cycles``, as many run in use, otherwise one.
         model: The wrapped model, with the cycles of training.
         *inputs: What it is called with for one sample.
         num_samples: Samples of the training set.
     """
-    use = count_macs(model, *inputs)
-    forward = count_macs(model, *inputs, num_cycles=model.num_cycles)
+    use = count_macs(model, *inputs, num_cycles=getattr(config, "inference_cycles", 1))
+    forward = _forward_macs(model, *inputs)
     total = training_macs(config, model, *inputs, num_samples=num_samples)
     cycles = f"{model.num_cycles} cycle{'s' * (model.num_cycles > 1)}"
     return {
         "MACs": f"{_short(use.without_attention_products)} a sample in use "
         f"({_short(use.with_attention_products)} with attention products), "
-        f"{_short(forward.with_attention_products)} in a forward pass of training with {cycles}",
+        f"{_short(forward)} in a forward pass of training with {cycles}",
         "training": f"about {_short(total)} MACs, forward and backward",
     }
+
+
+def _forward_macs(model: CycleWrapper, *inputs: Any) -> int:
+    """Those of all cycles with their predictions, for one sample, attention products included."""
+    cycles = model.num_cycles
+    return count_macs(
+        model, *inputs, method="forward_cycles", num_cycles=cycles
+    ).with_attention_products
 
 
 def _short(number: float) -> str:

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import StepLR
 
 from cycledistill import CycleDistillLoss, CycleWrapper
 from cycledistill.training import (
+    CycledConfig,
     TrainConfig,
     WarmupCosine,
     WarmupSteps,
@@ -392,3 +393,5 @@ def test_the_budget_in_macs_is_what_the_run_computes():
         "training with 3 cycles",
         "training": "about 403 k MACs, forward and backward",
     }
+    config = CycledConfig(mode="cycle", num_cycles=3, epochs=7, batch_size=4)
+    assert budget_rows(config, cycled, tokens, num_samples=10)["MACs"].startswith("1.92 k a sample")

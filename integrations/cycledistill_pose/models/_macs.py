@@ -13,9 +13,7 @@ from cycledistill import MacCount
 __all__ = ["MacCount", "count_macs"]
 
 
-def count_macs(
-    model: nn.Module, input_size: Sequence[int] | None = None, num_cycles: int | None = None
-) -> MacCount:
+def count_macs(model: nn.Module, input_size: Sequence[int] | None = None) -> MacCount:
     """Count the multiply-accumulates that one image costs in evaluation mode.
 
     >>> from cycledistill_pose.models import create_model
@@ -29,7 +27,6 @@ def count_macs(
         model: A model of this package, a cycled one (which costs one cycle), or any other that
             takes images `[B, 3, H, W]`.
         input_size: `(width, height)` of the image in px; by default `model.input_size`.
-        num_cycles: For a cycled model, count a forward pass of training with so many cycles.
 
     Raises:
         ValueError: `input_size` is not given and the model has none.
@@ -42,4 +39,4 @@ def count_macs(
     width, height = size
     parameter = next(model.parameters())
     image = torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype)
-    return cycledistill.count_macs(model, image, num_cycles=num_cycles)
+    return cycledistill.count_macs(model, image)

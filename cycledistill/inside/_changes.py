@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from cycledistill._colours import COLOURS
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._colours import COLOURS
 
 
 def token_changes(

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from cycledistill._colours import COLOURS
 from cycledistill.training._files import replacing
 from cycledistill.training._log import read_log
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; dashes repeat the distinction.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# The distinction that colours make, once more.
 DASHES = ("-", "--", ":", "-.")
 NOT_LOSSES = {
     "event",
@@ -33,50 +35,63 @@ def draw_curves(log: str | Path, picture: str | Path) -> None:
         log: The log.
         picture: PNG file to write.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = curves_figure(read_log(log))
+    if figure is not None:
+        with replacing(Path(picture), "wb") as file:
+            figure.savefig(file, format="png", dpi=120)
 
-    records = read_log(log)
-    trained = [record for record in records if record["event"] == "train"]
-    evaluated = [record for record in records if record["event"] == "evaluate"]
-    names = list(dict.fromkeys(name for r in trained for name in r if name not in NOT_LOSSES))
-    task = [name for name in names if not name.startswith(("tokens/", "predictions/"))]
-    distilled = [name for name in names if name not in task]
-    panels: list[tuple[str, list[str], Sequence[Mapping[str, Any]], bool]] = []
-    if task:
-        panels.append(("training loss", task, trained, False))
-    if distilled:
-        panels.append(("distillation terms", distilled, trained, True))
-    for group, members in _metric_groups(evaluated).items():
-        panels.append((f"evaluation: {group}", members, evaluated, False))
+
+def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """A panel for the losses, one for the distillation terms, and one for each metric."""
+    panels = _panels(records)
     if not panels:
-        return
-    columns = min(len(panels), 3)
+        return None
+    columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.4 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (title, members, source, logarithmic) in enumerate(panels, start=1):
+    figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
+    for place, (title, names, source, logarithmic) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
-        for number, name in enumerate(members):
-            dash, colour = DASHES[number % len(DASHES)], COLOURS[number % len(COLOURS)]
+        for number, name in enumerate(names):
             points = [(r["step"], r[name]) for r in source if r.get(name) is not None]
             marker = "o" if len(points) < 30 else ""
             xs, ys = zip(*points, strict=True) if points else ((), ())
-            axes.plot(xs, ys, dash, color=colour, label=name, marker=marker, markersize=3)
-        if logarithmic and all((r.get(n) or 1) > 0 for r in source for n in members):
+            axes.plot(
+                xs,
+                ys,
+                DASHES[number % len(DASHES)],
+                color=COLOURS[number % len(COLOURS)],
+                label=name,
+                marker=marker,
+                markersize=3,
+            )
+        if logarithmic and all((r.get(n) or 1) > 0 for r in source for n in names):
             axes.set_yscale("log")
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
-    with replacing(Path(picture), "wb") as file:
-        figure.savefig(file, format="png", dpi=120)
+        if names != [title]:
+            axes.legend(fontsize="small")
+    return figure
 
 
-def _metric_groups(evaluated: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    groups: dict[str, list[str]] = {}
-    for name in dict.fromkeys(name for record in evaluated for name in record):
-        if name not in NOT_LOSSES:
-            groups.setdefault(name.split("/")[0], []).append(name)
-    if len(groups) > 4:
-        return {"all": [name for members in groups.values() for name in members]}
-    return groups
+def _panels(
+    records: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, list[str], Sequence[Mapping[str, Any]], bool]]:
+    """Title, names of the curves, records that have them, and whether the scale is logarithmic."""
+    trained = [record for record in records if record["event"] == "train"]
+    evaluated = [record for record in records if record["event"] == "evaluate"]
+    names = _names(trained)
+    distilled = [name for name in names if name.startswith(("tokens/", "predictions/"))]
+    losses = [name for name in names if name not in distilled]
+    metrics: dict[str, list[str]] = {}
+    for name in _names(evaluated):
+        metrics.setdefault(name.split("/")[0], []).append(name)
+    panels: list[tuple[str, list[str], Sequence[Mapping[str, Any]], bool]] = [
+        ("training loss", losses, trained, False),
+        ("distillation terms", distilled, trained, True),
+        *((title, members, evaluated, False) for title, members in metrics.items()),
+    ]
+    return [panel for panel in panels if panel[1]]
+
+
+def _names(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for r in records for name in r if name not in NOT_LOSSES))

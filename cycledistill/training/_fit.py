@@ -203,7 +203,9 @@ def fit(
             if record["event"] == "evaluate":
                 evaluator.take(record)
         accelerator.init_trackers(
-            folder.resolve().name, {name: _number_or_text(item) for name, item in settings.items()}
+            folder.resolve().name,
+            {name: _number_or_text(item) for name, item in settings.items()},
+            {"wandb": {"dir": str(folder)}},
         )
         rows |= {name: str(item) for name, item in (summary or {}).items()}
         reporter.summary(rows)

@@ -52,4 +52,4 @@ def _read_image(path: Path, mode: str) -> Image.Image:
     try:
         return Image.open(path).convert(mode)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not an image that Pillow can read") from error
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error

@@ -196,7 +196,7 @@ def test_a_file_that_is_no_image(
     for folder in (pose, classifier):
         with pytest.raises(SystemExit):
             main(["export", str(folder), "--out", str(tmp_path / "m.pt2"), "--images", str(text)])
-        assert "text.jpg is not an image that" in capsys.readouterr().err
+        assert "text.jpg cannot be read as an image" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(

@@ -113,7 +113,7 @@ def test_metadata(wheel: Path) -> None:
     loaders = points.partition("[cycledistill.loaders]\n")[2].partition("\n\n")[0]
     assert loaders.split() == [
         "deit", "=", "cycledistill_deit._exportable:load_exportable",
-        "pose", "=", "cycledistill_pose.checkpoints._exportable:load_exportable",
+        "pose", "=", "cycledistill_pose.prediction._exportable:load_exportable",
     ]  # fmt: skip
     assert b"Apache License" in archive.read(f"{info}/licenses/LICENSE")
 

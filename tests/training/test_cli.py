@@ -24,6 +24,7 @@ from cycledistill.training import (
     run_cli,
     save_config,
 )
+from cycledistill.training._curves import curves_figure
 from cycledistill.training._log import RunLog, window_means
 from cycledistill.training._progress import Reporter, format_duration, format_losses
 
@@ -280,3 +281,21 @@ def test_curves(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("")
     draw_curves(tmp_path / "log.jsonl", tmp_path / "empty.png")
     assert not (tmp_path / "empty.png").exists()
+
+
+def test_many_curves_stay_readable() -> None:
+    """A panel for each metric, none squeezed, and every legend within its panel."""
+    metrics = {f"{name}/{cycle}": 10.0 for name in "ABCDEFGHIJK" for cycle in (1, 2)}
+    records = [{"event": "train", "step": 1, "epoch": 0, "loss": 1.0, "tokens/all/1": 0.1}]
+    records += [{"event": "evaluate", "step": step, "epoch": 0, **metrics} for step in (1, 2)]
+    figure = curves_figure(records)
+    assert figure is not None
+    figure.draw_without_rendering()
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["training loss", "distillation terms", *"ABCDEFGHIJK"]
+    for axes in figure.axes:
+        panel = axes.get_window_extent()
+        assert panel.width > 2 * figure.dpi and panel.height > 1.5 * figure.dpi
+        legend = axes.get_legend()
+        assert legend is None or panel.containsx(legend.get_window_extent().x1)
+        assert legend is None or panel.containsy(legend.get_window_extent().y1)

@@ -395,3 +395,31 @@ def test_the_budget_in_macs_is_what_the_run_computes():
     }
     config = CycledConfig(mode="cycle", num_cycles=3, epochs=7, batch_size=4)
     assert budget_rows(config, cycled, tokens, num_samples=10)["MACs"].startswith("1.92 k a sample")
+
+
+def test_a_damaged_log_is_cut_at_the_damage_when_the_run_goes_on(toy: Any, tmp_path: Path) -> None:
+    toy.train(toy.default_config(tmp_path / "run", epochs=1))
+    log = tmp_path / "run" / "log.jsonl"
+    lines = log.read_text().splitlines()
+    damaged = [*lines[:3], lines[3][:9] + "\x00" * 5, *lines[4:]]
+    log.write_text("\n".join(damaged) + "\n")
+    with pytest.raises(ValueError, match="line 4: no log record"):
+        read_log(log)
+    longer = toy.default_config(tmp_path / "run", allow_changes=True)
+    with pytest.warns(UserWarning, match="line 4: no log record.* is cut off"):
+        toy.train(longer)
+    steps = [record["step"] for record in read_log(log) if record["event"] == "train"]
+    assert steps == [1, 2, *range(6, 16)]
+
+
+def test_trackers_write_into_the_run_folder(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def note(self: Any, name: str, config: Any = None, init_kwargs: Any = None) -> None:
+        asked.update(name=name, init_kwargs=init_kwargs)
+
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", note)
+    toy.train(toy.default_config(tmp_path, epochs=1))
+    assert asked == {"name": tmp_path.name, "init_kwargs": {"wandb": {"dir": str(tmp_path)}}}

@@ -17,7 +17,7 @@ from cycledistill.inside import (
     token_changes,
 )
 from cycledistill_pose.checkpoints import load_plain
-from cycledistill_pose.data import crop_matrix, normalize_images
+from cycledistill_pose.data import normalize_images
 from cycledistill_pose.drawing import prediction_grid, save_picture
 from cycledistill_pose.drawing._picture import ImageArray
 from cycledistill_pose.inside import record_pose_attention
@@ -101,14 +101,7 @@ def _crops(predictor: PosePredictor, image: Path, factor: int) -> tuple[ImageArr
     """What the network gets for a whole image, RGB bytes `[h, w, 3]`, and the same in large."""
     pixels = read_rgb(image)
     height, width = pixels.shape[:2]
-    matrix = crop_matrix(
-        np.array([0.0, 0.0, width, height]),
-        predictor.input_size,
-        udp=getattr(predictor.codec, "method", "") == "udp",
-    )
-    size = predictor.input_size
-    large = (factor * size[0], factor * size[1])
-    return (
-        np.asarray(cv2.warpAffine(pixels, matrix, size), np.uint8),
-        np.asarray(cv2.warpAffine(pixels, factor * matrix, large), np.uint8),
-    )
+    crops, matrices = predictor.crop(pixels, [[0, 0, width, height]])
+    columns, rows = predictor.input_size
+    large = cv2.warpAffine(pixels, factor * matrices[0], (factor * columns, factor * rows))
+    return crops[0], np.asarray(large, np.uint8)

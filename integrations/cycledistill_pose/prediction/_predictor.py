@@ -16,6 +16,7 @@ from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
 from cycledistill_pose.models import TokenPose, TokenReg
+from cycledistill_pose.prediction._codec import codec_for
 from cycledistill_pose.prediction._cycles import predict_cycles
 from cycledistill_pose.prediction._sources import read_image
 from cycledistill_pose.skeletons import Skeleton
@@ -76,10 +77,7 @@ class PosePredictor:
             ValueError: A file is broken, or of another kind.
         """
         model, skeleton, written = load_plain(source)
-        if isinstance(model, TokenReg):
-            return cls(model, skeleton, RegressionCodec(model.input_size), **options)
-        codec = HeatmapCodec(model.input_size, model.heatmap_size, **written)
-        return cls(model, skeleton, codec, **options)
+        return cls(model, skeleton, codec_for(model, **written), **options)
 
     def __call__(self, image: Any, boxes_xyxy: Any = None) -> Prediction:
         """Keypoints of the people in an image.
@@ -107,12 +105,7 @@ class PosePredictor:
         flip = self.skeleton.flip_indices if self.flip_test else None
         device = next(self.model.parameters()).device
         for start in range(0, len(boxes), self.batch_size):
-            matrices = crop_matrix(
-                boxes[start : start + self.batch_size],
-                self.input_size,
-                udp=getattr(self.codec, "method", "") == "udp",
-            )
-            crops = np.stack([cv2.warpAffine(pixels, m, self.input_size) for m in matrices])
+            crops, matrices = self.crop(pixels, boxes[start : start + self.batch_size])
             images = normalize_images(torch.from_numpy(crops).to(device))
             found = predict_cycles(self.model, images, self.codec, self.num_cycles, flip)[-1]
             inverse = invert_matrix(matrices)
@@ -121,6 +114,24 @@ class PosePredictor:
         return Prediction(
             np.concatenate(points).astype(np.float32), np.concatenate(scores).astype(np.float32)
         )
+
+    def crop(
+        self, pixels: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+        """What the network gets to see of an image.
+
+        Args:
+            pixels: RGB bytes `[H, W, 3]`.
+            boxes_xyxy: `[N, 4]` px of the image, one or more.
+
+        Returns:
+            RGB bytes `[N, h, w, 3]` of the network's input size, and the maps `[N, 2, 3]` from px
+            of the image to px of these.
+        """
+        udp = getattr(self.codec, "method", "") == "udp"
+        matrices = crop_matrix(np.asarray(boxes_xyxy, float), self.input_size, udp=udp)
+        crops = [cv2.warpAffine(pixels, matrix, self.input_size) for matrix in matrices]
+        return np.stack(crops).astype(np.uint8), matrices
 
 
 def read_rgb(image: Any) -> npt.NDArray[np.uint8]:

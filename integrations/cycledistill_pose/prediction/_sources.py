@@ -24,7 +24,7 @@ def read_image(path: str | Path) -> Pixels:
     """
     try:
         with Image.open(path) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {path}") from None
     except (UnidentifiedImageError, OSError) as error:

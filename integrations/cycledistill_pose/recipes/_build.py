@@ -14,6 +14,7 @@ from cycledistill_pose.checkpoints import (
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model, sdpose_loss
 from cycledistill_pose.models._create import MODELS
+from cycledistill_pose.prediction._codec import codec_for
 from cycledistill_pose.recipes._config import PoseConfig
 
 
@@ -67,9 +68,7 @@ def wrap_model(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper:
 
 def build_codec(config: PoseConfig, model: TokenPose | TokenReg) -> HeatmapCodec | RegressionCodec:
     """What turns keypoints into the network's targets, and its outputs into keypoints."""
-    if isinstance(model, TokenReg):
-        return RegressionCodec(model.input_size)
-    return HeatmapCodec(model.input_size, model.heatmap_size, config.sigma, config.codec)
+    return codec_for(model, sigma=config.sigma, method=config.codec)
 
 
 def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDistillLoss:

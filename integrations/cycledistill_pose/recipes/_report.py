@@ -29,8 +29,10 @@ def report(config: PoseConfig, run: PoseRun) -> None:
         f"The plain network:             {run.plain} (model.safetensors and config.json)\n"
         f"Predictions in COCO's format:  {run.results}\n"
         f"Log and curves:                {config.output_dir}/log.jsonl, curves.png\n"
-        "Try next:  the same with --mode plain and another --output-dir, to compare;\n"
-        "           --data-root with a COCO folder; --preset paper; --help for the rest",
+        f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER;\n"
+        "           the same with --mode plain and another --output-dir, then\n"
+        "           cycledistill-pose evaluate with both; --data-root with a COCO folder;\n"
+        "           --preset paper; --help for the rest (commands are beside this Python)",
         soft_wrap=True,
         highlight=False,
     )

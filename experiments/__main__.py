@@ -25,7 +25,7 @@ PAGE = ROOT / "docs" / "results" / "lab.md"
 
 def results_of(name: str) -> Results:
     """Where a study's records stand."""
-    return Results(RESULTS / f"{name}.jsonl", WORK / name)
+    return Results(RESULTS / f"{name}.jsonl", WORK)
 
 
 def run(study: Study, results: Results, device: str = "auto") -> int:

@@ -36,6 +36,14 @@ class RunConfig:
         teacher: The next cycle or the last.
         detach_teacher: Whether teachers are constants.
         prediction_weight: Of the KL divergence between the cycles' predictions.
+        patch_size: Side of a patch, in pixels; None for the task's own.
+        min_cycles: With it, each step draws its number of cycles, as for ``CycleWrapper``, as are
+            the four below.
+        grad_cycles: Cycles that gradients pass through.
+        input_injection: Of the stack's input into later cycles.
+        cycle_embedding: A learnt vector for each later cycle.
+        adapter_rank: Of adapters in later cycles.
+        cycles_from: Part of the training, 0 to 1, before which one cycle runs.
         batch_size: Samples of a step.
         lr: Largest learning rate of AdamW; linear warm-up, then half a cosine to 0.
         weight_decay: Of AdamW.
@@ -57,6 +65,13 @@ class RunConfig:
     teacher: Literal["next", "last"] = "next"
     detach_teacher: bool = True
     prediction_weight: float = 0.0
+    patch_size: int | None = None
+    min_cycles: int | None = None
+    grad_cycles: int | None = None
+    input_injection: float = 0.0
+    cycle_embedding: bool = False
+    adapter_rank: int = 0
+    cycles_from: float = 0.0
     batch_size: int = 100
     lr: float = 2e-3
     weight_decay: float = 0.05

@@ -142,7 +142,7 @@ def section(name: str, study: Study, records: Records) -> str:
         "",
         table(study, records),
         "",
-        f"Recorded in `experiments/results/{name}.jsonl` ({made}{'; '.join(devices)}).",
+        f"Recorded in `experiments/results/` ({made}{'; '.join(devices)}).",
         "",
         f"![{study.title}](../pictures/lab-{name}.png)",
     ]

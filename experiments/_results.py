@@ -18,8 +18,10 @@ class Results:
     Claims and writes hold a lock of the operating system, which ends with the process that holds
     it: what a killed process had claimed is free at once, and no lock has to be judged stale.
 
+    A run that two studies have in common is recorded in one of their files and known to both.
+
     Args:
-        path: ``<study>.jsonl``.
+        path: ``<study>.jsonl``, beside those of other studies.
         work: Folder of locks and unfinished runs.
     """
 
@@ -28,21 +30,20 @@ class Results:
         self.work = work
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Records by key. The rest of a line that a crash cut off is not a record.
+        """Records of all studies by key. The rest of a line that a crash cut off is none.
 
         Raises:
             ValueError: A complete line is not a record.
         """
-        if not self.path.is_file():
-            return {}
         found = {}
-        *lines, _ = self.path.read_text("utf-8").split("\n")
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-                found[record["key"]] = record
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.path}:{number} is no record of a run: {error}") from error
+        for path in sorted(self.path.parent.glob("*.jsonl")):
+            *lines, _ = path.read_text("utf-8").split("\n")
+            for number, line in enumerate(lines, 1):
+                try:
+                    record = json.loads(line)
+                    found[record["key"]] = record
+                except (ValueError, KeyError, TypeError) as error:
+                    raise ValueError(f"{path}:{number} is no record of a run: {error}") from error
         return found
 
     def append(self, record: dict[str, Any]) -> None:

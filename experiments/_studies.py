@@ -32,39 +32,115 @@ class Study:
         return [replace(c, seed=seed) for seed in self.seeds for c in self.variants.values()]
 
 
-_DIGITS = RunConfig(task="digits", mode="plain", epochs=400)
-
 # Seeds of studies that choose something are not those of studies that report.
 _CHOOSING = (100, 101)
 _REPORTING = (0, 1, 2, 3, 4)
 
+_DIGITS = RunConfig(task="digits", mode="plain", epochs=400)
+
 DIGITS_LENGTH = Study(
-    title="From which length on does training the plain model twice as long no longer help?",
+    title="At which learning rate and from which length on does training the plain model twice as "
+    "long no longer help?",
     variants={
-        f"plain, {epochs} epochs": replace(_DIGITS, epochs=epochs)
+        f"plain, rate {lr:g}, {epochs} epochs": replace(_DIGITS, lr=lr, epochs=epochs)
+        for lr in (1e-3, 2e-3, 5e-3)
         for epochs in (50, 100, 200, 400, 800)
     },
     seeds=_CHOOSING,
-    baselines=("plain, 200 epochs",),
+    baselines=("plain, rate 0.002, 400 epochs",),
     split="val",
 )
 
-_LONG = _DIGITS
-_PAPER = replace(_LONG, mode="distill")
+_CIFAR10 = RunConfig(
+    task="cifar10",
+    mode="plain",
+    epochs=100,
+    train_samples=5000,
+    patch_size=8,
+    width=64,
+    depth=3,
+)
+
+CIFAR10_LENGTH = Study(
+    title="From which length on does training the plain model on 5,000 images of CIFAR-10 twice as "
+    "long no longer help?",
+    variants={
+        f"plain, {epochs} epochs": replace(_CIFAR10, epochs=epochs) for epochs in (25, 50, 100, 200)
+    },
+    seeds=_CHOOSING[:1],
+    baselines=("plain, 100 epochs",),
+    split="val",
+)
+
+
+def _main(plain: RunConfig) -> dict[str, RunConfig]:
+    """The method as published, and what its training MACs or its MACs with two cycles could buy."""
+    paper = replace(plain, mode="distill")
+    return {
+        "plain": plain,
+        "plain, twice the epochs": replace(plain, epochs=2 * plain.epochs),
+        "plain, twice the blocks": replace(plain, depth=2 * plain.depth),
+        "paper's recipe": paper,
+        "paper's recipe + prediction KL": replace(paper, prediction_weight=1.0),
+        "paper's recipe, mean of task losses": replace(paper, task_cycles="mean"),
+        "two cycles without distillation": replace(plain, mode="cycle"),
+    }
+
+
+def _options(plain: RunConfig) -> dict[str, RunConfig]:
+    """The paper's ablations and the library's other options, one at a time."""
+    paper = replace(plain, mode="distill")
+    tokens = replace(paper, token_weight=1.0)
+    predictions = replace(paper, prediction_weight=1.0, task_cycles="mean")
+    return {
+        "plain": plain,
+        "paper's recipe": paper,
+        "three cycles without distillation": replace(plain, mode="cycle", num_cycles=3),
+        "four cycles without distillation": replace(plain, mode="cycle", num_cycles=4),
+        "three cycles": replace(paper, num_cycles=3),
+        "three cycles, the last teaches all": replace(paper, num_cycles=3, teacher="last"),
+        "no token distance": replace(paper, token_weight=0.0),
+        "token weight 0.001": replace(paper, token_weight=1e-3),
+        "token weight 1": tokens,
+        "token weight 1, gradient into the teacher": replace(tokens, detach_teacher=False),
+        "token weight 1, cosine": replace(tokens, distance="cosine"),
+        "token weight 1, smooth L1": replace(tokens, distance="smooth_l1"),
+        "mean of task losses + prediction KL": predictions,
+        "the same, three cycles": replace(predictions, num_cycles=3),
+        "the same, cycles after 40 % of the training": replace(predictions, cycles_from=0.4),
+        "the same, one or two cycles at random": replace(predictions, min_cycles=1),
+        "the same, cycle embedding": replace(predictions, cycle_embedding=True),
+        "the same, adapters of rank 4": replace(predictions, adapter_rank=4),
+        "the same, input injection 0.5": replace(predictions, input_injection=0.5),
+        "the same, gradients through one cycle": replace(predictions, grad_cycles=1),
+    }
+
 
 DIGITS = Study(
     title="Does the method help on 500 digits, once the plain model is trained to the end?",
-    variants={
-        "plain": _LONG,
-        "plain, twice the epochs": replace(_LONG, epochs=2 * _LONG.epochs),
-        "plain, twice the blocks": replace(_LONG, depth=2 * _LONG.depth),
-        "paper's recipe": _PAPER,
-        "paper's recipe + prediction KL": replace(_PAPER, prediction_weight=1.0),
-        "paper's recipe, mean of task losses": replace(_PAPER, task_cycles="mean"),
-        "two cycles without distillation": replace(_LONG, mode="cycle"),
-    },
+    variants=_main(_DIGITS),
     seeds=_REPORTING,
     baselines=("plain", "plain, twice the epochs"),
 )
 
-STUDIES = {"digits-length": DIGITS_LENGTH, "digits": DIGITS}
+DIGITS_OPTIONS = Study(
+    title="Which options help on 500 digits?",
+    variants=_options(_DIGITS),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "paper's recipe"),
+)
+
+CIFAR10 = Study(
+    title="Does the method help on 5,000 images of CIFAR-10?",
+    variants=_main(_CIFAR10),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
+STUDIES = {
+    "digits-length": DIGITS_LENGTH,
+    "digits": DIGITS,
+    "digits-options": DIGITS_OPTIONS,
+    "cifar10-length": CIFAR10_LENGTH,
+    "cifar10": CIFAR10,
+}

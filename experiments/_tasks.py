@@ -63,6 +63,8 @@ def load_task(config: RunConfig) -> Task:
         ValueError: There are fewer training samples than the run wants.
     """
     task = _digits() if config.task == "digits" else _cifar10()
+    if config.patch_size is not None:
+        task = task._replace(patch_size=config.patch_size)
     wanted, found = config.train_samples, len(task.train.labels)
     if wanted is None:
         return task

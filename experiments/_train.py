@@ -62,7 +62,7 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
     sample = task.normalized(task.val.images[:1])
     cost = {
         "epochs": config.epochs,
-        "training_macs": training_macs(options, cycled, sample, num_samples=len(task.train.labels)),
+        "training_macs": _training_macs(config, options, cycled, sample, len(task.train.labels)),
         "macs_in_use": count_macs(
             cycled, sample, num_cycles=config.cycles_in_use
         ).with_attention_products,
@@ -110,7 +110,15 @@ def make_model(config: RunConfig, task: Task) -> CycleWrapper:
         num_heads=config.width // config.head_dim,
         num_classes=int(task.train.labels.max()) + 1,
     )
-    return CycleWrapper(model, num_cycles=config.training_cycles)
+    return CycleWrapper(
+        model,
+        num_cycles=config.training_cycles,
+        min_cycles=config.min_cycles,
+        grad_cycles=config.grad_cycles,
+        input_injection=config.input_injection,
+        cycle_embedding=config.cycle_embedding,
+        adapter_rank=config.adapter_rank,
+    )
 
 
 def make_criterion(config: RunConfig) -> CycleDistillLoss:
@@ -157,6 +165,8 @@ def _fit(
         return placed[name]
 
     def forward_loss(model: Any, criterion: Any, indices: Tensor) -> Any:
+        started = criterion.progress >= config.cycles_from
+        cycled.num_cycles = config.training_cycles if started else 1
         images, labels = data("train", indices.device).take(indices)
         return criterion(model(augment(images, task.padding)), labels), len(indices)
 
@@ -181,6 +191,23 @@ def _fit(
         evaluate=evaluate,
     )
     return {name: round(value, 4) for name, value in result.metrics.items()}
+
+
+def _training_macs(
+    config: RunConfig, options: TrainConfig, cycled: CycleWrapper, sample: Tensor, count: int
+) -> int:
+    """Those of ``training_macs``, with one cycle until ``cycles_from`` and the mean of the draws.
+
+    Truncated gradients are counted as if all were computed.
+    """
+
+    def of(cycles: int) -> int:
+        cycled.num_cycles = cycles
+        return training_macs(options, cycled, sample, num_samples=count)
+
+    drawn = range(config.min_cycles or config.training_cycles, config.training_cycles + 1)
+    later = sum(of(cycles) for cycles in drawn) / len(drawn)
+    return round(config.cycles_from * of(1) + (1 - config.cycles_from) * later)
 
 
 @functools.cache

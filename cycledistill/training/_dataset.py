@@ -8,7 +8,7 @@ from typing import Any
 from torch.utils.data import Dataset, IterableDataset
 
 from cycledistill.training._sampler import SampleKey
-from cycledistill.training._seeding import seeded
+from cycledistill.training._seeding import seed_cpu, states_kept
 
 
 class KeyedDataset(Dataset[Any]):
@@ -53,11 +53,20 @@ class KeyedDataset(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Any:
+        with states_kept():
+            return self._sample(key)
+
+    def __getitems__(self, keys: list[SampleKey]) -> list[Any]:
+        """The samples of a batch: the generators' states are kept once for all of them."""
+        with states_kept():
+            return [self._sample(key) for key in keys]
+
+    def _sample(self, key: SampleKey) -> Any:
         if self._set_epoch is not None and key.draw != self._draw:
             self._set_epoch(key.draw)
             self._draw = key.draw
-        with seeded(self.seed, key.draw, key.sample):
-            return self.dataset[key.sample]
+        seed_cpu(self.seed, key.draw, key.sample)
+        return self.dataset[key.sample]
 
 
 def leave_signals_to_parent(worker: int) -> None:

@@ -35,16 +35,28 @@ def seed_step(seed: int, step: int, micro_batch: int, process: int) -> None:
 
 
 @contextlib.contextmanager
-def seeded(*numbers: int) -> Iterator[None]:
-    """Seed the CPU's global generators inside the block and put their states back after it."""
+def states_kept() -> Iterator[None]:
+    """Put the states of the CPU's global generators back after the block."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    seed = mix_seed(*numbers)
     try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)
         yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.default_generator.set_state(states[2])
+
+
+def seed_cpu(*numbers: int) -> None:
+    """Seed the CPU's global generators."""
+    seed = mix_seed(*numbers)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Seed the CPU's global generators inside the block and put their states back after it."""
+    with states_kept():
+        seed_cpu(*numbers)
+        yield

@@ -107,7 +107,7 @@ def finish(
     folder = Path(config.output_dir) / "plain"
     plain = result.model.unwrap()
     if is_main_process():
-        save_plain(plain, config, class_names, folder)
+        save_plain(plain, config, class_names, folder, result.metrics)
     gather_over_processes([])  # wait for the files
 
     def accuracy(model: Any) -> float:

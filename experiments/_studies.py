@@ -43,7 +43,7 @@ DIGITS_LENGTH = Study(
     "long no longer help?",
     variants={
         f"plain, rate {lr:g}, {epochs} epochs": replace(_DIGITS, lr=lr, epochs=epochs)
-        for lr in (1e-3, 2e-3, 5e-3)
+        for lr in (1e-3, 2e-3, 5e-3, 1e-2)
         for epochs in (50, 100, 200, 400, 800)
     },
     seeds=_CHOOSING,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
@@ -9,6 +11,7 @@ from timm.models._hub import save_for_hf
 from torch import nn
 
 from cycledistill._files import replacing_folder
+from cycledistill_deit._card import model_card
 from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._model import model_arguments
 
@@ -18,8 +21,11 @@ def save_plain(
     config: ClassificationConfig,
     class_names: tuple[str, ...],
     folder: Path,
+    scores: Mapping[str, float] | None = None,
 ) -> Path:
     """Write a plain classifier in timm's own format: ``model.safetensors`` and ``config.json``.
+
+    A model card, ``README.md``, goes with them, made from the configuration and the scores.
 
     The folder appears whole or not at all; one of the same name is replaced.
 
@@ -28,6 +34,7 @@ def save_plain(
         config: What it was made with.
         class_names: Names of the K classes.
         folder: Where to.
+        scores: For the card: percent by metric and number of cycles, ``{"accuracy/1": 72.0}``.
 
     Returns:
         The folder.
@@ -51,6 +58,9 @@ def save_plain(
             model_args=arguments,
             safe_serialization=True,
         )
+        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        card = model_card(config.model, count, class_names, dataclasses.asdict(config), scores)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)
 
 

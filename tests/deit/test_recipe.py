@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+import yaml
 from timm.optim import create_optimizer_v2
 from torch import nn
 
@@ -121,8 +122,15 @@ def test_exported_folder_loads_strictly_into_bare_timm(tmp_path, preset):
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.2)
     folder = save_plain(model, config, ("a", "b", "c"), tmp_path / "plain")
-    save_plain(model, config, ("a", "b", "c"), folder)  # replaces
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    scores = {"accuracy/1": 53.61, "accuracy/2": 54.3}
+    save_plain(model, config, ("a", "b", "c"), folder, scores)  # replaces
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["README.md", "config.json", "model.safetensors"]
+    _, head, card = (folder / "README.md").read_text("utf-8").split("---\n", 2)
+    assert yaml.safe_load(head)["library_name"] == "timm"
+    assert "| 1 | 53.6 |\n| 2 | 54.3 |" in card and "in order: a, b, c." in card
+    written = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert written["epochs"] == config.epochs and "output_dir" not in written
     assert [path.name for path in tmp_path.iterdir()] == ["plain"]
     images = torch.rand(2, config.in_chans, config.image_size, config.image_size)
     for loaded in (

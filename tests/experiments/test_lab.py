@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from cycledistill import CycleOutput
+from cycledistill import CycleOutput, CycleWrapper
 from experiments import _train
 from experiments.__main__ import PAGE, results_of, run
 from experiments._config import RunConfig
@@ -291,3 +291,39 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
         assert f"<!-- {name}: begin -->\n\n{body}\n\n<!-- {name}: end -->" in text, (
             "run: python -m experiments report"
         )
+
+
+def test_a_run_of_one_study_is_known_to_others(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    Results(tmp_path / "results" / "one.jsonl", work).append({"key": "k"})
+    other = Results(tmp_path / "results" / "two.jsonl", work)
+    with other.claim("k") as mine:
+        assert not mine
+    assert list(other.read()) == ["k"] and not other.path.exists()
+
+
+def test_cycles_may_begin_later_or_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    forward = CycleWrapper.forward
+
+    def counted(self: CycleWrapper, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if self.training:
+            counts.append(len(output.tokens))
+        return output
+
+    monkeypatch.setattr(CycleWrapper, "forward", counted)
+
+    def macs(config: RunConfig) -> float:
+        return float(train(config, tmp_path / config.key, "cpu")["budget"]["training_macs"])
+
+    one, two = macs(replace(TINY, mode="plain")), macs(TINY)
+    assert counts == [1] * 4 + [2] * 4
+    counts.clear()
+    late = macs(replace(TINY, cycles_from=0.5))
+    assert counts == [1, 1, 2, 2] and late == pytest.approx((one + two) / 2)
+    counts.clear()
+    drawn = macs(replace(TINY, epochs=10, min_cycles=1))
+    assert set(counts) == {1, 2} and drawn == pytest.approx(5 * (one + two) / 2)

@@ -150,6 +150,18 @@ def test_a_video(form: str, folder: Path, tmp_path: Path) -> None:
     assert shapes == [(80, 64, 3)] * frames
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")
+def test_a_device_that_is_not_there(
+    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = run(images, folder, tmp_path / "auto")
+    assert run(images, folder, tmp_path / "cpu", "--device", "cpu") == expected
+    out = tmp_path / "out"
+    text = "device 'cuda' is not there; accelerator of this machine: "
+    assert text in error(capsys, images, folder, out, "--device", "cuda")
+    assert not out.exists()
+
+
 def test_errors_leave_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

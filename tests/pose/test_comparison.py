@@ -288,7 +288,7 @@ def test_files_and_detected_boxes(room: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        ("missing", "has no config.json"),
+        ("missing", "is no folder here, and the Hugging Face hub gave no model of this name"),
         ("corrupt", "model.safetensors cannot be loaded"),
         ("skeleton", "predicts the 14 keypoints of 'crowdpose', the people to evaluate on have"),
         ("twice", "checkpoints must be different folders"),

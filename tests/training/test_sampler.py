@@ -113,6 +113,10 @@ def test_samples_have_seeds_of_their_own() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     samples = [dataset[SampleKey(index, draw)] for index in range(4) for draw in range(3)]
     assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected_after
+    keys = [SampleKey(index, draw) for index in range(4) for draw in range(3)]
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    assert dataset.__getitems__(keys) == samples
+    assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected_after
     assert len(set(samples)) == 12
     assert all(len(set(sample)) == 3 for sample in samples)
     assert dataset[SampleKey(3, 2)] == samples[-1]

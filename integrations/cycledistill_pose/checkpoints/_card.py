@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import ModelCardData
+
+from cycledistill._card import results_sections
 
 _SHOWN = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
 
@@ -45,29 +45,5 @@ def model_card(
         'keypoints, scores = predictor("image.jpg", boxes_xyxy=[[10, 20, 110, 220]])\n```',
         f"Keypoints, in order: {', '.join(skeleton['keypoint_names'])}.",
     ]
-    if scores:
-        lines += ["## Scores", "Percent, by number of cycles in use.", _table(scores)]
-    told = {k: v for k, v in (training or {}).items() if v is not None and not isinstance(v, Path)}
-    if told:
-        text = yaml.safe_dump(_plain(told), sort_keys=False)
-        lines += ["## Training", f"```yaml\n{text}```"]
+    lines += results_sections(training, scores, _SHOWN)
     return "\n\n".join(lines) + "\n"
-
-
-def _table(scores: Mapping[str, float]) -> str:
-    found = dict.fromkeys(name.split("/")[0] for name in scores)
-    names = [name for name in found if name in _SHOWN] or list(found)
-    cycles = sorted({name.partition("/")[2] for name in scores})
-    rows = [["cycles", *names], ["---"] * (len(names) + 1)]
-    for cycle in cycles:
-        values = [scores.get(f"{name}/{cycle}") for name in names]
-        rows.append([cycle, *("-" if value is None else f"{value:.1f}" for value in values)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

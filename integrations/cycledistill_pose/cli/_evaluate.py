@@ -12,13 +12,14 @@ from rich.table import Table
 
 from cycledistill._files import replacing_folder
 from cycledistill_pose.comparison import Comparison, compare_checkpoints, comparison_page
+from cycledistill_pose.prediction._device import Device
 from cycledistill_pose.recipes import EvaluationOptions, PoseConfig
 
 _FLIPS = {"both": (True, False), "on": (True,), "off": (False,)}
 
 
 def evaluate(
-    checkpoints: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional],
     out: Path,
     data: Annotated[EvaluationOptions, tyro.conf.OmitArgPrefixes],
     num_cycles: int = 2,
@@ -27,13 +28,15 @@ def evaluate(
     cases: int = 8,
     num_workers: int = 0,
     seed: int = 0,
+    device: Device = "auto",
 ) -> None:
     """Compare plain networks: AP with intervals, and a page of the worst and best cases.
 
     The output folder appears whole or not at all, and must not exist.
 
     Args:
-        checkpoints: Folders of plain networks; differences are to the first.
+        checkpoints: Folders of plain networks, or their names on the Hugging Face hub; differences
+            are to the first.
         out: Folder to write: scores.json and report.html.
         data: Whom to evaluate on.
         num_cycles: Evaluate after 1, 2, ... so many passes through the blocks.
@@ -42,13 +45,20 @@ def evaluate(
         cases: Worst, best and most differing people on the page, of each so many.
         num_workers: Processes that load images.
         seed: Of the synthetic people and of the bootstrap.
+        device: Where the networks run; auto takes the accelerator, if there is one.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
     config = PoseConfig(output_dir=out, num_workers=num_workers, seed=seed, **vars(data))
     config.validate()
     comparison = compare_checkpoints(
-        checkpoints, config, num_cycles, _FLIPS[flip_test], bootstrap, cases
+        checkpoints,
+        config,
+        num_cycles,
+        _FLIPS[flip_test],
+        bootstrap,
+        cases,
+        device,
     )
     with replacing_folder(out) as temporary:
         (temporary / "scores.json").write_text(json.dumps(_contents(comparison), indent=2) + "\n")

@@ -28,26 +28,26 @@ _PANEL_HEIGHT = 384
 
 
 def inside(
-    checkpoint: Path,
+    checkpoint: str,
     image: Path,
     out: Path,
     keypoint: str = "nose",
     num_cycles: int = 2,
     layer: int | None = None,
-    compare: Path | None = None,
+    compare: str | None = None,
 ) -> None:
     """Draw attention, weights, token changes and predictions of a network, cycle by cycle.
 
     The output folder appears whole or not at all, and must not exist.
 
     Args:
-        checkpoint: Folder of a plain network.
+        checkpoint: Folder of a plain network, or its name on the Hugging Face hub.
         image: An image, taken as one person.
         out: Folder to write the pictures to.
         keypoint: Whose attention to draw over the image.
         num_cycles: Passes through the blocks.
         layer: Whose weights to draw, from 1; the last one by default.
-        compare: Folder of another plain network, for its weights beside these.
+        compare: Another plain network, for its weights beside these.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
@@ -92,9 +92,9 @@ def inside(
         print(out / f"{name}.png")
 
 
-def _label(folder: Path) -> str:
+def _label(folder: str) -> str:
     """The last two names of a path: of `runs/pose-demo/plain` the first tells the run."""
-    return "/".join(folder.parts[-2:])
+    return "/".join(Path(folder).parts[-2:])
 
 
 def _crops(predictor: PosePredictor, image: Path, factor: int) -> tuple[ImageArray, ImageArray]:

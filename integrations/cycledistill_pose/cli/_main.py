@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from cycledistill.training import run_cli
+from cycledistill_pose.cli._convert import convert
 from cycledistill_pose.cli._evaluate import evaluate
 from cycledistill_pose.cli._inside import inside
 from cycledistill_pose.cli._predict import predict
 
 # Name of a subcommand -> its function, whose arguments become the flags.
 COMMANDS: dict[str, Callable[..., None]] = {
+    "convert": convert,
     "inside": inside,
     "evaluate": evaluate,
     "predict": predict,

@@ -16,6 +16,7 @@ from cycledistill_pose.drawing import draw_skeleton, save_picture
 from cycledistill_pose.metrics._people import instance_scores, write_json
 from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
 from cycledistill_pose.prediction._boxes import number_images, read_boxes
+from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.prediction._sources import VIDEOS, Images, Pixels, Video
 
 
@@ -29,6 +30,7 @@ def predict(
     category_id: int = 1,
     num_cycles: int = 1,
     flip_test: bool = False,
+    device: Device = "auto",
 ) -> None:
     """Draw the skeletons of the people in images or a video, and write results in COCO's format.
 
@@ -48,15 +50,18 @@ def predict(
         category_id: Category of the boxes and of the results.
         num_cycles: Passes through the blocks.
         flip_test: Average with the outputs for the mirrored image.
+        device: Where the networks run; auto takes the accelerator, if there is one.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
     if boxes is not None and detector is not None:
         raise ValueError("--boxes and --detector exclude each other; give one")
+    where = find_device(device)
     frames = Video(source) if source.suffix.lower() in VIDEOS else Images(source)
     predictor = PosePredictor.from_pretrained(
         checkpoint, num_cycles=num_cycles, flip_test=flip_test
     )
+    predictor.model.to(where)
     ids: list[int | str] = list(number_images(frames.names))
     given = None
     if boxes is not None:
@@ -64,7 +69,10 @@ def predict(
             boxes, frames.names, box_threshold, category_id, by_number=isinstance(frames, Video)
         )
         ids = [given[name].image_id for name in frames.names]
-    find = None if detector is None else PersonDetector(detector, box_threshold)
+    find = None
+    if detector is not None:
+        find = PersonDetector(detector, box_threshold)
+        find.model.to(where)
     results: list[dict[str, Any]] = []
     people: Counter[str] = Counter()
     with replacing_folder(out) as temporary:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
 from cycledistill_pose.comparison._cases import Case, pick_cases
 from cycledistill_pose.metrics import bootstrap_ap, percentile_interval
 from cycledistill_pose.prediction import PosePredictor
+from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.recipes import (
     PoseConfig,
     PoseData,
@@ -74,11 +73,13 @@ def compare_checkpoints(
     flip_tests: Sequence[bool] = (True, False),
     resamples: int = 1000,
     cases: int = 8,
+    device: Device = "auto",
 ) -> Comparison:
     """Evaluate plain networks after 1, 2, ... cycles, all on the same people.
 
     Args:
-        checkpoints: Folders of plain networks; differences are to the first.
+        checkpoints: Folders of plain networks, or their names on the Hugging Face hub; differences
+            are to the first.
         config: Whom to evaluate on; of the rest the metric's options and the seed count. Input
             size and codec are each network's own.
         num_cycles: The most cycles.
@@ -86,10 +87,12 @@ def compare_checkpoints(
         resamples: Draws of the bootstrap over images.
         cases: How many worst, best and differing people to pick: at one cycle, with the first of
             ``flip_tests``.
+        device: Where the networks run; auto takes the accelerator, if there is one.
 
     Raises:
         FileNotFoundError: A checkpoint or the data is missing.
-        ValueError: A checkpoint is broken, or of other keypoints than the data.
+        ValueError: A checkpoint is broken, or of other keypoints than the data; or there is no
+            such device.
     """
     for name, value in (("num_cycles", num_cycles), ("bootstrap", resamples)):
         if value < 1:
@@ -98,16 +101,16 @@ def compare_checkpoints(
         raise ValueError(
             f"checkpoints must be different folders, got {list(map(str, checkpoints))}"
         )
+    place = find_device(device)
     # All of them are read before any runs: a broken last one should not cost the time of the rest.
     predictors = [PosePredictor.from_pretrained(f, num_cycles=num_cycles) for f in checkpoints]
     view = load_data(config, _SHOWN_SIZE, training=False)
     for folder, predictor in zip(checkpoints, predictors, strict=True):
         _check_keypoints(folder, predictor.skeleton, view.skeleton)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded: dict[object, PoseData] = {}
     aps, keys, scores, shown = [], [], [], []
     for folder, predictor in zip(checkpoints, predictors, strict=True):
-        model, codec = predictor.model.to(device), predictor.codec
+        model, codec = predictor.model.to(place), predictor.codec
         method: Any = getattr(codec, "method", "dark")
         key = (predictor.input_size, method == "udp")
         if key not in loaded:

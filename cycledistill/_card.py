@@ -1,0 +1,61 @@
+"""What model cards of all kinds of networks have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def score_table(scores: Mapping[str, float], shown: Sequence[str] = ()) -> str:
+    """A Markdown table of scores, a row for each number of cycles.
+
+    >>> print(score_table({"accuracy/1": 53.61, "accuracy/2": 54.3, "time/1": 8.0}, ["accuracy"]))
+    | cycles | accuracy |
+    | --- | --- |
+    | 1 | 53.6 |
+    | 2 | 54.3 |
+
+    Args:
+        scores: Percent by metric and number of cycles, such as ``{"AP/1": 65.0}``.
+        shown: Metrics to show; all, where none of these is there.
+    """
+    found = dict.fromkeys(name.split("/")[0] for name in scores)
+    names = [name for name in found if name in shown] or list(found)
+    cycles = sorted({name.partition("/")[2] for name in scores})
+    rows = [["cycles", *names], ["---"] * (len(names) + 1)]
+    for cycle in cycles:
+        values = [scores.get(f"{name}/{cycle}") for name in names]
+        rows.append([cycle, *("-" if value is None else f"{value:.1f}" for value in values)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def results_sections(
+    training: Mapping[str, Any] | None, scores: Mapping[str, float] | None, shown: Sequence[str]
+) -> list[str]:
+    """Paragraphs on the scores and on the run that trained a network.
+
+    Args:
+        training: Options of the run and whatever else is to be said of it. Paths and what is None
+            are left out: paths belong to the machine where it ran.
+        scores: Percent by metric and number of cycles.
+        shown: Metrics to show.
+    """
+    lines = []
+    if scores:
+        lines += ["## Scores", "Percent, by number of cycles in use.", score_table(scores, shown)]
+    told = {k: v for k, v in (training or {}).items() if v is not None and not isinstance(v, Path)}
+    if told:
+        text = yaml.safe_dump(_plain(told), sort_keys=False)
+        lines += ["## Training", f"```yaml\n{text}```"]
+    return lines
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,48 @@
+"""Released weights as the folder that everything else takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from cycledistill_pose.checkpoints import load_reference_checkpoint, save_plain
+from cycledistill_pose.models import TokenPruning, TokenReg, create_model
+from cycledistill_pose.skeletons import COCO, CROWDPOSE
+
+_SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
+
+
+def convert(
+    checkpoint: Annotated[Path, tyro.conf.Positional],
+    model: str,
+    out: Path,
+    skeleton: Literal["coco", "crowdpose"] = "coco",
+    codec: Literal["dark", "msra", "udp"] = "dark",
+    pruning: bool = False,
+) -> None:
+    """Make the folder of a plain network from weights of SDPose, TokenPose, PPT or DistilPose.
+
+    The folder is taken by predict, evaluate, inside and `cycledistill export`. It appears whole or
+    not at all, and must not exist. Nothing in the file is run: it is read as tensors only.
+
+    Args:
+        checkpoint: A released .pth or .safetensors file.
+        model: What it was trained as: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b
+            or tokenreg_s.
+        out: Folder to write.
+        skeleton: Keypoints that it was trained on.
+        codec: How its heatmaps are decoded.
+        pruning: It was trained with token pruning (PPT).
+    """
+    if out.exists():
+        raise FileExistsError(f"{out} exists; name a new folder")
+    keypoints = _SKELETONS[skeleton]
+    options: dict[str, Any] = {"pruning": TokenPruning()} if pruning else {}
+    network = create_model(model, keypoints.num_keypoints, **options)
+    report = load_reference_checkpoint(network, checkpoint)
+    decoding = {} if isinstance(network, TokenReg) else {"method": codec}
+    save_plain(network, out, model, options, keypoints, decoding)
+    left = f", {len(report.ignored)} of a loss left aside" if report.ignored else ""
+    print(f"{len(report.loaded)} tensors{left}: {out}")

@@ -54,7 +54,7 @@ DIGITS_LENGTH = Study(
 _CIFAR10 = RunConfig(
     task="cifar10",
     mode="plain",
-    epochs=100,
+    epochs=50,
     train_samples=5000,
     patch_size=8,
     width=64,
@@ -62,13 +62,20 @@ _CIFAR10 = RunConfig(
 )
 
 CIFAR10_LENGTH = Study(
-    title="From which length on does training the plain model on 5,000 images of CIFAR-10 twice as "
-    "long no longer help?",
+    title="The same questions for 5,000 images of CIFAR-10.",
     variants={
-        f"plain, {epochs} epochs": replace(_CIFAR10, epochs=epochs) for epochs in (25, 50, 100, 200)
+        f"plain, rate {lr:g}, {epochs} epochs": replace(_CIFAR10, lr=lr, epochs=epochs)
+        for lr, epochs in (
+            (2e-3, 25),
+            (2e-3, 50),
+            (2e-3, 100),
+            (2e-3, 200),
+            (1e-3, 50),
+            (5e-3, 50),
+        )
     },
     seeds=_CHOOSING[:1],
-    baselines=("plain, 100 epochs",),
+    baselines=("plain, rate 0.002, 50 epochs",),
     split="val",
 )
 

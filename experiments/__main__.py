@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 
+from experiments._config import RunConfig
 from experiments._report import write_page
 from experiments._results import Results
 from experiments._studies import STUDIES, Study
@@ -39,8 +41,17 @@ def run(study: Study, results: Results, device: str = "auto") -> int:
                 results.append(record)
                 done += 1
                 found = record["metrics"] or record["diverged"]
-                print(f"{time.perf_counter() - start:6.0f} s  {config}  {found}", flush=True)
+                print(
+                    f"{time.perf_counter() - start:6.0f} s  {_words(config)}  {found}", flush=True
+                )
     return done
+
+
+def _words(config: RunConfig) -> str:
+    """What differs from the defaults."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    defaults = {field.name: field.default for field in fields(config)}
+    return ", ".join(f"{name} {value}" for name, value in values.items() if value != defaults[name])
 
 
 def main(arguments: list[str] | None = None) -> None:

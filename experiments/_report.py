@@ -15,7 +15,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 
+from cycledistill._colours import COLOURS
 from experiments._config import RunConfig
 from experiments._statistics import Spread, paired_difference, spread
 from experiments._studies import Study
@@ -100,29 +102,57 @@ def table(study: Study, records: Records) -> str:
 
 
 def draw(study: Study, records: Records, path: Path) -> None:
-    """Accuracy against training MACs, with the 95 % interval of the mean."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
-    for number, row in enumerate(rows(study, records)):
-        if row.values:
-            own = spread(list(row.values.values()))
-            axes.errorbar(
-                row.training_macs / 1e12,
-                own.mean,
-                yerr=None if math.isnan(own.half) else own.half,
-                fmt="osD^vPX*"[number % 8],
-                capsize=3,
-                label=f"{row.name} ({own.seeds})",
-            )
-    axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$")
-    axes.set_ylabel(f"top-1 accuracy ({study.split}), %")
-    axes.set_xscale("log")
+    """The study's plot, with 95 % intervals of means or of differences."""
+    found = [row for row in rows(study, records) if row.values]
+    if study.plot == "cost":
+        figure, axes = plt.subplots(figsize=(9.5, 4.4), layout="constrained")
+        _draw_costs(axes, found)
+        axes.set_ylabel(f"top-1 accuracy ({study.split}), %")
+    else:
+        figure, axes = plt.subplots(figsize=(9.5, 1.2 + 0.3 * len(found)), layout="constrained")
+        _draw_differences(axes, found, study.baselines[0])
+        axes.set_xlabel(
+            f"top-1 accuracy ({study.split}) minus that of {study.baselines[0]!r}, points"
+        )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=110, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, image.getvalue())
     plt.close(figure)
+
+
+def _draw_costs(axes: Axes, found: list[Row]) -> None:
+    for number, row in enumerate(found):
+        own = spread(list(row.values.values()))
+        axes.errorbar(
+            row.training_macs / 1e12,
+            own.mean,
+            yerr=None if math.isnan(own.half) else own.half,
+            fmt="osD^vPX*"[number % 8],
+            color=COLOURS[number % len(COLOURS)],
+            capsize=3,
+            label=f"{row.name} ({own.seeds})",
+        )
+    axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$")
+    axes.set_xscale("log")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+
+
+def _draw_differences(axes: Axes, found: list[Row], baseline: str) -> None:
+    base = next((row for row in found if row.name == baseline), None)
+    labels: list[str] = []
+    for row in found:
+        difference = base and paired_difference(row.values, base.values)
+        if base is None or row is base or not difference:
+            continue
+        half = None if math.isnan(difference.half) else difference.half
+        axes.errorbar(difference.mean, len(labels), xerr=half, fmt="o", color=COLOURS[0], capsize=3)
+        cost = row.training_macs / base.training_macs
+        labels.append(f"{row.name} ({difference.seeds}), {cost:.1f}x the training")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
 
 
 def section(name: str, study: Study, records: Records) -> str:

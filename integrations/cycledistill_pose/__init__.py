@@ -1,7 +1,8 @@
 """Human pose estimation with TokenPose and TokenReg, plain and cycled (SDPose).
 
-Every public name of the sub-packages stands here too; each sub-package is imported when one of
-its names is first used, so that a network alone needs neither pycocotools nor OpenCV.
+The public names of the sub-packages stand here too, apart from those of `recipes` and `comparison`,
+which are whole jobs; each sub-package is imported when one of its names is first used, so that a
+network alone needs neither pycocotools nor OpenCV.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ if typing.TYPE_CHECKING:
         transform_points,
     )
     from cycledistill_pose.drawing import draw_skeleton, prediction_grid, save_picture
+    from cycledistill_pose.inside import PoseAttention, record_pose_attention
     from cycledistill_pose.losses import HeatmapMSELoss, RealNVP, RLELoss
     from cycledistill_pose.metrics import (
         PCK,
@@ -86,6 +88,7 @@ __all__ = [
     "MacCount",
     "PersonDetector",
     "PlainCheckpoint",
+    "PoseAttention",
     "PoseAugmentation",
     "PoseFiles",
     "PosePredictor",
@@ -122,6 +125,7 @@ __all__ = [
     "predict_cycles",
     "prediction_grid",
     "push_to_hub",
+    "record_pose_attention",
     "save_picture",
     "save_plain",
     "sdpose_loss",
@@ -139,6 +143,7 @@ _ROOMS = (
     "data",
     "prediction",
     "drawing",
+    "inside",
     "metrics",
 )
 

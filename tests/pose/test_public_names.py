@@ -16,6 +16,7 @@ ROOMS = (
     "checkpoints",
     "data",
     "drawing",
+    "inside",
     "metrics",
     "prediction",
 )

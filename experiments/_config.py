@@ -20,7 +20,7 @@ class RunConfig:
     changes once runs are recorded: both keep the keys of recorded runs.
 
     Attributes:
-        task: The data, see ``experiments/_tasks.py``.
+        task: The data, see ``experiments/_images.py`` and ``experiments/_people.py``.
         mode: plain (one cycle), cycle (loss on the last cycle alone, used with all of them:
             paper, table 6) or distill (used with one cycle).
         epochs: Passes over the training set.
@@ -36,7 +36,8 @@ class RunConfig:
         teacher: The next cycle or the last.
         detach_teacher: Whether teachers are constants.
         prediction_weight: Of the KL divergence between the cycles' predictions.
-        patch_size: Side of a patch, in pixels; None for the task's own.
+        patch_size: Side of a patch, in pixels; None for the task's own. Of images' classes.
+        head: What predicts keypoints: heatmaps or coordinates with RLE.
         min_cycles: With it, each step draws its number of cycles, as for ``CycleWrapper``, as are
             the four below.
         grad_cycles: Cycles that gradients pass through.
@@ -50,7 +51,7 @@ class RunConfig:
         warmup: Part of the training that is warm-up.
     """
 
-    task: Literal["digits", "cifar10"]
+    task: Literal["digits", "cifar10", "lspet"]
     mode: Literal["plain", "cycle", "distill"]
     epochs: int
     seed: int = 0
@@ -66,6 +67,7 @@ class RunConfig:
     detach_teacher: bool = True
     prediction_weight: float = 0.0
     patch_size: int | None = None
+    head: Literal["heatmap", "regression"] = "heatmap"
     min_cycles: int | None = None
     grad_cycles: int | None = None
     input_injection: float = 0.0
@@ -86,6 +88,11 @@ class RunConfig:
     def cycles_in_use(self) -> int:
         """Cycles that the trained model is meant to be used with."""
         return self.num_cycles if self.mode == "cycle" else 1
+
+    @property
+    def metric(self) -> Literal["accuracy", "PCK"]:
+        """The task's score, in percent: top-1 accuracy, or PCK@0.1."""
+        return "PCK" if self.task == "lspet" else "accuracy"
 
     @property
     def key(self) -> str:

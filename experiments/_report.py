@@ -31,8 +31,8 @@ class Row(NamedTuple):
     Attributes:
         name: Of the variant.
         config: Its config, with some seed.
-        values: Accuracy in percent with the cycles in use, by seed.
-        last_cycle: Accuracy after the last cycle of training, by seed.
+        values: Score in percent with the cycles in use, by seed.
+        last_cycle: Score after the last cycle of training, by seed.
         diverged: Runs whose loss became infinite or not a number; they have no values.
         training_macs: Of one run; NaN where none is done.
         macs_in_use: For one image; NaN where no run is done.
@@ -60,16 +60,16 @@ def _row(study: Study, name: str, found: list[Mapping[str, Any]]) -> Row:
     config = study.variants[name]
     finished = [record for record in found if not record["diverged"]]
 
-    def accuracy(cycles: int) -> dict[int, float]:
-        metric = f"{study.split}/accuracy/{cycles}"
+    def score(cycles: int) -> dict[int, float]:
+        metric = f"{study.split}/{config.metric}/{cycles}"
         return {record["seed"]: record["metrics"][metric] for record in finished}
 
     budget = found[0]["budget"] if found else {}
     return Row(
         name,
         config,
-        accuracy(config.cycles_in_use),
-        accuracy(config.training_cycles),
+        score(config.cycles_in_use),
+        score(config.training_cycles),
         len(found) - len(finished),
         budget.get("training_macs", math.nan),
         budget.get("macs_in_use", math.nan),
@@ -80,7 +80,15 @@ def table(study: Study, records: Records) -> str:
     """The study as a Markdown table."""
     found = rows(study, records)
     bases = {row.name: row for row in found if row.name in study.baselines}
-    head = ["variant", "epochs", "training TMACs", "MACs in use", "runs", "accuracy, %", "sd"]
+    head = [
+        "variant",
+        "epochs",
+        "training TMACs",
+        "MACs in use",
+        "runs",
+        f"{study.metric}, %",
+        "sd",
+    ]
     head += ["after the last cycle, %", *(f"minus {name!r}" for name in study.baselines)]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in found:
@@ -107,12 +115,12 @@ def draw(study: Study, records: Records, path: Path) -> None:
     if study.plot == "cost":
         figure, axes = plt.subplots(figsize=(9.5, 4.4), layout="constrained")
         _draw_costs(axes, found)
-        axes.set_ylabel(f"top-1 accuracy ({study.split}), %")
+        axes.set_ylabel(f"{study.metric} ({study.split}), %")
     else:
         figure, axes = plt.subplots(figsize=(9.5, 1.2 + 0.3 * len(found)), layout="constrained")
         _draw_differences(axes, found, study.baselines[0])
         axes.set_xlabel(
-            f"top-1 accuracy ({study.split}) minus that of {study.baselines[0]!r}, points"
+            f"{study.metric} ({study.split}) minus that of {study.baselines[0]!r}, points"
         )
     axes.grid(alpha=0.3)
     image = io.BytesIO()

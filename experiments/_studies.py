@@ -30,6 +30,11 @@ class Study:
     split: Literal["val", "test"] = "test"
     plot: Literal["cost", "differences"] = "cost"
 
+    @property
+    def metric(self) -> str:
+        """Name of the score."""
+        return next(iter(self.variants.values())).metric
+
     def runs(self) -> list[RunConfig]:
         """All runs, seed by seed, so that a study that is stopped early has whole seeds."""
         return [replace(c, seed=seed) for seed in self.seeds for c in self.variants.values()]

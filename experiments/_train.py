@@ -1,4 +1,4 @@
-"""One run: a ViT on a task, from its config to its record."""
+"""One run, from its config to its record."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cycledistill import CycleDistillLoss, CycleWrapper, count_macs
 from cycledistill.training import (
@@ -26,7 +25,7 @@ from cycledistill.training import (
     training_macs,
 )
 from experiments._config import RunConfig
-from experiments._tasks import Split, Task, augment, load_task
+from experiments._task import Task, load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,12 +58,11 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         keep_checkpoints=1,
         log_every=10**9,
     )
-    sample = task.normalized(task.val.images[:1])
     cost = {
         "epochs": config.epochs,
-        "training_macs": _training_macs(config, options, cycled, sample, len(task.train.labels)),
+        "training_macs": _training_macs(config, options, cycled, task),
         "macs_in_use": count_macs(
-            cycled, sample, num_cycles=config.cycles_in_use
+            cycled, task.example, num_cycles=config.cycles_in_use
         ).with_attention_products,
     }
     resumed = (folder / "checkpoints").is_dir()
@@ -98,21 +96,12 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
 
 
 def make_model(config: RunConfig, task: Task) -> CycleWrapper:
-    """The wrapped ViT; its initial weights depend on seed, width and depth alone."""
+    """The wrapped model; its initial weights depend on task, seed and size alone."""
     torch.manual_seed(config.seed)
-    model = timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=task.train.images.shape[-1],
-        patch_size=task.patch_size,
-        in_chans=task.train.images.shape[1],
-        embed_dim=config.width,
-        depth=config.depth,
-        num_heads=config.width // config.head_dim,
-        num_classes=int(task.train.labels.max()) + 1,
-    )
     return CycleWrapper(
-        model,
+        task.model(config),
         num_cycles=config.training_cycles,
+        blocks="blocks",
         min_cycles=config.min_cycles,
         grad_cycles=config.grad_cycles,
         input_injection=config.input_injection,
@@ -121,71 +110,51 @@ def make_model(config: RunConfig, task: Task) -> CycleWrapper:
     )
 
 
-def make_criterion(config: RunConfig) -> CycleDistillLoss:
+def make_criterion(config: RunConfig, task: Task) -> CycleDistillLoss:
     """The loss; in the mode cycle the last cycle's task loss and nothing else."""
     distills = config.mode == "distill"
     return CycleDistillLoss(
-        nn.CrossEntropyLoss(),
+        task.loss(config),
+        token_groups=task.token_groups,
         token_weight=config.token_weight if distills else 0.0,
         distance=config.distance,
         teacher=config.teacher if distills else "next",
         detach_teacher=config.detach_teacher,
         task_cycles=config.task_cycles if distills else "last",
         prediction_weight=config.prediction_weight if distills else 0.0,
+        prediction_distance=task.prediction_distance,
     )
-
-
-@torch.no_grad()
-def accuracies(model: CycleWrapper, images: Tensor, labels: Tensor, cycles: int) -> list[float]:
-    """Top-1 accuracy in percent after 1, 2, ... ``cycles`` cycles.
-
-    Args:
-        model: In eval mode.
-        images: Normalised, `[N, C, H, W]`.
-        labels: `[N]`.
-        cycles: How many cycles to run.
-    """
-    right = torch.zeros(cycles)
-    for batch, truth in zip(images.split(500), labels.split(500), strict=True):
-        predictions = model.forward_cycles(batch, num_cycles=cycles).predictions
-        right += torch.tensor([float((logits.argmax(1) == truth).sum()) for logits in predictions])
-    return (100 * right / len(labels)).tolist()
 
 
 def _fit(
     config: RunConfig, options: TrainConfig, cycled: CycleWrapper, task: Task
 ) -> dict[str, float]:
-    total = config.epochs * steps_per_epoch(options, len(task.train.labels))
-    placed: dict[str, Split] = {}
-
-    def data(name: str, device: torch.device) -> Split:
-        if name not in placed:
-            split: Split = getattr(task, name).to(device)
-            placed[name] = split._replace(images=task.normalized(split.images))
-        return placed[name]
+    total = config.epochs * steps_per_epoch(options, task.num_samples)
+    criterion = make_criterion(config, task)
 
     def forward_loss(model: Any, criterion: Any, indices: Tensor) -> Any:
         started = criterion.progress >= config.cycles_from
         cycled.num_cycles = config.training_cycles if started else 1
-        images, labels = data("train", indices.device).take(indices)
-        return criterion(model(augment(images, task.padding)), labels), len(indices)
+        inputs, targets = task.batch(indices)
+        return criterion(model(inputs), *targets), len(indices)
 
     def evaluate(model: CycleWrapper) -> dict[str, float]:
-        device = next(model.parameters()).device
         found = {}
-        for name in ("val", "test"):
-            values = accuracies(model, *data(name, device), config.training_cycles)
-            found.update({f"{name}/accuracy/{n}": v for n, v in enumerate(values, 1)})
+        for split in ("val", "test"):
+            values = task.scores(model, split, config.training_cycles)
+            found.update({f"{split}/{config.metric}/{n}": v for n, v in enumerate(values, 1)})
         return found
 
     result = fit(
         options,
         model=cycled,
-        criterion=make_criterion(config),
+        criterion=criterion,
         optimizer=torch.optim.AdamW(
-            cycled.parameters(), lr=config.lr, weight_decay=config.weight_decay
+            [*cycled.parameters(), *criterion.parameters()],
+            lr=config.lr,
+            weight_decay=config.weight_decay,
         ),
-        train_dataset=range(len(task.train.labels)),
+        train_dataset=range(task.num_samples),
         forward_loss=forward_loss,
         schedule=WarmupCosine(total, warmup_steps=round(config.warmup * total)),
         evaluate=evaluate,
@@ -194,7 +163,7 @@ def _fit(
 
 
 def _training_macs(
-    config: RunConfig, options: TrainConfig, cycled: CycleWrapper, sample: Tensor, count: int
+    config: RunConfig, options: TrainConfig, cycled: CycleWrapper, task: Task
 ) -> int:
     """Those of ``training_macs``, with one cycle until ``cycles_from`` and the mean of the draws.
 
@@ -203,7 +172,7 @@ def _training_macs(
 
     def of(cycles: int) -> int:
         cycled.num_cycles = cycles
-        return training_macs(options, cycled, sample, num_samples=count)
+        return training_macs(options, cycled, task.example, num_samples=task.num_samples)
 
     drawn = range(config.min_cycles or config.training_cycles, config.training_cycles + 1)
     later = sum(of(cycles) for cycles in drawn) / len(drawn)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ import pytest
 import torch
 
 from cycledistill import CycleOutput, CycleWrapper
-from experiments import _train
+from experiments import _images, _people, _train
 from experiments.__main__ import PAGE, results_of, run
 from experiments._config import RunConfig
+from experiments._images import augment
+from experiments._people import People, Poses
 from experiments._report import section, table, write_page
 from experiments._results import Results
 from experiments._statistics import paired_difference, spread
 from experiments._studies import STUDIES, Study
-from experiments._tasks import augment, load_task
+from experiments._task import load_task
 from experiments._train import make_criterion, make_model, train
 
 TINY = RunConfig(task="digits", mode="distill", epochs=2, train_samples=60, batch_size=30, width=16)
@@ -75,14 +78,16 @@ def test_nothing_chosen_is_reported_with_the_same_seeds() -> None:
 
 
 def test_digits_are_split_into_three_parts() -> None:
-    task = load_task(replace(TINY, train_samples=None))
-    sizes = [len(split.labels) for split in (task.train, task.val, task.test)]
-    assert sizes == [500, 400, 897]
-    fewer = load_task(TINY)
-    assert torch.equal(fewer.train.images, task.train.images[:60])
-    assert torch.equal(fewer.test.images, task.test.images)
-    pixels = task.normalized(task.train.images)
-    assert abs(float(pixels.mean())) < 1e-4 and abs(float(pixels.std()) - 1) < 1e-4
+    splits = _images._digits()
+    assert [len(split.labels) for split in splits] == [500, 400, 897]
+    images = torch.cat([split.images for split in splits])
+    assert len(images.flatten(1).unique(dim=0)) == len(images)  # nobody is in two parts
+    whole, fewer = load_task(replace(TINY, train_samples=None)), load_task(TINY)
+    assert (whole.num_samples, fewer.num_samples) == (500, 60)
+    everything, labels = whole.batch(torch.arange(500))
+    assert torch.equal(labels[0], splits[0].labels)
+    assert abs(float(everything.mean())) < 1e-4 and abs(float(everything.std()) - 1) < 1e-4
+    assert torch.equal(fewer.batch(torch.arange(60)).targets[0], splits[0].labels[:60])
     with pytest.raises(ValueError, match="train_samples=501 is not within 1 and the 500"):
         load_task(replace(TINY, train_samples=501))
 
@@ -100,13 +105,17 @@ def test_cifar10_is_split_into_three_parts(tmp_path: Path, monkeypatch: pytest.M
                 shade += 1
     monkeypatch.setenv("CYCLEDISTILL_DATA", str(tmp_path))
     config = replace(TINY, task="cifar10", train_samples=None)
-    task = load_task(config)
-    shades = [set(s.images[:, 0, 0, 0].tolist()) for s in (task.train, task.val, task.test)]
+    splits = _images._cifar10(tmp_path / "cifar10")
+    shades = [set(split.images[:, 0, 0, 0].tolist()) for split in splits]
     assert [len(found) for found in shades] == [36, 4, 10]
     assert len(set.union(*shades)) == 50  # no image in two parts
-    assert task.train.images.shape == (36, 3, 32, 32) and task.train.images.dtype == torch.uint8
+    train = splits[0]
+    assert train.images.shape == (36, 3, 32, 32) and train.images.dtype == torch.uint8
     # Red is 5 x the number of the image: 0 to 19 are cats.
-    assert torch.equal(task.train.labels, (task.train.images[:, 0, 0, 0] >= 100).long())
+    assert torch.equal(train.labels, (train.images[:, 0, 0, 0] >= 100).long())
+    task = load_task(config)
+    assert task.num_samples == 36 and task.example.shape == (1, 3, 32, 32)
+    _images._cifar10.cache_clear()
     (tmp_path / "cifar10" / "val").rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="val"):
         load_task(config)
@@ -128,17 +137,82 @@ def test_augmentation_shifts_and_mirrors() -> None:
     assert augment(image, padding=0) is image
 
 
+def people(count: int) -> People:
+    """People whose pixels tell the column, and whose keypoints stand at columns 24 and 44."""
+    images = torch.arange(64, dtype=torch.uint8)[None, None, :, None].expand(count, 64, 64, 3)
+    keypoints = torch.tensor([[24.0, 32.0], [44.0, 30.0], [32.0, 60.0]]).expand(count, 3, 2)
+    visible = torch.tensor([1.0, 0.0, 1.0]).expand(count, 3)
+    return People(images, keypoints, visible, torch.tensor([0.0, 0.0, 60.0, 40.0]).expand(count, 4))
+
+
+@pytest.mark.parametrize("head", ["heatmap", "regression"])
+def test_mirrored_people_keep_their_keypoints(head: str) -> None:
+    task = Poses(people(64), people(3), people(3), flip_indices=(1, 0, 2), head=head)
+    inputs, (target, weight) = task.batch(torch.arange(64))
+    first = inputs[:, 0, 0, 0]
+    mirrored = first > first.mean()
+    assert 10 < int(mirrored.sum()) < 54
+    points = task.codec.decode(target)[0] if head == "heatmap" else 64 * target
+    for flipped, seen in ((False, ~mirrored), (True, mirrored)):
+        # Keypoint 0 of a mirrored person is keypoint 1 of the original, which is not labelled.
+        labelled, where = (1, [63 - 24.0, 32.0]) if flipped else (0, [24.0, 32.0])
+        assert weight[seen].reshape(int(seen.sum()), 3, -1)[:, :, 0].tolist() == (
+            [[0.0, 1.0, 1.0] if flipped else [1.0, 0.0, 1.0]] * int(seen.sum())
+        )
+        expected = torch.tensor(where).expand(int(seen.sum()), 2)
+        torch.testing.assert_close(points[seen, labelled], expected, atol=0.1, rtol=0)
+
+
+def test_scores_of_people_are_measured_by_the_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Poses(people(4), people(3), people(5), flip_indices=(1, 0, 2), head="heatmap")
+    config = replace(TINY, task="lspet", width=32, head_dim=16)
+    cycled = make_model(config, task).eval()
+    # The longest side is 60, so 0.1 of it are 6 px: 5 px are right, 7 px are wrong.
+    near, far = torch.tensor([5.0, 0.0]), torch.tensor([0.0, 7.0])
+
+    def predict(model: Any, images: Any, codec: Any, cycles: int, flip: Any) -> Any:
+        truth = people(len(images)).keypoints
+        return [(truth + near, None), (truth + torch.stack([near, near, far]), None)]
+
+    monkeypatch.setattr(_people, "predict_cycles", predict)
+    assert task.scores(cycled, "test", 2) == [100.0, 50.0]
+
+
+@pytest.mark.parametrize("head", ["heatmap", "regression"])
+def test_a_pose_run(head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Poses(people(8), people(3), people(3), flip_indices=(1, 0, 2), head=head)
+    monkeypatch.setattr(_train, "load_task", lambda config: task)
+    config = replace(TINY, task="lspet", head=head, batch_size=4, detach_teacher=False)
+    record = train(config, tmp_path / "run", "cpu")
+    assert set(record["metrics"]) == {f"{s}/PCK/{n}" for s in ("val", "test") for n in (1, 2)}
+    assert all(0 <= value <= 100 for value in record["metrics"].values())
+
+
+@pytest.mark.slow
+def test_lspet_is_split_into_three_parts(shared_data: Callable[[str], Path]) -> None:
+    train, val, test, swapped = _people._lspet(shared_data("lspet"))
+    assert [len(split.images) for split in (train, val, test)] == [6651, 739, 975]
+    assert sorted(swapped) == list(range(14)) and train.images.shape[1:] == (64, 64, 3)
+    extent = val.boxes[:, 2:] - val.boxes[:, :2]
+    torch.testing.assert_close(extent.amax(1), torch.full((739,), 64 / 1.25), atol=0.5, rtol=0)
+    inside = (val.keypoints[val.visible > 0] - 31.5).abs() < 32
+    assert float(inside.float().mean()) > 0.99
+
+
 def test_criterion_of_each_mode() -> None:
+    known = load_task(TINY)
     logits = torch.zeros(2, 10), torch.ones(2, 10)
     output = CycleOutput(logits, (torch.zeros(2, 3, 4), torch.ones(2, 3, 4)))
     labels = torch.tensor([1, 2])
     task = float(torch.tensor(10.0).log())
     distill = replace(TINY, token_weight=0.5)
-    assert float(make_criterion(distill)(output, labels).total) == pytest.approx(2 * task + 0.5)
+    assert float(make_criterion(distill, known)(output, labels).total) == pytest.approx(
+        2 * task + 0.5
+    )
     mean = replace(distill, task_cycles="mean")
-    assert float(make_criterion(mean)(output, labels).total) == pytest.approx(task + 0.5)
+    assert float(make_criterion(mean, known)(output, labels).total) == pytest.approx(task + 0.5)
     cycle = replace(distill, mode="cycle", prediction_weight=1.0)
-    assert float(make_criterion(cycle)(output, labels).total) == pytest.approx(task)
+    assert float(make_criterion(cycle, known)(output, labels).total) == pytest.approx(task)
 
 
 def test_variants_start_from_the_same_weights() -> None:
@@ -180,7 +254,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             raise KeyboardInterrupt
         return augment(images, padding)
 
-    monkeypatch.setattr(_train, "augment", power_cut)
+    monkeypatch.setattr(_images, "augment", power_cut)
     with pytest.raises(KeyboardInterrupt):
         train(TINY, tmp_path / "stopped", "cpu")
     assert len(steps) == 4

@@ -148,9 +148,20 @@ DIGITS_OPTIONS = Study(
     plot="differences",
 )
 
+_CIFAR10_PAPER = replace(_CIFAR10, mode="distill")
+
 CIFAR10 = Study(
     title="Does the method help on 5,000 images of CIFAR-10?",
-    variants=_main(_CIFAR10),
+    variants={
+        "plain": _CIFAR10,
+        "plain, twice the epochs": replace(_CIFAR10, epochs=2 * _CIFAR10.epochs),
+        "paper's recipe": _CIFAR10_PAPER,
+        "mean of task losses + prediction KL": replace(
+            _CIFAR10_PAPER, task_cycles="mean", prediction_weight=1.0
+        ),
+        "two cycles without distillation": replace(_CIFAR10, mode="cycle"),
+        "plain, twice the blocks": replace(_CIFAR10, depth=2 * _CIFAR10.depth),
+    },
     seeds=_REPORTING[:3],
     baselines=("plain", "plain, twice the epochs"),
 )

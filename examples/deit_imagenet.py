@@ -140,7 +140,7 @@ def report(
     console = Console()
     console.print(table)
     console.print(
-        f"The plain model:  {folder} (model.safetensors and config.json)\n"
+        f"The plain model:  {folder} (model.safetensors, config.json and a model card)\n"
         f"                  timm.create_model('local-dir:{folder}', pretrained=True)\n"
         f"Log and curves:   {config.output_dir}/log.jsonl, {config.output_dir}/curves.png\n"
         "Try next:         the same with --mode plain and another --output-dir, to compare;\n"

@@ -26,7 +26,8 @@ def report(config: PoseConfig, run: PoseRun) -> None:
     console.print(table)
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"
-        f"The plain network:             {run.plain} (model.safetensors, config.json and a model card)\n"
+        f"The plain network:             {run.plain} (model.safetensors, config.json "
+        "and a model card)\n"
         f"Predictions in COCO's format:  {run.results}\n"
         f"Log and curves:                {config.output_dir}/log.jsonl, curves.png\n"
         f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER;\n"

@@ -148,20 +148,32 @@ DIGITS_OPTIONS = Study(
     plot="differences",
 )
 
-_CIFAR10_PAPER = replace(_CIFAR10, mode="distill")
+
+def _short(plain: RunConfig) -> dict[str, RunConfig]:
+    """What an evening can answer."""
+    paper = replace(plain, mode="distill")
+    return {
+        "plain": plain,
+        "plain, twice the epochs": replace(plain, epochs=2 * plain.epochs),
+        "paper's recipe": paper,
+        "mean of task losses + prediction KL": replace(
+            paper, task_cycles="mean", prediction_weight=1.0
+        ),
+        "two cycles without distillation": replace(plain, mode="cycle"),
+        "plain, twice the blocks": replace(plain, depth=2 * plain.depth),
+    }
+
 
 CIFAR10 = Study(
     title="Does the method help on 5,000 images of CIFAR-10?",
-    variants={
-        "plain": _CIFAR10,
-        "plain, twice the epochs": replace(_CIFAR10, epochs=2 * _CIFAR10.epochs),
-        "paper's recipe": _CIFAR10_PAPER,
-        "mean of task losses + prediction KL": replace(
-            _CIFAR10_PAPER, task_cycles="mean", prediction_weight=1.0
-        ),
-        "two cycles without distillation": replace(_CIFAR10, mode="cycle"),
-        "plain, twice the blocks": replace(_CIFAR10, depth=2 * _CIFAR10.depth),
-    },
+    variants=_short(_CIFAR10),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
+CIFAR10_SHALLOW = Study(
+    title="Does the method help where a single block is too few?",
+    variants=_short(replace(_CIFAR10, depth=1)),
     seeds=_REPORTING[:3],
     baselines=("plain", "plain, twice the epochs"),
 )
@@ -172,4 +184,5 @@ STUDIES = {
     "digits-options": DIGITS_OPTIONS,
     "cifar10-length": CIFAR10_LENGTH,
     "cifar10": CIFAR10,
+    "cifar10-shallow": CIFAR10_SHALLOW,
 }

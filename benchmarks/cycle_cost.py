@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterator
 
 import timm
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.comparison import Comparison, compare
+from benchmarks.arithmetic import flops
+from benchmarks.comparison import Comparison, seconds
 from cycledistill import CycleDistillLoss, CycleWrapper
 from cycledistill_pose import create_model
 
+POSE_MODELS = {
+    "SDPose-T": "tokenpose_t",
+    "SDPose-S-V1": "tokenpose_s_v1",
+    "SDPose-Reg": "tokenreg_s",
+    "SDPose-S-V2": "tokenpose_s_v2",
+    "SDPose-B": "tokenpose_b",
+}
+CYCLES = (2, 3, 4)
 
-def measure(rounds: int) -> list[Comparison]:
-    images = torch.randn(8, 3, 224, 224)
+
+def measure(rounds: int) -> Iterator[Comparison]:
     deit = timm.create_model("deit_tiny_patch16_224")
-    found = _measure("DeiT-Ti", deit, images, rounds)
-    pose = create_model("tokenpose_t")
-    return found + _measure("SDPose-T", pose, torch.randn(4, 3, 256, 192), rounds)
+    yield from of_model("DeiT-Ti", deit, torch.randn(4, 3, 224, 224), rounds)
+    for name, network in POSE_MODELS.items():
+        yield from of_model(name, create_model(network), torch.randn(2, 3, 256, 192), rounds)
 
 
-def _measure(name: str, model: nn.Module, images: Tensor, rounds: int) -> list[Comparison]:
+def of_model(name: str, model: nn.Module, images: Tensor, rounds: int) -> list[Comparison]:
+    """1, 2, 3 and 4 cycles in turn, in an order that turns round with every other round."""
     cycled = CycleWrapper(model.train(), num_cycles=1)
-    criterion = CycleDistillLoss(lambda prediction: prediction.float().square().mean())
-    one = _step(cycled, criterion, images, 1)
-    found = []
-    for num_cycles in (2, 3, 4):
-        several = _step(cycled, criterion, images, num_cycles)
-        arithmetic = _flops(several) / _flops(one)
-        found.append(
-            compare(
-                f"training step, {name}: {num_cycles} cycles / 1, over the arithmetic's "
-                f"{arithmetic:.2f}",
-                several,
-                one,
-                rounds,
-                limit=1.05,
-                note="the ratio of multiply-accumulates",
-                divide_by=arithmetic,
-            )
-        )
+    criterion = CycleDistillLoss(_square)
+    steps = {n: _step(cycled, criterion, images, n) for n in (1, *CYCLES)}
+    arithmetic = {n: flops(step) for n, step in steps.items()}
+    ratios: dict[int, list[float]] = {n: [] for n in CYCLES}
+    for number in range(rounds):
+        order = list(steps) if number % 2 else list(reversed(steps))
+        taken = {n: seconds(steps[n]) for n in order}
+        for n in CYCLES:
+            ratios[n].append(taken[n] / taken[1] * arithmetic[1] / arithmetic[n])
     cycled.unwrap()
+    found = []
+    for n in CYCLES:
+        low, middle, high = statistics.quantiles(ratios[n], n=4)
+        label = (
+            f"training step, {name}, batch {len(images)}: {n} cycles / 1, over the arithmetic's "
+            f"{arithmetic[n] / arithmetic[1]:.2f}"
+        )
+        note = "the ratio of multiply-accumulates"
+        found.append(Comparison(label, middle, low, high, 1.05, note))
     return found
+
+
+def _square(prediction: Tensor | tuple[Tensor, ...]) -> Tensor:
+    parts = [prediction] if isinstance(prediction, Tensor) else list(prediction)
+    return torch.stack([part.float().square().mean() for part in parts]).sum()
 
 
 def _step(
@@ -54,9 +69,3 @@ def _step(
         criterion(cycled(images, num_cycles=num_cycles)).total.backward()
 
     return step
-
-
-def _flops(function: Callable[[], None]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops()

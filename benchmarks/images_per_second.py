@@ -12,25 +12,28 @@ from benchmarks.comparison import Figure, seconds
 from cycledistill_pose import count_macs, create_sdpose
 
 MODELS = ("sdpose_t", "sdpose_nano", "sdpose_s_v1", "sdpose_reg", "sdpose_b", "sdpose_s_v2")
-BATCHES = (1, 8)
+# Rounds of a batch: a batch of 64 takes as long as 64 single images, and varies less.
+BATCHES = {1: 1.0, 64: 0.2}
 
 
 def measure(rounds: int) -> Iterator[Figure]:
     for name in MODELS:
-        cycled = create_sdpose(name).eval()
-        macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled))
-        parameters = sum(p.numel() for p in cycled.model.parameters() if p.requires_grad) / 1e6
-        width, height = cycled.model.input_size
-        calls = {batch: _call(cycled, torch.randn(batch, 3, height, width)) for batch in BATCHES}
-        rates: dict[int, list[float]] = {batch: [] for batch in BATCHES}
-        calls[1]()
-        for _ in range(rounds):
-            for batch, call in calls.items():
-                rates[batch].append(batch / seconds(call))
-        for batch in BATCHES:
-            low, middle, high = statistics.quantiles(rates[batch], n=4)
-            label = f"{name}, {parameters:.2f} M, {macs} GMACs, batch {batch}"
-            yield Figure(label, middle, low, high, "images/s")
+        yield from of_model(name, {batch: max(2, round(rounds * s)) for batch, s in BATCHES.items()})
+
+
+def of_model(name: str, rounds: dict[int, int]) -> Iterator[Figure]:
+    """Images per second of one model for each size of a batch, in as many rounds as are given."""
+    cycled = create_sdpose(name).eval()
+    macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled))
+    parameters = sum(p.numel() for p in cycled.model.parameters() if p.requires_grad) / 1e6
+    width, height = cycled.model.input_size
+    for batch, count in rounds.items():
+        call = _call(cycled, torch.randn(batch, 3, height, width))
+        call()
+        rates = [batch / seconds(call) for _ in range(count)]
+        low, middle, high = statistics.quantiles(rates, n=4)
+        label = f"{name}, {parameters:.2f} M, {macs} GMACs, batch {batch}, {count} rounds"
+        yield Figure(label, middle, low, high, "images/s")
 
 
 def _call(model: nn.Module, images: Tensor) -> Callable[[], None]:

@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -26,8 +27,11 @@ from benchmarks import (
     coco_evaluation,
     codec,
     cycle_cost,
+    growth,
     images_per_second,
+    memory,
     straight,
+    straight_training,
     wrapper_in_use,
 )
 from benchmarks.comparison import CLOCKS, Comparison, Figure, choose_clock
@@ -38,6 +42,9 @@ BENCHMARKS = {
     "codec": codec.measure,
     "images": images_per_second.measure,
     "straight": straight.measure,
+    "training": straight_training.measure,
+    "memory": memory.measure,
+    "growth": growth.measure,
     "evaluation": coco_evaluation.measure,
 }
 
@@ -69,16 +76,7 @@ def main() -> None:
 def _save(found: list[Comparison | Figure], rounds: int, options: argparse.Namespace) -> None:
     """Write what there is so far, so that a run that is stopped leaves something."""
     record = {
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-            "threads": options.threads,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        **machine(options.threads),
         "clock": options.clock,
         "rounds": rounds,
         "results": [dataclasses.asdict(row) for row in found],
@@ -88,6 +86,22 @@ def _save(found: list[Comparison | Figure], rounds: int, options: argparse.Names
     temporary = out.with_suffix(".part")
     temporary.write_text(json.dumps(record, indent=2) + "\n")
     temporary.replace(out)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Date, hardware and versions, for a record."""
+    return {
+        "date": datetime.date.today().isoformat(),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+            "threads": threads,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
 
 
 def _ratios(found: list[Comparison | Figure], rounds: int) -> Table:

@@ -33,16 +33,22 @@ class CycleLosses(NamedTuple):
     predictions: Tensor
 
     def scalars(self) -> dict[str, float]:
-        """Flat numbers to log, such as ``{"loss": ..., "task/1": ..., "tokens/all/1": ...}``."""
+        """Flat numbers to log, such as ``{"loss": ..., "task/1": ..., "tokens/all/1": ...}``.
+
+        Waits for the device, once.
+        """
+        names, values = self.flat()
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def flat(self) -> tuple[list[str], Tensor]:
+        """Names and values `[n]` of `scalars`, without a graph and still on the device."""
         terms = {"task": self.task, "predictions": self.predictions}
         terms.update({f"tokens/{name}": values for name, values in self.tokens.items()})
-        logged = {"loss": self.total.detach().reshape(1)}
-        logged.update({name: values.detach() for name, values in terms.items()})
-        numbers = torch.cat([values.double().cpu() for values in logged.values()]).tolist()
         names = ["loss"]
         for name, values in terms.items():
             names += [f"{name}/{cycle}" for cycle in range(1, len(values) + 1)]
-        return dict(zip(names, numbers, strict=True))
+        total = self.total.detach().reshape(1)
+        return names, torch.cat([total, *(v.detach().to(total.device) for v in terms.values())])
 
 
 class CycleDistillLoss(nn.Module):

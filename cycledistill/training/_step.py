@@ -26,6 +26,7 @@ from cycledistill.training._parallel import (
 from cycledistill.training._sampler import GlobalOrder, Share
 from cycledistill.training._seeding import seed_step
 from cycledistill.training._state import module_state, whole
+from cycledistill.training._terms import read_terms, terms_of
 
 REPRODUCERS_KEPT = 3
 
@@ -119,7 +120,7 @@ class Stepper:
     def _backward(self, step: int, planned: int, batches: Iterator[Any]) -> list[_MicroBatch]:
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
         shares = self.order.shares(step, process, processes)
-        done = []
+        done, kept = [], []
         for number, share in enumerate(shares):
             batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
             place = (self.config.seed, step, number, process)
@@ -128,8 +129,11 @@ class Stepper:
                 losses, num_samples = self.wrapped(batch)
                 counted = 0 if share.is_filler else num_samples
                 self.accelerator.backward(losses.total * (counted * processes / planned))
-            done.append(_MicroBatch(place, share, batch, counted, losses.scalars()))
-        return done
+            kept.append(terms_of(losses))
+            done.append((place, share, batch, counted))
+        # Read once for all, when the device has all of the step's work: it need not wait for us.
+        read = read_terms(kept)
+        return [_MicroBatch(*micro, terms) for micro, terms in zip(done, read, strict=True)]
 
     def _scale_gradients(self, factor: float) -> None:
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]

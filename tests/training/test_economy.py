@@ -1,0 +1,159 @@
+"""What a step does not do: wait for the device more than twice, or ask the system for memory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cycledistill import CycleDistillLoss, CycleOutput
+from cycledistill.training import _fit
+from cycledistill.training._allocator import kept_memory
+from cycledistill.training._step import Stepper
+from cycledistill.training._terms import read_terms, terms_of
+
+READS = ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__", "__index__")
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told anything")
+
+
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """From now on, the name of every call that brings a tensor's floats to Python.
+
+    The order of the samples and the seeds are whole numbers, and on the CPU on any device.
+    """
+    found: list[str] = []
+
+    def watch(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if tensor.is_floating_point():
+                found.append(name)
+            return original(tensor, *args, **kwargs)
+
+        return call
+
+    for name in READS:
+        monkeypatch.setattr(Tensor, name, watch(name, getattr(Tensor, name)))
+    return found
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_reads_from_the_device_twice(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
+) -> None:
+    """All micro-batches' losses at once, then the norm of the gradient."""
+    run, reads = Stepper.run, []
+
+    def counted(self: Stepper, step: int, batches: Iterator[Any], stop_signal: int) -> Any:
+        loaded = [next(batches) for _ in range(accumulate)]
+        with monkeypatch.context() as watched:
+            found = count_reads(watched)
+            outcome = run(self, step, iter(loaded), stop_signal)
+        reads.append(found)
+        return outcome
+
+    monkeypatch.setattr(Stepper, "run", counted)
+    # SGD: an Adam that is not fused reads its count of steps for every parameter on the CPU.
+    config = toy.default_config(tmp_path, accumulate=accumulate, epochs=1)
+    toy.train(config, size=16, optimizer=torch.optim.SGD, min_cycles=None)
+    assert reads == [["tolist", "__float__"]] * 2
+
+
+def test_what_is_read_together_is_what_was_read_apart() -> None:
+    torch.manual_seed(0)
+    kept, apart = [], []
+    for dtype in (torch.float32, torch.float64):
+        maps = [torch.randn(2, 3, dtype=dtype, requires_grad=True) for _ in range(2)]
+        tokens = [torch.randn(2, 5, 4, dtype=dtype) for _ in range(2)]
+        output = CycleOutput(tuple(maps), tuple(tokens))
+        groups = {"first": slice(0, 2), "rest": slice(2, None)}
+        criterion = CycleDistillLoss(torch.nn.MSELoss(), token_groups=groups, prediction_weight=0.5)
+        losses = criterion(output, torch.zeros(2, 3, dtype=dtype))
+        kept.append(terms_of(losses))
+        apart.append(
+            {
+                "loss": losses.total.item(),
+                "task/1": losses.task[0].item(),
+                "task/2": losses.task[1].item(),
+                "predictions/1": losses.predictions[0].item(),
+                "tokens/first/1": losses.tokens["first"][0].item(),
+                "tokens/rest/1": losses.tokens["rest"][0].item(),
+            }
+        )
+        assert not kept[-1][1].requires_grad  # a graph that is kept keeps its memory
+    assert read_terms(kept) == apart
+
+
+def test_losses_that_offer_numbers_alone() -> None:
+    class Losses:
+        total = torch.tensor(2.0)
+
+        def scalars(self) -> dict[str, float]:
+            return {"loss": 2.0}
+
+    assert read_terms([terms_of(Losses())]) == [{"loss": 2.0}]
+
+
+COUNT_FAULTS = """
+import json, resource, torch
+from cycledistill.training import _fit
+from cycledistill.training._allocator import kept_memory
+
+def faults():  # pages that the system has to give while ten tensors of 64 MiB come and go
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        torch.ones(16 * 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+outside = faults()
+with kept_memory(True) as kept:
+    first, inside = faults(), faults()
+with kept_memory(False) as not_kept:
+    after = faults()
+print(json.dumps([kept, not_kept, outside, inside, after]))
+"""
+
+
+@glibc
+def test_memory_is_kept_inside_and_given_back_after() -> None:
+    """In a process of its own, whose heap nobody else has used."""
+    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True)
+    kept, not_kept, outside, inside, after = json.loads(done.stdout)
+    assert (kept, not_kept) == (True, False)
+    assert 5 * inside < outside and 5 * inside < after
+
+
+@glibc
+def test_what_the_environment_says_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
+    with kept_memory(True) as kept:
+        assert not kept
+
+
+def test_training_on_a_cpu_keeps_its_memory(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, inside = [], []
+
+    @contextlib.contextmanager
+    def watched(wanted: bool) -> Iterator[bool]:
+        asked.append(wanted)
+        inside.append(True)
+        yield wanted
+        inside.pop()
+
+    def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
+        assert inside
+        return toy.forward_loss(model, criterion, batch)
+
+    monkeypatch.setattr(_fit, "kept_memory", watched)
+    toy.train(toy.default_config(tmp_path, epochs=1), size=16, forward_loss=forward_loss)
+    assert asked == [True] and not inside

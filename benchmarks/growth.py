@@ -32,7 +32,6 @@ from benchmarks.apart import Apart
 from benchmarks.arithmetic import bandwidth, flops, peak_flops, saved_bytes
 from benchmarks.comparison import CLOCKS, Figure, choose_clock, seconds
 from cycledistill import CycleDistillLoss, CycleWrapper
-from cycledistill.training._allocator import kept_memory
 from cycledistill_pose import create_model
 from cycledistill_pose.data import SyntheticPeople
 from cycledistill_pose.models._block import Block
@@ -94,11 +93,10 @@ def measure(rounds: int) -> Iterator[Figure]:
 
 def all_series(rounds: int, sizes: Sizes) -> Iterator[Series]:
     """All of them, one after the other."""
-    with kept_memory(True):
-        peak, speed = peak_flops(), bandwidth()
-        yield with_cycles(rounds, sizes, peak, speed)
-        yield with_tokens(rounds, sizes, peak, speed)
-        yield with_batch(rounds, sizes, peak, speed)
+    peak, speed = peak_flops(), bandwidth()
+    yield with_cycles(rounds, sizes, peak, speed)
+    yield with_tokens(rounds, sizes, peak, speed)
+    yield with_batch(rounds, sizes, peak, speed)
     yield with_workers(rounds, sizes)
     yield with_world(rounds, sizes, peak, speed)
 
@@ -145,7 +143,9 @@ def with_workers(rounds: int, sizes: Sizes) -> Series:
             people, batch_size=8, num_workers=workers, persistent_workers=workers > 0
         )
         _load(loader)  # starts the processes
-        series.add([sizes.people / _wall(lambda loader=loader: _load(loader)) for _ in range(rounds)])
+        series.add(
+            [sizes.people / _wall(lambda loader=loader: _load(loader)) for _ in range(rounds)]
+        )
     cores, alone = os.cpu_count() or 1, max(series.high[:2])
     series.limits["one process's best x cores in use"] = [
         alone * min(max(workers, 1), cores) for workers in series.x
@@ -202,9 +202,7 @@ def build_rank(file: str, rank: int, world: int) -> Callable[[], None]:
     return step
 
 
-def _in_turn(
-    series: Series, steps: list[Step], rounds: int, peak: float, speed: float
-) -> Series:
+def _in_turn(series: Series, steps: list[Step], rounds: int, peak: float, speed: float) -> Series:
     """Each step in every round, one after the other; and its limits."""
     taken: list[list[float]] = [[] for _ in steps]
     for step in steps:

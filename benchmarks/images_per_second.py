@@ -18,7 +18,9 @@ BATCHES = {1: 1.0, 64: 0.2}
 
 def measure(rounds: int) -> Iterator[Figure]:
     for name in MODELS:
-        yield from of_model(name, {batch: max(2, round(rounds * s)) for batch, s in BATCHES.items()})
+        yield from of_model(
+            name, {batch: max(2, round(rounds * s)) for batch, s in BATCHES.items()}
+        )
 
 
 def of_model(name: str, rounds: dict[int, int]) -> Iterator[Figure]:

@@ -2,7 +2,8 @@
 
 Each case in a fresh process, two steps of Adam. What the process holds at most (its resident set)
 is what a machine must have, but it counts in the allocator's leftovers; so beside it stand the
-bytes of the tensors that are alive at once, counted exactly, and of those kept for the backward pass.
+bytes of the tensors that are alive at once, counted exactly, and of those kept for the backward
+pass.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from benchmarks.apart import Apart, resident_mib
 from benchmarks.arithmetic import saved_bytes
 from benchmarks.comparison import Comparison, Figure
 from cycledistill import CycleWrapper
-from cycledistill.training._allocator import kept_memory
 from cycledistill_pose import create_model
 from cycledistill_pose.models import sdpose_loss
 
@@ -77,16 +77,15 @@ def build(model: str, batch: int, num_cycles: int, options: dict[str, Any]) -> C
 
     def run() -> dict[str, float]:
         before = resident_mib("VmRSS")
-        with kept_memory(True):
-            step()
-            step()
-            highest = resident_mib("VmHWM")
-            resident = 0.0 if before is None or highest is None else highest - before
-            saved = saved_bytes(lambda: criterion(cycled(images), target, weight)) / 2**20
-            optimizer.zero_grad()
-            state = (value for values in optimizer.state.values() for value in values.values())
-            held = [*cycled.parameters(), *cycled.buffers(), *state, images, target]
-            peak = sum(tensor.nbytes for tensor in held) / 2**20 + _peak_mib(step)
+        step()
+        step()
+        highest = resident_mib("VmHWM")
+        resident = 0.0 if before is None or highest is None else highest - before
+        saved = saved_bytes(lambda: criterion(cycled(images), target, weight)) / 2**20
+        optimizer.zero_grad()
+        state = (value for values in optimizer.state.values() for value in values.values())
+        held = [*cycled.parameters(), *cycled.buffers(), *state, images, target]
+        peak = sum(tensor.nbytes for tensor in held) / 2**20 + _peak_mib(step)
         return {"resident": resident, "alive": peak, "saved": saved}
 
     return run

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import statistics
 from collections.abc import Callable, Iterator
 
@@ -21,7 +22,6 @@ from benchmarks.codec import draw_all, draw_whole
 from benchmarks.comparison import Comparison
 from benchmarks.straight_sdpose import StraightSDPose
 from cycledistill import CycleWrapper
-from cycledistill.training._allocator import kept_memory
 from cycledistill_pose import HeatmapCodec, create_sdpose
 from cycledistill_pose.data import normalize_images
 from cycledistill_pose.models import sdpose_loss
@@ -48,12 +48,9 @@ def of_model(
     """Straight / ours, and with ``parts`` ours with one part taken away / ours."""
     label = f"training step, {name}, batch {batch}"
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(Apart(build_ours, model, batch, True))
+        ours = stack.enter_context(Apart(build_ours, model, batch))
         straight = stack.enter_context(Apart(build_straight, model, batch))
         calls = {f"{label}: straight translation / ours": (straight, "")}
-        if parts:
-            forgetful = stack.enter_context(Apart(build_ours, model, batch, False))
-            calls[f"{label}: memory given back and taken anew / ours"] = (forgetful, "")
         expected = ours("")[1]
         for side, _ in calls.values():  # each one's first step, from the same weights
             loss = side("")[1]
@@ -75,9 +72,8 @@ def of_model(
             yield Comparison(key, middle, low, high)
 
 
-def build_ours(model: str, batch: int, keep_memory: bool) -> Callable[[str], float]:
+def build_ours(model: str, batch: int) -> Callable[[str], float]:
     """The step as the pose recipe and `fit` do it; its argument takes a part of it away."""
-    contextlib.ExitStack().enter_context(kept_memory(keep_memory))
     cycled = same_model(model).train()
     criterion = sdpose_loss(cycled.model, token_weight=TOKEN_WEIGHT)
     codec = HeatmapCodec((192, 256), (48, 64))
@@ -129,7 +125,7 @@ def straight_loss(model: nn.Module, images: Tensor, target: Tensor, weight: Tens
     for predicted in heatmaps:
         loss = loss + ((predicted - target) * weight[..., None, None]).square().mean()
     keypoints = weight.shape[1]
-    for student, teacher in zip(tokens[:-1], tokens[1:], strict=True):
+    for student, teacher in itertools.pairwise(tokens):
         for part in (slice(0, keypoints), slice(keypoints, None)):
             distance = (student[:, part] - teacher[:, part]).square().mean()
             loss = loss + TOKEN_WEIGHT * distance

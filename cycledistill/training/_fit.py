@@ -14,7 +14,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from cycledistill.training._allocator import kept_memory
 from cycledistill.training._checkpoint import CheckpointStore
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import save_config
@@ -165,7 +164,6 @@ def fit(
         contextlib.ExitStack() as held,
     ):
         accelerator = make_accelerator(config)
-        held.enter_context(kept_memory(accelerator.device.type == "cpu"))
         check_output_dir(folder, accelerator.is_main_process)
         on_main(lambda: held.enter_context(locked(folder)))
         check_shared_memory(config, dataset[order.batch(0)[0]], accelerator.num_processes)

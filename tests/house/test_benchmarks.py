@@ -7,9 +7,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
-from benchmarks import run
+from benchmarks import (
+    cycle_cost,
+    growth,
+    growth_pictures,
+    images_per_second,
+    memory,
+    run,
+    straight_training,
+    wrapper_in_use,
+)
 from benchmarks.comparison import Comparison
+from cycledistill_pose import create_model
 
 
 @pytest.mark.parametrize(
@@ -44,3 +56,50 @@ def test_quick_run(
     assert len(record["results"]) == 3
     assert all(row["ratio"] > 0 and row["low"] <= row["high"] for row in record["results"])
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+@pytest.mark.slow
+def test_training_starts_from_the_same_loss() -> None:
+    """The rows are measured only where both sides' first losses agree."""
+    rows = list(straight_training.of_model("SDPose-T", "sdpose_t", 1, rounds=2))
+    assert len(rows) == 1 and rows[0].at_least and rows[0].ratio > 0
+
+
+@pytest.mark.slow
+def test_memory_of_checkpoints_and_of_everything_kept() -> None:
+    rows = list(memory.of_model("tokenpose_nano", 4, rounds=2))
+    ratios = {row.name: row.ratio for row in rows if isinstance(row, Comparison)}
+    kept, checkpointed = (
+        next(value for name, value in ratios.items() if "backward" in name and case in name)
+        for case in ("everything kept", "checkpointed by cycle")
+    )
+    assert kept > 1.5 and checkpointed < kept
+
+
+def test_cycles_in_turn() -> None:
+    torch.manual_seed(0)
+    model = create_model("tokenpose_nano")
+    rows = cycle_cost.of_model("nano", model, torch.randn(1, 3, 128, 96), rounds=2)
+    assert [row.name.split(": ")[1][:8] for row in rows] == ["2 cycles", "3 cycles", "4 cycles"]
+    assert all(row.ratio > 0 and row.limit == 1.05 for row in rows)
+
+
+def test_wrapper_and_images_in_small() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=16, num_heads=1, depth=1)
+    rows = list(wrapper_in_use.of_model("ViT", vit, 2, compiled=False, size=32))
+    assert [row.limit for row in rows] == [1.01, 1.01]
+    figures = list(images_per_second.of_model("sdpose_nano", {1: 2}))
+    assert len(figures) == 1 and figures[0].value > 0
+
+
+@pytest.mark.slow
+def test_growth_in_small_is_drawn(tmp_path: Path) -> None:
+    sizes = growth.Sizes((1, 2), (16, 32), (1, 2), (0, 1), (1,), "tokenpose_nano", people=4)
+    names = []
+    for series in growth.all_series(2, sizes):
+        names.append(series.name)
+        assert len(series.values) == len(series.x) and min(series.values) > 0
+        assert all(len(limit) == len(series.x) for limit in series.limits.values())
+        growth_pictures.draw(series, tmp_path / f"{series.name}.png")
+        assert (tmp_path / f"{series.name}.png").stat().st_size > 5000
+    assert names == ["cycles", "tokens", "batch", "workers", "processes"]

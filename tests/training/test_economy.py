@@ -1,12 +1,7 @@
-"""What a step does not do: wait for the device more than twice, or ask the system for memory."""
+"""What a step does not do: wait for the device more than twice."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import platform
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +11,10 @@ import torch
 from torch import Tensor
 
 from cycledistill import CycleDistillLoss, CycleOutput
-from cycledistill.training import _fit
-from cycledistill.training._allocator import kept_memory
 from cycledistill.training._step import Stepper
 from cycledistill.training._terms import read_terms, terms_of
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__", "__index__")
-glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told anything")
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -100,60 +92,3 @@ def test_losses_that_offer_numbers_alone() -> None:
             return {"loss": 2.0}
 
     assert read_terms([terms_of(Losses())]) == [{"loss": 2.0}]
-
-
-COUNT_FAULTS = """
-import json, resource, torch
-from cycledistill.training import _fit
-from cycledistill.training._allocator import kept_memory
-
-def faults():  # pages that the system has to give while ten tensors of 64 MiB come and go
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(10):
-        torch.ones(16 * 2**20)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-outside = faults()
-with kept_memory(True) as kept:
-    first, inside = faults(), faults()
-with kept_memory(False) as not_kept:
-    after = faults()
-print(json.dumps([kept, not_kept, outside, inside, after]))
-"""
-
-
-@glibc
-def test_memory_is_kept_inside_and_given_back_after() -> None:
-    """In a process of its own, whose heap nobody else has used."""
-    done = subprocess.run([sys.executable, "-c", COUNT_FAULTS], capture_output=True, text=True)
-    kept, not_kept, outside, inside, after = json.loads(done.stdout)
-    assert (kept, not_kept) == (True, False)
-    assert 5 * inside < outside and 5 * inside < after
-
-
-@glibc
-def test_what_the_environment_says_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1000000")
-    with kept_memory(True) as kept:
-        assert not kept
-
-
-def test_training_on_a_cpu_keeps_its_memory(
-    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, inside = [], []
-
-    @contextlib.contextmanager
-    def watched(wanted: bool) -> Iterator[bool]:
-        asked.append(wanted)
-        inside.append(True)
-        yield wanted
-        inside.pop()
-
-    def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
-        assert inside
-        return toy.forward_loss(model, criterion, batch)
-
-    monkeypatch.setattr(_fit, "kept_memory", watched)
-    toy.train(toy.default_config(tmp_path, epochs=1), size=16, forward_loss=forward_loss)
-    assert asked == [True] and not inside

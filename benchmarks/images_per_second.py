@@ -30,7 +30,8 @@ def of_model(name: str, rounds: dict[int, int]) -> Iterator[Figure]:
     parameters = sum(p.numel() for p in cycled.model.parameters() if p.requires_grad) / 1e6
     width, height = cycled.model.input_size
     for batch, count in rounds.items():
-        call = _call(cycled, torch.randn(batch, 3, height, width))
+        images = torch.randn(batch, height, width, 3).permute(0, 3, 1, 2)  # as normalize_images
+        call = _call(cycled, images)
         call()
         rates = [batch / seconds(call) for _ in range(count)]
         low, middle, high = statistics.quantiles(rates, n=4)

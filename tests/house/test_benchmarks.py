@@ -85,7 +85,7 @@ def test_cycles_in_turn() -> None:
 
 
 def test_wrapper_and_images_in_small() -> None:
-    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=16, num_heads=1, depth=1)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=16, num_heads=1, depth=2)
     rows = list(wrapper_in_use.of_model("ViT", vit, 2, compiled=False, size=32))
     assert [row.limit for row in rows] == [1.01, 1.01]
     figures = list(images_per_second.of_model("sdpose_nano", {1: 2}))

@@ -165,7 +165,7 @@ def blur_weights(kernel: int) -> tuple[float, ...]:
 
 def _on_cpu(tensor: Tensor) -> bool:
     """Whether the operation runs here and now, and not on a device or in a graph to be."""
-    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     return tensor.device.type == "cpu" and not in_graph
 
 

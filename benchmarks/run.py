@@ -27,6 +27,7 @@ from benchmarks import (
     codec,
     cycle_cost,
     images_per_second,
+    input_pipeline,
     straight,
     wrapper_in_use,
 )
@@ -38,6 +39,7 @@ BENCHMARKS = {
     "codec": codec.measure,
     "images": images_per_second.measure,
     "straight": straight.measure,
+    "input": input_pipeline.measure,
     "evaluation": coco_evaluation.measure,
 }
 

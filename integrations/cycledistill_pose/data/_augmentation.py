@@ -106,9 +106,9 @@ class PoseAugmentation:
             half = self._half_body(uniform[4], keypoints, visible, skeleton)
             if half is not None:
                 box_xyxy, padding, shift = half, self.half_body_padding, np.zeros(2)
-        scale = float(np.clip(1 + normal[0] * self.scale, 1 - self.scale, 1 + self.scale))
+        scale = min(max(1 + float(normal[0]) * self.scale, 1 - self.scale), 1 + self.scale)
         limit = 2 * self.rotation_degrees
-        rotation = float(np.clip(normal[1] * self.rotation_degrees, -limit, limit))
+        rotation = min(max(float(normal[1]) * self.rotation_degrees, -limit), limit)
         turned = uniform[5] < self.rotation_probability
         flip = bool(uniform[6] < self.flip_probability)
         return CropChange(box_xyxy, padding, shift, scale, rotation * turned, flip)

@@ -29,6 +29,7 @@ from benchmarks import (
     cycle_cost,
     growth,
     images_per_second,
+    input_pipeline,
     memory,
     straight,
     straight_training,
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "training": straight_training.measure,
     "memory": memory.measure,
     "growth": growth.measure,
+    "input": input_pipeline.measure,
     "evaluation": coco_evaluation.measure,
 }
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cycledistill_pose.codecs import HeatmapCodec
+from cycledistill_pose.codecs import HeatmapCodec, _refine
 from cycledistill_pose.codecs._refine import _blur_map, blur_weights
 
 METHODS = ("dark", "msra", "udp")
@@ -261,6 +261,24 @@ def test_the_blur_is_rounded_as_opencvs(kernel, size):
     blurred = _blur_map(torch.from_numpy(maps), blur_weights(kernel)).numpy()
     spacing = np.spacing(np.stack(expected))
     assert np.abs((blurred - np.stack(expected)) / spacing).max() <= 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sizes", [((96, 128), (24, 32)), ((28, 36), (7, 9))])
+def test_decoding_is_the_same_bit_for_bit_where_numpy_cannot_help(method, sizes, monkeypatch):
+    """On devices and in graphs pixels are found and taken in another way."""
+    codec = HeatmapCodec(*sizes, method=method)
+    for seed in range(20):
+        heatmaps = torch.from_numpy(network_like(np.random.default_rng(seed), codec))
+        heatmaps[-1, -1, -1, -3] = heatmaps[0, 0, 2, 2] = 5.0  # by the ends of the batch
+        heatmaps[0, 1] = float("nan")  # must not reach its neighbours
+        expected = codec.decode(heatmaps)
+        with monkeypatch.context() as patch:
+            patch.setattr(_refine, "_on_cpu", lambda tensor: False)
+            found = codec.decode(heatmaps)
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.nan_to_num(-7), other.nan_to_num(-7))
+            assert other[0, [0, 2]].isfinite().all() and other[1:].isfinite().all()
 
 
 def test_udp_decoding_of_almost_flat_maps_is_that_of_the_slow_loop():

@@ -24,12 +24,19 @@ def highest_pixel(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x `[N]`, y `[N]` and the maxima `[N]`; the first of several equal maxima in reading order.
     """
     count, height, width = heatmaps.shape
-    # Maxima without their places are several times faster to find: first the strip of rows.
-    rows = next(rows for rows in range(8, 0, -1) if height % rows == 0)
-    strips = heatmaps.reshape(count, height // rows, rows * width)
-    values, strip = strips.amax(dim=-1).max(dim=-1)
-    place = strips[torch.arange(count, device=strip.device), strip].argmax(dim=-1)
-    return place % width, strip * rows + place.div(width, rounding_mode="floor"), values
+    flat = heatmaps.reshape(count, height * width)
+    if _on_cpu(flat):
+        # Several times as fast as torch finds them.
+        place = torch.from_numpy(flat.detach().numpy().argmax(axis=1))
+        values = flat.gather(1, place[:, None])[:, 0]
+    else:
+        # Maxima without their places are several times faster to find: first the strip of rows.
+        rows = next(rows for rows in range(8, 0, -1) if height % rows == 0)
+        strips = flat.view(count, height // rows, rows * width)
+        values, strip = strips.amax(dim=-1).max(dim=-1)
+        place = strips[torch.arange(count, device=strip.device), strip].argmax(dim=-1)
+        place = place + strip * (rows * width)
+    return place % width, place.div(width, rounding_mode="floor"), values
 
 
 def quarter_offset(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -83,26 +90,24 @@ def dark_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: 
 
     reach = kernel // 2 + 2
     steps = torch.arange(-reach, reach + 1, device=x.device)
-    columns, rows = x[:, None] + steps, y[:, None] + steps
-    window = _take(heatmaps, rows.clamp(0, height - 1), columns.clamp(0, width - 1))
-    window = window * ((rows >= 0) & (rows < height))[:, :, None]
-    window = window * ((columns >= 0) & (columns < width))[:, None, :]
-    patch = _blur_window(window, weights)
+    columns, rows = x + steps[:, None], y + steps[:, None]
+    window = _windows(heatmaps, rows, columns).where((columns >= 0) & (columns < width), 0.0)
+    lines = _blur_along(window, weights, 1).where(((rows >= 0) & (rows < height))[:, None], 0.0)
+    patch = _blur_down(lines, weights, 0)
 
-    floored = inside & (patch.amin(dim=(1, 2)) <= _DARK_FLOOR)
+    floored = inside & (patch.amin(dim=(0, 1)) <= _DARK_FLOOR)
     if torch.compiler.is_compiling():  # a graph has no branches: every map is blurred
         scale = maxima / _blur_map(heatmaps, weights).amax(dim=(1, 2))
-        patch = torch.where(floored[:, None, None], patch * scale[:, None, None], patch)
+        patch = torch.where(floored, patch * scale, patch)
     elif bool(floored.any()):
         blurred = _blur_map(heatmaps[floored], weights)
-        scale = maxima[floored] / blurred.amax(dim=(1, 2))
-        patch[floored] = patch[floored] * scale[:, None, None]
+        patch[..., floored] *= maxima[floored] / blurred.amax(dim=(1, 2))
     p = patch.clamp(min=_DARK_FLOOR).log()
 
-    gradient = 0.5 * torch.stack((p[:, 2, 3] - p[:, 2, 1], p[:, 3, 2] - p[:, 1, 2]), dim=-1)
-    dxx = 0.25 * (p[:, 2, 4] - 2 * p[:, 2, 2] + p[:, 2, 0])
-    dyy = 0.25 * (p[:, 4, 2] - 2 * p[:, 2, 2] + p[:, 0, 2])
-    dxy = 0.25 * (p[:, 3, 3] - p[:, 1, 3] - p[:, 3, 1] + p[:, 1, 1])
+    gradient = 0.5 * torch.stack((p[2, 3] - p[2, 1], p[3, 2] - p[1, 2]), dim=-1)
+    dxx = 0.25 * (p[2, 4] - 2 * p[2, 2] + p[2, 0])
+    dyy = 0.25 * (p[4, 2] - 2 * p[2, 2] + p[0, 2])
+    dxy = 0.25 * (p[3, 3] - p[1, 3] - p[3, 1] + p[1, 1])
     return _newton_step(gradient, dxx, dxy, dyy) * inside[:, None]
 
 
@@ -158,6 +163,37 @@ def blur_weights(kernel: int) -> tuple[float, ...]:
     return tuple(cv2.getGaussianKernel(kernel, 0, ktype=cv2.CV_64F)[:, 0].tolist())
 
 
+def _on_cpu(tensor: Tensor) -> bool:
+    """Whether the operation runs here and now, and not on a device or in a graph to be."""
+    in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return tensor.device.type == "cpu" and not in_graph
+
+
+def _windows(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Squares of pixels `[R, R, N]` at lines `[R, N]` that follow each other, columns likewise.
+
+    Beyond the border of a map they hold any number. Maps come last, so that sums over pixels run
+    over many numbers that stand side by side.
+    """
+    count, height, width = heatmaps.shape
+    size = len(rows)
+
+    def by_pixel(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        return _take(maps, rows.t().clamp(0, height - 1), columns.t().clamp(0, width - 1))
+
+    if not _on_cpu(heatmaps) or heatmaps.numel() < size:
+        return by_pixel(heatmaps, rows, columns).permute(1, 2, 0)
+    # Whole lines are copied several times as fast. Those that would begin before the first pixel
+    # of all or end behind the last one belong to the outer maps.
+    pixels = heatmaps.flatten()
+    lines = pixels.as_strided((len(pixels) - size + 1, size), (1, 1))
+    first = ((torch.arange(count) * height + rows) * width + columns[0]).t().flatten()
+    window = lines.index_select(0, first.clamp_(0, len(lines) - 1)).view(count, size, size)
+    outer = [0, count - 1]
+    window[outer] = by_pixel(heatmaps[outer], rows[:, outer], columns[:, outer])
+    return window.view(count, size**2).t().contiguous().view(size, size, count)
+
+
 def _take(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """`maps[n, rows[n, i], columns[n, j]]` as `[N, I, J]`."""
     indices = rows[:, :, None] * maps.shape[-1] + columns[:, None, :]
@@ -172,9 +208,17 @@ def _blur_window(window: Tensor, weights: tuple[float, ...]) -> Tensor:
     taps at once. Where a map is almost flat, the logarithm's second differences are little more
     than such rounding, and the Newton step shows it.
     """
+    return _blur_down(_blur_along(window, weights, 2), weights, 1)
+
+
+def _blur_along(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
     # No convolution or matrix product: on a GPU either may be rounded to TF32.
     across = _sum_mirrored if len(weights) <= 5 else _sum_in_turn
-    return _sum_mirrored(across(window, weights, 2), weights, 1)
+    return across(window, weights, dim)
+
+
+def _blur_down(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
+    return _sum_mirrored(window, weights, dim)
 
 
 def _sum_in_turn(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,8 +20,8 @@ from cycledistill_pose.data._annotations import (
 )
 from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._detections import read_detections
-from cycledistill_pose.data._images import ImageArray, ImageSource, ImageStore
-from cycledistill_pose.data._people import FloatArray
+from cycledistill_pose.data._images import ImageSource, ImageStore
+from cycledistill_pose.data._people_images import PeopleImages
 from cycledistill_pose.data._sample import Cropping, EpochClock
 from cycledistill_pose.skeletons import Skeleton
 
@@ -85,6 +85,9 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         reduced_decoding: decode at half, quarter or eighth resolution where the crop is shrunk by
             that much anyway. Faster for large people; such crops differ by 1 to 6 grey levels
             of 255 (they are smoother than bilinear sampling of the full image), others by none.
+        crop_cache: folder in which decoded parts of images are kept, so that every image is decoded
+            once and not once in an epoch. It changes nothing of a sample, not a bit. See the docs
+            for how large it gets; it may be deleted at any time, and shared by any processes.
         bad_images: "error" raises at once for image files that are not there and, when its turn
             comes, for one that is truncated, broken or of another size than annotated. "skip"
             reads every image beforehand and leaves out everybody in bad ones.
@@ -109,6 +112,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         udp: bool = False,
         category: str | None = None,
         reduced_decoding: bool = False,
+        crop_cache: str | os.PathLike[str] | None = None,
         bad_images: Literal["error", "skip"] = "error",
         seed: int = 0,
     ) -> None:
@@ -137,6 +141,9 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         self._drop_bad_images(bad_images, strict=detections is None)
         if len(self._people) == 0:
             raise ValueError(f"{self._title}: nobody to load; {self.report()}")
+        self._people_images = PeopleImages(
+            self._images, self._people, self._cropping, reduced_decoding, crop_cache
+        )
         self._clock = EpochClock()
 
     def _choose_category(
@@ -173,14 +180,10 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         broken = set()
         for index in np.unique(people.image_index):
             try:
-                self._images.read(people.names[index], self._claimed_size(index), reduce=8)
+                self._images.read(people.names[index], people.claimed_size(index), reduce=8)
             except ValueError:
                 broken.add(people.names[index])
         people.drop_images(broken, "skipped: image broken")
-
-    def _claimed_size(self, image_index: int) -> tuple[int, int] | None:
-        width, height = (int(side) for side in self._people.sizes[image_index])
-        return (width, height) if width > 0 and height > 0 else None
 
     def __len__(self) -> int:
         """The number of people, or of detected boxes."""
@@ -206,6 +209,15 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         used = {"people": len(people), "images": len(np.unique(people.image_index))}
         return used | dict(sorted((key, n) for key, n in people.counts.items() if n))
 
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
+        """The people of a batch; an image in which several of them are is decoded once."""
+        images = self._people.image_index
+        samples: dict[int, dict[str, Tensor]] = {}
+        with self._people_images.sharing():
+            for place in sorted(range(len(indices)), key=lambda place: images[indices[place]]):
+                samples[place] = self[indices[place]]
+        return [samples[place] for place in range(len(indices))]
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One person, cut out; see the class for what is in it."""
         people = self._people
@@ -217,7 +229,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         key = (self.seed, self.epoch, index)
         matrix, flip = self._cropping.draw_matrix(key, box, keypoints, visible)
         return self._cropping.sample(
-            self._crop(image_index, matrix),
+            self._people_images.crop(image_index, matrix),
             matrix,
             flip,
             keypoints,
@@ -227,22 +239,3 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
             int(people.image_ids[image_index]),
             int(people.annotation_ids[index]),
         )
-
-    def _crop(self, image_index: int, matrix: FloatArray) -> ImageArray:
-        """Decode an image and warp it once, to RGB `[H, W, 3]`."""
-        name, size = self._people.names[image_index], self._claimed_size(image_index)
-        reducible = self.reduced_decoding and self._images.is_encoded(name)
-        reduce = _reduction(matrix) if reducible else 1
-        image = self._images.read(name, size, reduce)
-        if reduce > 1:
-            # Pixel i of the reduced image covers pixels reduce * i ... of the full one.
-            offset = (reduce - 1) / 2
-            matrix = np.column_stack([matrix[:, :2] * reduce, matrix @ [offset, offset, 1.0]])
-        crop = self._cropping.warp(image, matrix)
-        return np.asarray(cv2.cvtColor(crop, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-
-
-def _reduction(matrix: FloatArray) -> int:
-    """The largest of 1, 2, 4 and 8 by which an image can shrink without losing detail."""
-    shrink = 1 / np.sqrt(abs(np.linalg.det(matrix[:, :2])))
-    return int(max(step for step in (1, 2, 4, 8) if step == 1 or step <= shrink))

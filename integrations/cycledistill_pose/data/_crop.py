@@ -95,7 +95,7 @@ def crop_matrix(
             f"input_size and padding must be above 0, got input_size={input_size}, "
             f"padding={padding}"
         )
-    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+    left, top, right, bottom = boxes.T if boxes.ndim == 1 else np.moveaxis(boxes, -1, 0)
     fine = np.isfinite(boxes).all(-1) & (left < right) & (top < bottom)
     if not fine.all():
         raise ValueError(

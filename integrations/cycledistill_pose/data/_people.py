@@ -71,6 +71,11 @@ class People:
     def __len__(self) -> int:
         return len(self.image_index)
 
+    def claimed_size(self, image_index: int) -> tuple[int, int] | None:
+        """(width, height) of an image by its file, or None where that says nothing."""
+        width, height = (int(side) for side in self.sizes[image_index])
+        return (width, height) if width > 0 and height > 0 else None
+
     def used_names(self) -> list[str]:
         """File names of the images that somebody is in."""
         return [self.names[i] for i in np.unique(self.image_index)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cycledistill_pose.data._augmentation import PoseAugmentation
+from cycledistill_pose.data._augmentation import PoseAugmentation, box_reach
 from cycledistill_pose.data._crop import crop_matrix, transform_points
 from cycledistill_pose.data._images import ImageArray
 from cycledistill_pose.data._people import FloatArray
@@ -51,6 +51,15 @@ class Cropping:
         )
         return matrix, change.flip
 
+    def reach(self, box_xyxy: FloatArray, keypoints: FloatArray, visible: FloatArray) -> FloatArray:
+        """The part of the image, `xyxy` `[4]`, that all crops of a person come from."""
+        aspect = self.input_size[0] / self.input_size[1]
+        if self.augmentation is None:
+            return box_reach(box_xyxy, self.padding, aspect)
+        return self.augmentation.reach(
+            box_xyxy, self.padding, keypoints, visible, self.skeleton, aspect
+        )
+
     def warp(self, image: ImageArray, matrix: FloatArray) -> ImageArray:
         """Cut `[H, W, 3]` out of an image, once, bilinear, black outside."""
         crop = cv2.warpAffine(image, matrix, self.input_size, flags=cv2.INTER_LINEAR)
@@ -78,9 +87,9 @@ class Cropping:
             "keypoints": torch.from_numpy(points.astype(np.float32)),
             "visible": torch.from_numpy(visible.astype(np.float32)),
             "box_xyxy": torch.from_numpy(box_xyxy.astype(np.float32)),
-            "box_score": torch.tensor(box_score, dtype=torch.float32),
-            "image_id": torch.tensor(image_id),
-            "annotation_id": torch.tensor(annotation_id),
+            "box_score": torch.from_numpy(np.array(box_score, np.float32)),
+            "image_id": torch.from_numpy(np.array(image_id, np.int64)),
+            "annotation_id": torch.from_numpy(np.array(annotation_id, np.int64)),
             "crop_matrix": torch.from_numpy(matrix.astype(np.float32)),
         }
 

@@ -86,6 +86,12 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     augmentation: PoseAugmentation = field(default_factory=PoseAugmentation)
     """Random crops of people."""
 
+    reduced_decoding: bool = False
+    """Decode images at half, quarter or eighth size where the crop is shrunk by as much anyway."""
+
+    crop_cache: Path | None = free(None)
+    """Folder in which decoded parts of images are kept (4 bytes a pixel); no pixel changes."""
+
     flip_test: bool = True
     """Average the outputs for the image and its mirror image in evaluations."""
 

@@ -55,6 +55,8 @@ def load_data(
     common: dict[str, Any] = {"input_size": input_size, "udp": udp, "seed": config.seed}
     train: Any = None
     if config.data_root is None:
+        if config.crop_cache is not None:
+            raise ValueError("crop_cache is for image files, but there is no data_root")
         easy = config.easy_synthetic
         if training:
             train = SyntheticPeople(
@@ -71,6 +73,8 @@ def load_data(
         skeleton = None
     else:
         common["bad_images"] = "skip" if config.skip_bad_images else "error"
+        common["reduced_decoding"] = config.reduced_decoding
+        common["crop_cache"] = config.crop_cache
         splits = ["train", "val"] if training else ["val"]
         files = _files(config, Path(config.data_root), splits)
         val_source = files["val"]

@@ -1,0 +1,121 @@
+"""Images of people: decoded no larger than needed, once for all people in it, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from cycledistill_pose.data._crop_cache import CropCache, Region, RegionRequest
+from cycledistill_pose.data._images import ImageArray, ImageStore
+from cycledistill_pose.data._people import FloatArray, People
+from cycledistill_pose.data._sample import Cropping
+from cycledistill_pose.data._warp import Rectangle, source_of, warp
+
+
+class PeopleImages:
+    """Cuts people out of their images; see `CocoKeypoints` for what the options mean."""
+
+    def __init__(
+        self,
+        images: ImageStore,
+        people: People,
+        cropping: Cropping,
+        reduced_decoding: bool,
+        crop_cache: str | os.PathLike[str] | None,
+    ) -> None:
+        if crop_cache is not None and images.folder is None:
+            raise ValueError("crop_cache needs images in a folder, and they are a mapping")
+        self._images = images
+        self._people = people
+        self._cropping = cropping
+        self._reduced_decoding = reduced_decoding
+        self._cache = None if crop_cache is None else CropCache(crop_cache)
+        self._requests: dict[tuple[int, int], RegionRequest] = {}
+        self._by_image = np.argsort(people.image_index, kind="stable")
+        self._images_in_order = people.image_index[self._by_image]
+        self._shared: dict[tuple[int, int], Region] | None = None
+
+    def crop(self, image_index: int, matrix: FloatArray) -> ImageArray:
+        """One crop, RGB `[H, W, 3]`."""
+        name = self._people.names[image_index]
+        reducible = self._reduced_decoding and self._images.is_encoded(name)
+        reduce = reduction(matrix) if reducible else 1
+        if reduce > 1:
+            # Pixel i of the reduced image covers pixels reduce * i ... of the full one.
+            offset = (reduce - 1) / 2
+            matrix = np.column_stack([matrix[:, :2] * reduce, matrix @ [offset, offset, 1.0]])
+        wanted = source_of(matrix, self._cropping.input_size)
+        region = None
+        if self._cache is not None:
+            region = self._cache.read(
+                self._request(image_index, reduce), lambda: self._decode(image_index, reduce).pixels
+            )
+            if not region.part.contains(wanted.clip(*region.image_size)):
+                region = None
+        region = region or self._decode(image_index, reduce)
+        source = wanted.clip(*region.image_size)
+        crop = warp(region.pixels, matrix, self._cropping.input_size, source, region.part[:2])
+        code = cv2.COLOR_BGRA2RGB if crop.shape[2] == 4 else cv2.COLOR_BGR2RGB
+        return np.asarray(cv2.cvtColor(crop, code), dtype=np.uint8)
+
+    @contextlib.contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Inside the block an image stays decoded until another one is asked for."""
+        self._shared = {}
+        try:
+            yield
+        finally:
+            self._shared = None
+
+    def _decode(self, image_index: int, reduce: int) -> Region:
+        if self._shared is not None and (image_index, reduce) in self._shared:
+            return self._shared[image_index, reduce]
+        name = self._people.names[image_index]
+        image = self._images.read(name, self._people.claimed_size(image_index), reduce)
+        height, width = image.shape[:2]
+        region = Region(image, Rectangle(0, 0, width, height), (width, height))
+        if self._shared is not None:
+            if not any(index == image_index for index, _ in self._shared):
+                self._shared.clear()
+            self._shared[image_index, reduce] = region
+        return region
+
+    def _request(self, image_index: int, reduce: int) -> RegionRequest:
+        """The part of an image that all crops of its people come from."""
+        if (image_index, reduce) not in self._requests:
+            first, end = np.searchsorted(self._images_in_order, [image_index, image_index + 1])
+            reaches = np.array(
+                [
+                    self._cropping.reach(
+                        self._people.boxes_xyxy[i],
+                        self._people.keypoints[i],
+                        self._people.visible[i],
+                    )
+                    for i in self._by_image[first:end]
+                ]
+            )
+            corners = np.concatenate([reaches[:, :2].min(0), reaches[:, 2:].max(0)]) / reduce
+            # As `source_of`, and a pixel for the rim of reduced images.
+            left, top = (math.floor(edge) - 2 for edge in corners[:2])
+            right, bottom = (math.floor(edge) + 4 for edge in corners[2:])
+            folder = self._images.folder
+            assert folder is not None
+            self._requests[image_index, reduce] = RegionRequest(
+                str(folder / self._people.names[image_index]),
+                Rectangle(left, top, right, bottom),
+                reduce,
+                self._people.claimed_size(image_index),
+            )
+        return self._requests[image_index, reduce]
+
+
+def reduction(matrix: FloatArray) -> int:
+    """The largest of 1, 2, 4 and 8 by which an image can shrink without losing detail."""
+    (a, b, _), (c, d, _) = matrix.tolist()
+    shrink = 1 / math.sqrt(abs(a * d - b * c))
+    return max(step for step in (1, 2, 4, 8) if step == 1 or step <= shrink)

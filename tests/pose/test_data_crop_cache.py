@@ -215,7 +215,7 @@ def test_what_cannot_be_cached(files: tuple[Path, Path], tmp_path: Path) -> None
     images = {path.name: path.read_bytes() for path in files[1].iterdir()}
     with pytest.raises(ValueError, match="crop_cache needs images in a folder"):
         CocoKeypoints(files[0], images, crop_cache=tmp_path / "cache")
-    with pytest.raises(ValueError, match="crop_cache is for image files, but there is no data_root"):
+    with pytest.raises(ValueError, match="crop_cache is for image files, but there"):
         load_data(PoseConfig(crop_cache=tmp_path / "cache"), SIZE, training=False)
 
 

@@ -80,27 +80,19 @@ def table(study: Study, records: Records) -> str:
     """The study as a Markdown table."""
     found = rows(study, records)
     bases = {row.name: row for row in found if row.name in study.baselines}
-    head = [
-        "variant",
-        "epochs",
-        "training TMACs",
-        "MACs in use",
-        "runs",
-        f"{study.metric}, %",
-        "sd",
-    ]
-    head += ["after the last cycle, %", *(f"minus {name!r}" for name in study.baselines)]
+    head = ["variant", "epochs", "training TMACs", "MACs in use", "runs", f"{study.metric}, %"]
+    head += ["last cycle, %", *(f"minus {name!r}" for name in study.baselines)]
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in found:
         runs = f"{len(row.values)}" + f", {row.diverged} diverged" * bool(row.diverged)
-        cells = [row.name, f"{row.config.epochs}", "", "", runs, "", "", ""]
+        cells = [row.name, f"{row.config.epochs}", "", "", runs, "", ""]
         if not math.isnan(row.training_macs):
             cells[2:4] = [f"{row.training_macs / 1e12:.3g}", f"{row.macs_in_use / 1e3:.0f} k"]
         if row.values:
             own = spread(list(row.values.values()))
-            cells[5:7] = [_interval(own), _number(own.deviation)]
+            cells[5] = _interval(own)
             if row.config.training_cycles > 1:
-                cells[7] = _interval(spread(list(row.last_cycle.values())))
+                cells[6] = _interval(spread(list(row.last_cycle.values())))
         for name in study.baselines:
             difference = paired_difference(row.values, bases[name].values)
             known = difference is not None and name != row.name
@@ -134,7 +126,7 @@ def _draw_costs(axes: Axes, found: list[Row]) -> None:
     for number, row in enumerate(found):
         own = spread(list(row.values.values()))
         axes.errorbar(
-            row.training_macs / 1e12,
+            row.training_macs / 1e12 * 1.02 ** (number - len(found) / 2),
             own.mean,
             yerr=None if math.isnan(own.half) else own.half,
             fmt="osD^vPX*"[number % 8],
@@ -142,7 +134,7 @@ def _draw_costs(axes: Axes, found: list[Row]) -> None:
             capsize=3,
             label=f"{row.name} ({own.seeds})",
         )
-    axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$")
+    axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$ (equal ones side by side)")
     axes.set_xscale("log")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
 
@@ -230,10 +222,6 @@ def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_bytes(content)
     os.replace(temporary, path)
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
 
 
 def _interval(value: Spread) -> str:

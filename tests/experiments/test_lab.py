@@ -335,10 +335,10 @@ def test_table() -> None:
     ]
     lines = table(study, {record["key"]: record for record in done}).splitlines()[2:]
     assert lines == [
-        "| plain | 2 | 2 | 3 k | 2 | 91.00 ± 12.71 | 1.41 |  |  |",
-        "| ours | 2 | 2 | 3 k | 1, 1 diverged | 91.00 |  | 95.00 | +1.00 |",
-        "| cycle | 2 | 2 | 3 k | 1 | 93.50 |  | 93.50 | +1.50 |",
-        "| never | 2 |  |  | 0 |  |  |  |  |",
+        "| plain | 2 | 2 | 3 k | 2 | 91.00 ± 12.71 |  |  |",
+        "| ours | 2 | 2 | 3 k | 1, 1 diverged | 91.00 | 95.00 | +1.00 |",
+        "| cycle | 2 | 2 | 3 k | 1 | 93.50 | 93.50 | +1.50 |",
+        "| never | 2 |  |  | 0 |  |  |  |",
     ]
 
 

@@ -9,11 +9,14 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from cycledistill_pose import (
     COCO,
+    HeatmapCodec,
     PosePredictor,
+    StemNet,
     create_model,
     load_plain,
     push_to_hub,
@@ -76,6 +79,32 @@ def test_pushed_and_loaded_by_its_name(
     expected = PosePredictor.from_pretrained(folder)(image)
     found = PosePredictor.from_pretrained("me/pose")(image)
     np.testing.assert_array_equal(found.keypoints, expected.keypoints)
+
+
+@pytest.mark.parametrize("name", ["tokenpose_nano", "tokenreg_nano"])
+def test_a_predictor_saves_what_it_predicts_with(name: str, tmp_path: Path) -> None:
+    options = {"input_size": (48, 64), "depth": 2}
+    codec = {"sigma": 1.5, "method": "udp"}
+    if name == "tokenpose_nano":
+        options["heatmap_size"] = (12, 16)
+    save_plain(create_model(name, **options), tmp_path / "a", name, options, COCO, codec)
+    predictor = PosePredictor.from_pretrained(tmp_path / "a")
+    with torch.no_grad():  # as fine-tuning would
+        next(predictor.model.parameters()).add_(0.01)
+    predictor.save_pretrained(tmp_path / "b", scores={"AP/1": 12.0})
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    again = PosePredictor.from_pretrained(tmp_path / "b")
+    np.testing.assert_array_equal(again(image).keypoints, predictor(image).keypoints)
+    assert getattr(again.codec, "method", "") == ("udp" if name == "tokenpose_nano" else "")
+    assert "| 1 | 12.0 |" in (tmp_path / "b" / "README.md").read_text("utf-8")
+
+
+def test_a_network_of_parts_of_ones_own_cannot_be_saved_by_name(tmp_path: Path) -> None:
+    model = create_model("tokenpose_nano", backbone=StemNet(16, 1), **OPTIONS)
+    predictor = PosePredictor(model, COCO, HeatmapCodec((48, 64), (12, 16), sigma=1.0))
+    with pytest.raises(ValueError, match="cannot be made again from a name and options"):
+        predictor.save_pretrained(tmp_path / "plain")
+    assert not (tmp_path / "plain").exists()
 
 
 def test_without_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

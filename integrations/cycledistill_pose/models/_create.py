@@ -71,11 +71,14 @@ def create_model(
     if name not in MODELS:
         raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
     model_class, preset = MODELS[name]
+    made_by = None if options.get("backbone") is not None else (name, dict(options))
     if options.get("backbone") is None:
         options["backbone"] = _backbone(name, pretrained)
     elif pretrained:
         raise ValueError("pretrained=True is for the preset's backbone, but backbone= was given")
-    return model_class(num_keypoints, **{**preset, **options})
+    model = model_class(num_keypoints, **{**preset, **options})
+    model.made_by = made_by
+    return model
 
 
 def _backbone(name: str, pretrained: bool) -> nn.Module:

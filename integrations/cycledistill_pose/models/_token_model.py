@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,8 @@ class TokenModel(nn.Module):
     """
 
     position: Tensor
+    # Name and options that `create_model` made it from; None where these do not suffice.
+    made_by: tuple[str, dict[str, Any]] | None = None
 
     def __init__(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from cycledistill import CycleWrapper
-from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.checkpoints import load_plain, save_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
 from cycledistill_pose.models import TokenPose, TokenReg
@@ -78,6 +79,35 @@ class PosePredictor:
         """
         model, skeleton, written = load_plain(source)
         return cls(model, skeleton, codec_for(model, **written), **options)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        training: Mapping[str, Any] | None = None,
+        scores: Mapping[str, float] | None = None,
+    ) -> Path:
+        """Write the plain network as a folder that `from_pretrained` and `push_to_hub` take.
+
+        Args:
+            folder: Where to; one of the same name is replaced.
+            training: For the model card, see `save_plain`.
+            scores: For the model card, see `save_plain`.
+
+        Raises:
+            ValueError: The network was not made by `create_model`, or has a backbone of its own.
+        """
+        plain = self.model.model
+        assert isinstance(plain, TokenPose | TokenReg)
+        if plain.made_by is None:
+            raise ValueError(
+                "this network cannot be made again from a name and options: it does not come from "
+                "create_model, or with backbone=..."
+            )
+        codec = {}
+        if isinstance(self.codec, HeatmapCodec):
+            names = ("sigma", "method", "blur_kernel")
+            codec = {name: getattr(self.codec, name) for name in names}
+        return save_plain(plain, folder, *plain.made_by, self.skeleton, codec, training, scores)
 
     def __call__(self, image: Any, boxes_xyxy: Any = None) -> Prediction:
         """Keypoints of the people in an image.

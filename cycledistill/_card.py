@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 
 def score_table(scores: Mapping[str, float], shown: Sequence[str] = ()) -> str:
@@ -48,14 +47,5 @@ def results_sections(
         lines += ["## Scores", "Percent, by number of cycles in use.", score_table(scores, shown)]
     told = {k: v for k, v in (training or {}).items() if v is not None and not isinstance(v, Path)}
     if told:
-        text = yaml.safe_dump(_plain(told), sort_keys=False)
-        lines += ["## Training", f"```yaml\n{text}```"]
+        lines += ["## Training", f"```json\n{json.dumps(told, indent=2)}\n```"]
     return lines
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -129,7 +129,7 @@ def test_exported_folder_loads_strictly_into_bare_timm(tmp_path, preset):
     _, head, card = (folder / "README.md").read_text("utf-8").split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "timm"
     assert "| 1 | 53.6 |\n| 2 | 54.3 |" in card and "in order: a, b, c." in card
-    written = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    written = json.loads(card.split("```json\n")[1].split("```")[0])
     assert written["epochs"] == config.epochs and "output_dir" not in written
     assert [path.name for path in tmp_path.iterdir()] == ["plain"]
     images = torch.rand(2, config.in_chans, config.image_size, config.image_size)

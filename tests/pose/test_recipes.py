@@ -143,7 +143,7 @@ def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model):
     with Image.open(done.predictions) as picture:
         assert picture.width > 200 and np.asarray(picture).std() > 10
     card = (done.plain / "README.md").read_text("utf-8")
-    assert f"| 1 | {done.scores['AP/1']:.1f} |" in card and "training set:" in card
+    assert f"| 1 | {done.scores['AP/1']:.1f} |" in card and '"training set":' in card
     assert str(tmp_path) not in card
     loaded = load_plain(done.plain)
     assert loaded.skeleton == COCO and not loaded.model.training

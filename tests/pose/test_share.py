@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def test_the_card_tells_what_was_trained_and_what_came_of_it(folder: Path) -> No
     _, head, body = text.split("---\n", 2)
     assert yaml.safe_load(head)["library_name"] == "cycledistill"
     assert "| 1 | 12.3 | 50.0 |" in body and "| 2 | 13.0 | 51.0 |" in body
-    training = yaml.safe_load(body.split("```yaml\n")[1].split("```")[0])
+    training = json.loads(body.split("```json\n")[1].split("```")[0])
     assert training == {"epochs": 3, "lr": 1e-3, "milestones": [1, 2]}
     assert "secret" not in text and "left_knee" in text and "401,120 parameters" in text
 

@@ -102,6 +102,10 @@ def _main(plain: RunConfig) -> dict[str, RunConfig]:
     }
 
 
+def _picked(variants: Mapping[str, RunConfig], *names: str) -> dict[str, RunConfig]:
+    return {name: variants[name] for name in names}
+
+
 def _options(plain: RunConfig) -> dict[str, RunConfig]:
     """The paper's ablations and the library's other options, one at a time."""
     paper = replace(plain, mode="distill")
@@ -142,11 +146,9 @@ DIGITS = Study(
 # What looked best above, once more with seeds that nobody has seen.
 DIGITS_AGAIN = Study(
     title="Does the mean of the cycles' task losses help, with fresh seeds?",
-    variants={
-        name: variant
-        for name, variant in _main(_DIGITS).items()
-        if name in ("plain", "plain, twice the epochs", "paper's recipe, mean of task losses")
-    },
+    variants=_picked(
+        _main(_DIGITS), "plain", "plain, twice the epochs", "paper's recipe, mean of task losses"
+    ),
     seeds=tuple(range(10, 15)),
     baselines=("plain", "plain, twice the epochs"),
 )
@@ -163,17 +165,15 @@ DIGITS_OPTIONS = Study(
 
 def _short(plain: RunConfig) -> dict[str, RunConfig]:
     """What an evening can answer."""
-    paper = replace(plain, mode="distill")
-    return {
-        "plain": plain,
-        "plain, twice the epochs": replace(plain, epochs=2 * plain.epochs),
-        "paper's recipe": paper,
-        "mean of task losses + prediction KL": replace(
-            paper, task_cycles="mean", prediction_weight=1.0
-        ),
-        "two cycles without distillation": replace(plain, mode="cycle"),
-        "plain, twice the blocks": replace(plain, depth=2 * plain.depth),
-    }
+    return _picked(
+        {**_main(plain), **_options(plain)},
+        "plain",
+        "plain, twice the epochs",
+        "paper's recipe",
+        "mean of task losses + prediction KL",
+        "two cycles without distillation",
+        "plain, twice the blocks",
+    )
 
 
 CIFAR10 = Study(

@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from cycledistill import CycleLosses
 from cycledistill.training._parallel import Losses
 
 Terms: TypeAlias = "tuple[list[str], Tensor] | dict[str, float]"
@@ -16,8 +17,7 @@ Terms: TypeAlias = "tuple[list[str], Tensor] | dict[str, float]"
 
 def terms_of(losses: Losses) -> Terms:
     """The terms of a micro-batch, cut from its graph and not read yet where that can be had."""
-    flat = getattr(losses, "flat", None)
-    return losses.scalars() if flat is None else flat()
+    return losses.flat() if isinstance(losses, CycleLosses) else losses.scalars()
 
 
 def read_terms(kept: Sequence[Terms]) -> list[dict[str, float]]:

@@ -22,7 +22,7 @@ def convert(
     codec: Literal["dark", "msra", "udp"] = "dark",
     pruning: bool = False,
 ) -> None:
-    """Make the folder of a plain network from weights of SDPose, TokenPose, PPT or DistilPose.
+    """Make the folder of a plain network from released weights of SDPose, PPT or TokenPose.
 
     The folder is taken by predict, evaluate, inside and `cycledistill export`. It appears whole or
     not at all, and must not exist. Nothing in the file is run: it is read as tensors only.

@@ -37,15 +37,20 @@ def saved_bytes(forward: Callable[[], object]) -> int:
     return sum(sizes.values())
 
 
-def peak_flops(size: int = 1024, times: int = 10) -> float:
-    """Floating-point operations per second of a large product of matrices, the best of some."""
-    left, right = torch.randn(size, size), torch.randn(size, size)
+def peak_flops(device: str = "cpu", times: int = 10) -> float:
+    """Floating-point operations per second of a large product of matrices, the best of some.
+
+    In float32 on a CPU, in bfloat16 on a GPU.
+    """
+    size, dtype = (1024, torch.float32) if device == "cpu" else (8192, torch.bfloat16)
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     left @ right
     return 2 * size**3 / min(seconds(lambda: left @ right) for _ in range(times))
 
 
-def bandwidth(mib: int = 256, times: int = 5) -> float:
+def bandwidth(device: str = "cpu", times: int = 5) -> float:
     """Bytes per second that a large copy reads and writes, the best of some."""
-    source = torch.ones(mib * 2**18)
+    mib = 256 if device == "cpu" else 4096
+    source = torch.ones(mib * 2**18, device=device)
     target = torch.empty_like(source).copy_(source)
     return 2 * source.nbytes / min(seconds(lambda: target.copy_(source)) for _ in range(times))

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 # "cpu" counts what this process alone computes: for one thread on a machine with other work, where
 # the wall's clock also counts the others' turns.
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -106,11 +108,19 @@ def compare(
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long one call takes, by the clock that was chosen."""
+    """How long one call takes, by the clock that was chosen, and until the GPU has done it."""
     clock = CLOCKS[chosen_clock]
+    wait()
     start = clock()
     function()
+    wait()
     return clock() - start
+
+
+def wait() -> None:
+    """Wait for what a GPU still has to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def choose_clock(name: str) -> None:

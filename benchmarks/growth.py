@@ -1,6 +1,7 @@
 """How the cost of training grows, beside what the machine could do at best; pictures and JSON.
 
     python benchmarks/growth.py --clock cpu --out docs/pictures
+    python benchmarks/growth.py --device cuda --out docs/pictures      # cycles, tokens and batch
 
 With cycles, tokens and images in a batch on one thread; with processes that load data, and with
 processes that train. The best is measured in the same run: the operations at the speed of a large
@@ -80,11 +81,30 @@ class Sizes:
     worlds: tuple[int, ...] = (1, 2)
     model: str = "tokenpose_t"
     people: int = 64
+    smallest: str = "tokenpose_nano"
+    images: int = 2
+    samples: int = 1
+    device: str = "cpu"
 
 
-def measure(rounds: int) -> Iterator[Figure]:
+SIZES = {
+    "cpu": Sizes(),
+    "cuda": Sizes(
+        batches=(1, 4, 16, 64, 256),
+        workers=(),
+        worlds=(),
+        model="tokenpose_s_v1",
+        smallest="tokenpose_s_v1",
+        images=32,
+        samples=16,
+        device="cuda",
+    ),
+}
+
+
+def measure(rounds: int, device: str = "cpu") -> Iterator[Figure]:
     """The points of all series, without pictures."""
-    for series in all_series(max(2, min(rounds, 5)), Sizes()):
+    for series in all_series(max(2, min(rounds, 5)), SIZES[device]):
         for x, value, low, high in zip(
             series.x, series.values, series.low, series.high, strict=True
         ):
@@ -93,41 +113,41 @@ def measure(rounds: int) -> Iterator[Figure]:
 
 def all_series(rounds: int, sizes: Sizes) -> Iterator[Series]:
     """All of them, one after the other."""
-    peak, speed = peak_flops(), bandwidth()
+    peak, speed = peak_flops(sizes.device), bandwidth(sizes.device)
     yield with_cycles(rounds, sizes, peak, speed)
     yield with_tokens(rounds, sizes, peak, speed)
     yield with_batch(rounds, sizes, peak, speed)
-    yield with_workers(rounds, sizes)
-    yield with_world(rounds, sizes, peak, speed)
+    if sizes.workers:
+        yield with_workers(rounds, sizes)
+    if sizes.worlds:
+        yield with_world(rounds, sizes, peak, speed)
 
 
 def with_cycles(rounds: int, sizes: Sizes, peak: float, speed: float) -> Series:
-    """A training step of a pose network, two images."""
-    cycled = CycleWrapper(create_model(sizes.model).train())
-    width, height = cycled.model.input_size
-    images = torch.randn(2, 3, height, width).contiguous(memory_format=torch.channels_last)
-    series = Series("cycles", f"training step, {sizes.model}, 2 images", "s", list(sizes.cycles))
+    """A training step of a pose network, a few images."""
+    cycled = CycleWrapper(create_model(sizes.model).train().to(sizes.device))
+    images = _images(cycled, sizes.images)
+    what = f"training step, {sizes.model}, {sizes.images} images"
+    series = Series("cycles", what, "s", list(sizes.cycles))
     steps = [Step(cycled, images, cycles) for cycles in sizes.cycles]
     return _in_turn(series, steps, rounds, peak, speed)
 
 
 def with_tokens(rounds: int, sizes: Sizes, peak: float, speed: float) -> Series:
-    """A training step of two blocks, 192 channels, 8 heads, in two cycles, one sample."""
-    blocks = nn.Sequential(Block(192, 8, 576), Block(192, 8, 576)).train()
+    """A training step of two blocks, 192 channels, 8 heads, in two cycles."""
+    blocks = nn.Sequential(Block(192, 8, 576), Block(192, 8, 576)).train().to(sizes.device)
     cycled = CycleWrapper(blocks, 2, [*blocks])
-    what = "training step, 2 blocks x 2 cycles, width 192"
-    steps = [Step(cycled, torch.randn(1, tokens, 192), 2) for tokens in sizes.tokens]
+    what = f"training step, 2 blocks x 2 cycles, width 192, samples: {sizes.samples}"
+    shapes = [(sizes.samples, tokens, 192) for tokens in sizes.tokens]
+    steps = [Step(cycled, torch.randn(shape, device=sizes.device), 2) for shape in shapes]
     return _in_turn(Series("tokens", what, "s", list(sizes.tokens)), steps, rounds, peak, speed)
 
 
 def with_batch(rounds: int, sizes: Sizes, peak: float, speed: float) -> Series:
-    """A training step of the smallest pose network, for each image."""
-    cycled = CycleWrapper(create_model("tokenpose_nano").train())
-    what = "training step for an image, tokenpose_nano, 2 cycles"
-    steps = []
-    for batch in sizes.batches:
-        images = torch.randn(batch, 3, 128, 96).contiguous(memory_format=torch.channels_last)
-        steps.append(Step(cycled, images, 2))
+    """A training step of a pose network, for each image."""
+    cycled = CycleWrapper(create_model(sizes.smallest).train().to(sizes.device))
+    what = f"training step for an image, {sizes.smallest}, 2 cycles"
+    steps = [Step(cycled, _images(cycled, batch), 2) for batch in sizes.batches]
     series = _in_turn(Series("batch", what, "s", list(sizes.batches)), steps, rounds, peak, speed)
     for values in (series.values, series.low, series.high, *series.limits.values()):
         values[:] = [value / batch for value, batch in zip(values, series.x, strict=True)]
@@ -158,7 +178,7 @@ def with_world(rounds: int, sizes: Sizes, peak: float, speed: float) -> Series:
     what = "training, tokenpose_nano, 2 cycles, 8 images a process"
     series = Series("processes", what, "images/s", list(sizes.worlds))
     cycled = CycleWrapper(create_model("tokenpose_nano").train())
-    step = Step(cycled, torch.randn(8, 3, 128, 96), 2)
+    step = Step(cycled, _images(cycled, 8), 2)
     gradients = sum(parameter.nbytes for parameter in cycled.parameters())
     cores, best = os.cpu_count() or 1, []
     for world in sizes.worlds:
@@ -169,13 +189,13 @@ def with_world(rounds: int, sizes: Sizes, peak: float, speed: float) -> Series:
             for rank in ranks:
                 rank.close()
         exchanged = 2 * (world - 1) / world * gradients / speed
-        best.append(8 * world / (flops(step) / peak * max(1.0, world / cores) + exchanged))
+        best.append(8 * world / (step.operations() / peak * max(1.0, world / cores) + exchanged))
     series.limits["operations at peak + gradients at bandwidth"] = best
     return series
 
 
 class Step:
-    """Forward and backward with some cycles on some input."""
+    """Forward and backward with some cycles on some input; in bfloat16 on a GPU."""
 
     def __init__(self, cycled: nn.Module, given: Tensor, num_cycles: int) -> None:
         self.cycled, self.given, self.num_cycles = cycled, given, num_cycles
@@ -183,9 +203,14 @@ class Step:
 
     def forward(self) -> Tensor:
         """The loss."""
-        output = self.cycled(self.given, num_cycles=self.num_cycles)
-        total: Tensor = self.criterion(output).total
+        with torch.autocast(self.given.device.type, torch.bfloat16, enabled=self.given.is_cuda):
+            output = self.cycled(self.given, num_cycles=self.num_cycles)
+            total: Tensor = self.criterion(output).total
         return total
+
+    def operations(self) -> int:
+        """Floating-point operations, counted on one sample."""
+        return len(self.given) * flops(Step(self.cycled, self.given[:1], self.num_cycles))
 
     def __call__(self) -> None:
         self.cycled.zero_grad(set_to_none=True)
@@ -197,9 +222,15 @@ def build_rank(file: str, rank: int, world: int) -> Callable[[], None]:
     store = dist.FileStore(file, world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     cycled = CycleWrapper(create_model("tokenpose_nano").train())
-    images = torch.randn(8, 3, 128, 96).contiguous(memory_format=torch.channels_last)
-    step = Step(DistributedDataParallel(cycled), images, 2)
+    step = Step(DistributedDataParallel(cycled), _images(cycled, 8), 2)
     return step
+
+
+def _images(cycled: CycleWrapper, count: int) -> Tensor:
+    width, height = cycled.model.input_size
+    device = next(cycled.parameters()).device
+    images = torch.randn(count, 3, height, width, device=device)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _in_turn(series: Series, steps: list[Step], rounds: int, peak: float, speed: float) -> Series:
@@ -217,7 +248,7 @@ def _in_turn(series: Series, steps: list[Step], rounds: int, peak: float, speed:
     # What is kept is written and read once; weights are read twice, their gradients written.
     moved = [2 * saved_bytes(step.forward) + 3 * weights for step in steps]
     series.limits = {
-        "operations at peak": [flops(step) / peak for step in steps],
+        "operations at peak": [step.operations() / peak for step in steps],
         "bytes at bandwidth": [count / speed for count in moved],
     }
     return series
@@ -251,23 +282,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: where others compute")
+    parser.add_argument("--device", choices=SIZES, default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/growth"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     choose_clock(options.clock)
     options.out.mkdir(parents=True, exist_ok=True)
     found = []
-    for series in all_series(options.rounds, Sizes()):
+    prefix = "growth" if options.device == "cpu" else "growth-gpu"
+    for series in all_series(options.rounds, SIZES[options.device]):
         found.append(series)
         print(series.name, *(f"{value:.3g}" for value in series.values), series.unit, flush=True)
-        draw(series, options.out / f"growth-{series.name}.png")
+        draw(series, options.out / f"{prefix}-{series.name}.png")
     record = {
         **machine(1),
         "clock": options.clock,
         "rounds": options.rounds,
         "series": [dataclasses.asdict(series) for series in found],
     }
-    file = options.out / "growth.json"
+    file = options.out / f"{prefix}.json"
     temporary = file.with_suffix(".part")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(file)

@@ -1,4 +1,7 @@
-"""Images per second of every SDPose model in use, beside its parameters and its arithmetic."""
+"""Images per second of every SDPose model in use, beside its parameters and its arithmetic.
+
+On a GPU also in bfloat16, and compiled.
+"""
 
 from __future__ import annotations
 
@@ -16,32 +19,42 @@ MODELS = ("sdpose_t", "sdpose_nano", "sdpose_s_v1", "sdpose_reg", "sdpose_b", "s
 BATCHES = {1: 1.0, 64: 0.2}
 
 
-def measure(rounds: int) -> Iterator[Figure]:
+KINDS = {"cpu": ("float32",), "cuda": ("float32", "bfloat16", "bfloat16, compiled")}
+
+
+def measure(rounds: int, device: str = "cpu") -> Iterator[Figure]:
+    counts = {batch: max(2, round(rounds * s)) for batch, s in BATCHES.items()}
     for name in MODELS:
-        yield from of_model(
-            name, {batch: max(2, round(rounds * s)) for batch, s in BATCHES.items()}
-        )
+        yield from of_model(name, counts, device)
 
 
-def of_model(name: str, rounds: dict[int, int]) -> Iterator[Figure]:
+def of_model(name: str, rounds: dict[int, int], device: str = "cpu") -> Iterator[Figure]:
     """Images per second of one model for each size of a batch, in as many rounds as are given."""
     cycled = create_sdpose(name).eval()
     macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled))
     parameters = sum(p.numel() for p in cycled.model.parameters() if p.requires_grad) / 1e6
     width, height = cycled.model.input_size
+    cycled.to(device)
+    torch.compiler.reset()
     for batch, count in rounds.items():
-        images = torch.randn(batch, height, width, 3).permute(0, 3, 1, 2)  # as normalize_images
-        call = _call(cycled, images)
-        call()
-        rates = [batch / seconds(call) for _ in range(count)]
-        low, middle, high = statistics.quantiles(rates, n=4)
-        label = f"{name}, {parameters:.2f} M, {macs} GMACs, batch {batch}, {count} rounds"
-        yield Figure(label, middle, low, high, "images/s")
+        images = torch.randn(batch, height, width, 3, device=device)
+        for kind in KINDS[device]:
+            call = _call(cycled, images.permute(0, 3, 1, 2), kind)  # as normalize_images makes them
+            for _ in range(3 if device == "cuda" else 1):
+                call()
+            rates = [batch / seconds(call) for _ in range(count)]
+            low, middle, high = statistics.quantiles(rates, n=4)
+            label = f"{name}, {parameters:.2f} M, {macs} GMACs, {kind}, batch {batch}"
+            yield Figure(f"{label}, {count} rounds", middle, low, high, "images/s")
 
 
-def _call(model: nn.Module, images: Tensor) -> Callable[[], None]:
+def _call(model: nn.Module, images: Tensor, kind: str) -> Callable[[], None]:
+    if "compiled" in kind:
+        model = torch.compile(model, dynamic=False)  # type: ignore[assignment]
+
     @torch.no_grad()
     def call() -> None:
-        model(images)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled="bfloat16" in kind):
+            model(images)
 
     return call

@@ -3,6 +3,7 @@
 python benchmarks/run.py                        # all
 python benchmarks/run.py --quick                # few rounds
 python benchmarks/run.py --only codec cycles    # these alone
+python benchmarks/run.py --device cuda          # on a GPU
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +33,40 @@ from benchmarks import (
     growth,
     images_per_second,
     input_pipeline,
+    keeping_up,
     memory,
+    share_of_peak,
     straight,
     straight_training,
     wrapper_in_use,
 )
 from benchmarks.comparison import CLOCKS, Comparison, Figure, choose_clock
 
-BENCHMARKS = {
+Rows = Iterable[Comparison | Figure]
+ON_CPU = {
+    "codec": codec.measure,
+    "input": input_pipeline.measure,
+    "evaluation": coco_evaluation.measure,
+}
+ON_EITHER = {
     "wrapper": wrapper_in_use.measure,
     "cycles": cycle_cost.measure,
-    "codec": codec.measure,
     "images": images_per_second.measure,
     "straight": straight.measure,
     "training": straight_training.measure,
     "memory": memory.measure,
+    "peak": share_of_peak.measure,
+    "keeping-up": keeping_up.measure,
     "growth": growth.measure,
-    "input": input_pipeline.measure,
-    "evaluation": coco_evaluation.measure,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few rounds: a smoke test, no figures")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=BENCHMARKS, help="some alone")
+    names = [*ON_CPU, *ON_EITHER]
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=30, help="rounds of each comparison")
     parser.add_argument("--threads", type=int, default=1, help="threads of one computation")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: where others compute")
@@ -65,14 +77,25 @@ def main() -> None:
     rounds = 3 if options.quick else options.rounds
     console = Console()
     found: list[Comparison | Figure] = []
-    for name in track(options.only or list(BENCHMARKS), "measuring", console=console):
-        for row in BENCHMARKS[name](rounds):
+    chosen = measures(options.device, options.only, rounds)
+    for measure in track(chosen, "measuring", console=console):
+        for row in measure():
             found.append(row)
             _save(found, rounds, options)
     for table in (_ratios(found, rounds), _figures(found, rounds)):
         if table.row_count:
             console.print(table)
     console.print(f"saved: {options.out}", highlight=False)
+
+
+def measures(device: str, only: list[str] | None, rounds: int) -> list[Callable[[], Rows]]:
+    """What is to be called, those of a CPU alone left out on a GPU."""
+    found: dict[str, Callable[[], Rows]] = {
+        name: partial(measure, rounds, device) for name, measure in ON_EITHER.items()
+    }
+    if device == "cpu":
+        found = {name: partial(measure, rounds) for name, measure in ON_CPU.items()} | found
+    return [measure for name, measure in found.items() if name in (only or found)]
 
 
 def _save(found: list[Comparison | Figure], rounds: int, options: argparse.Namespace) -> None:

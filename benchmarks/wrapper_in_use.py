@@ -18,10 +18,11 @@ from cycledistill import CycleWrapper
 BATCHES = (1, 32)
 
 
-def measure(rounds: int) -> Iterator[Comparison | Figure]:
+def measure(rounds: int, device: str = "cpu") -> Iterator[Comparison | Figure]:
     yield overhead(rounds)
     model = timm.create_model("deit_tiny_patch16_224")
-    yield from of_model("DeiT-Ti", model, rounds, compiled=has_compiler())
+    compiled = device != "cpu" or has_compiler()
+    yield from of_model("DeiT-Ti", model.to(device), rounds, compiled)
 
 
 def of_model(
@@ -35,7 +36,8 @@ def of_model(
     for kind, (ours, theirs) in kinds.items():
         for batch in BATCHES:
             label = f"eval, {name}, {kind}, batch {batch}: wrapped / plain"
-            yield _compare(label, ours, theirs, torch.randn(batch, 3, size, size), rounds)
+            images = torch.randn(batch, 3, size, size, device=next(plain.parameters()).device)
+            yield _compare(label, ours, theirs, images, rounds)
 
 
 @torch.no_grad()

@@ -190,6 +190,79 @@ CIFAR10_SHALLOW = Study(
     baselines=("plain", "plain, twice the epochs"),
 )
 
+_LSPET = RunConfig(task="lspet", mode="plain", epochs=60, width=96, depth=4, batch_size=64, lr=1e-3)
+
+
+def _lengths(plain: RunConfig, rates: tuple[float, ...]) -> dict[str, RunConfig]:
+    """One length at several rates, and half and twice of it at the config's own."""
+    configs = [replace(plain, lr=lr) for lr in rates]
+    configs += [replace(plain, epochs=plain.epochs // 2), replace(plain, epochs=2 * plain.epochs)]
+    return {f"plain, rate {c.lr:g}, {c.epochs} epochs": c for c in configs}
+
+
+LSPET_LENGTH = Study(
+    title="The same questions for heatmaps on LSPET.",
+    variants=_lengths(_LSPET, (5e-4, 1e-3, 2e-3)),
+    seeds=_CHOOSING[:1],
+    baselines=("plain, rate 0.001, 60 epochs",),
+    split="val",
+)
+
+_LSPET_REGRESSION = replace(_LSPET, head="regression")
+
+LSPET_REGRESSION_LENGTH = Study(
+    title="The same questions for coordinates on LSPET.",
+    variants=_lengths(_LSPET_REGRESSION, (5e-4, 1e-3, 2e-3)),
+    seeds=_CHOOSING[:1],
+    baselines=("plain, rate 0.001, 60 epochs",),
+    split="val",
+)
+
+
+def _pose(plain: RunConfig) -> dict[str, RunConfig]:
+    """As ``_short``, where the paper's recipe is the released one: gradients into the teacher."""
+    released = replace(plain, mode="distill", detach_teacher=False)
+    return {
+        **_picked(_main(plain), "plain", "plain, twice the epochs"),
+        "paper's recipe": released,
+        "mean of task losses": replace(released, task_cycles="mean"),
+        **_picked(_main(plain), "two cycles without distillation", "plain, twice the blocks"),
+    }
+
+
+LSPET = Study(
+    title="Does the method help on the people of LSPET, with heatmaps?",
+    variants=_pose(_LSPET),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
+LSPET_REGRESSION = Study(
+    title="Does the method help on the people of LSPET, with coordinates?",
+    variants=_pose(_LSPET_REGRESSION),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
+_CIFAR10_LARGER = RunConfig(
+    task="cifar10",
+    mode="plain",
+    epochs=40,
+    train_samples=18000,
+    width=192,
+    depth=6,
+    head_dim=64,
+    batch_size=200,
+    lr=1e-3,
+)
+
+CIFAR10_LARGER = Study(
+    title="Does the method help in a larger network on 18,000 images of CIFAR-10?",
+    variants=_short(_CIFAR10_LARGER),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
 STUDIES = {
     "digits-length": DIGITS_LENGTH,
     "digits": DIGITS,
@@ -198,4 +271,9 @@ STUDIES = {
     "cifar10-length": CIFAR10_LENGTH,
     "cifar10": CIFAR10,
     "cifar10-shallow": CIFAR10_SHALLOW,
+    "cifar10-larger": CIFAR10_LARGER,
+    "lspet-length": LSPET_LENGTH,
+    "lspet": LSPET,
+    "lspet-regression-length": LSPET_REGRESSION_LENGTH,
+    "lspet-regression": LSPET_REGRESSION,
 }

@@ -42,6 +42,7 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         device: As for ``TrainConfig``.
     """
     revision = commit()
+    torch.set_float32_matmul_precision("high")  # of GPUs: TF32, as their convolutions have anyway
     task = load_task(config)
     cycled = make_model(config, task)
     options = TrainConfig(
@@ -86,13 +87,18 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         "commit": revision,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "device": f"{platform.machine()} {next(cycled.parameters()).device.type}",
+        "device": f"{platform.machine()} {_words(next(cycled.parameters()).device)}",
         "threads": torch.get_num_threads(),
         # Of this process: only a run that was never stopped has its whole time here.
         "budget": {**cost, "wall_seconds": round(seconds, 1), "resumed": resumed},
         "metrics": metrics,
         "diverged": diverged,
     }
+
+
+def _words(device: torch.device) -> str:
+    """The GPU's name, or the kind of the device."""
+    return f"{torch.cuda.get_device_name(device)}, TF32" if device.type == "cuda" else device.type
 
 
 def make_model(config: RunConfig, task: Task) -> CycleWrapper:

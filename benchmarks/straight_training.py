@@ -98,7 +98,7 @@ def build_ours(model: str, batch: int, device: str) -> Callable[..., float]:
     """The step as the pose recipe and `fit` do it; its arguments change parts of it."""
     cycled = same_model(model).train().to(device)
     compiled = torch.compile(cycled) if device == "cuda" else cycled
-    criterion = sdpose_loss(cycled.model, token_weight=TOKEN_WEIGHT)
+    criterion = sdpose_loss(cycled.model, token_weight=TOKEN_WEIGHT).to(device)
     codec = HeatmapCodec((192, 256), (48, 64))
     optimizer = torch.optim.Adam(cycled.parameters(), lr=RATE)
     images, keypoints = (values.to(device) for values in people(batch))

@@ -42,7 +42,7 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         device: As for ``TrainConfig``.
     """
     revision = commit()
-    torch.set_float32_matmul_precision("high")  # of GPUs: TF32, as their convolutions have anyway
+    torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions on a GPU have it anyway
     task = load_task(config)
     cycled = make_model(config, task)
     options = TrainConfig(

@@ -163,6 +163,32 @@ DIGITS_OPTIONS = Study(
 )
 
 
+def _cut(plain: RunConfig) -> dict[str, RunConfig]:
+    """Gradients cut between the cycles, the best of the options above, and its parts."""
+    cut = replace(plain, mode="distill", task_cycles="mean", prediction_weight=1.0, grad_cycles=1)
+    return {
+        "plain": plain,
+        "cut: mean of task losses, prediction KL": cut,
+        "cut, without prediction KL": replace(cut, prediction_weight=0.0),
+        "cut, task losses alone": replace(cut, prediction_weight=0.0, token_weight=0.0),
+        "cut, sum of task losses": replace(cut, prediction_weight=0.0, task_cycles="all"),
+        "cut, three cycles": replace(cut, num_cycles=3),
+        "cut, cycle embedding": replace(cut, cycle_embedding=True),
+        "cut, cycles after 40 % of the training": replace(cut, cycles_from=0.4),
+        "not cut": replace(cut, grad_cycles=None),
+    }
+
+
+DIGITS_CUT = Study(
+    title="What makes cutting the gradients between the cycles help?",
+    variants=_cut(_DIGITS),
+    seeds=DIGITS_OPTIONS.seeds,
+    baselines=("plain", "not cut"),
+    split="val",
+    plot="differences",
+)
+
+
 def _short(plain: RunConfig) -> dict[str, RunConfig]:
     """What an evening can answer."""
     return _picked(
@@ -268,6 +294,7 @@ STUDIES = {
     "digits": DIGITS,
     "digits-again": DIGITS_AGAIN,
     "digits-options": DIGITS_OPTIONS,
+    "digits-cut": DIGITS_CUT,
     "cifar10-length": CIFAR10_LENGTH,
     "cifar10": CIFAR10,
     "cifar10-shallow": CIFAR10_SHALLOW,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 import timm
+from safetensors.torch import load_file
 from timm.models._hub import save_for_hf
 from torch import nn
 
@@ -40,8 +42,10 @@ def save_plain(
         The folder.
     """
     arguments = model_arguments(config, len(class_names))
-    for name in ("num_classes", "in_chans", "pretrained_cfg_overlay"):
+    for name in ("num_classes", "pretrained_cfg_overlay"):
         arguments.pop(name, None)
+    if arguments.get("in_chans") == 3:  # timm's own; older timms take others from here alone
+        del arguments["in_chans"]
     grey = {"mean": (0.5,), "std": (0.5,)} if config.in_chans == 1 else {}
     with replacing_folder(Path(folder)) as temporary:
         save_for_hf(
@@ -65,5 +69,10 @@ def save_plain(
 
 
 def load_plain(folder: Path) -> nn.Module:
-    """Load such a folder with timm alone, strictly."""
-    return timm.create_model(f"local-dir:{Path(folder).resolve()}", pretrained=True).eval()
+    """Load such a folder strictly, also with a timm that knows no ``local-dir:``."""
+    config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
+    given = {"num_classes": config["num_classes"], "in_chans": config["input_size"][0]}
+    arguments = {**given, **config.get("model_args", {}), "pretrained_cfg": config["pretrained_cfg"]}
+    model: nn.Module = timm.create_model(config["architecture"], **arguments)
+    model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+    return model.eval()

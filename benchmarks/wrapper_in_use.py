@@ -64,7 +64,11 @@ def has_compiler() -> bool:
 def _compare(
     label: str, ours: nn.Module, theirs: nn.Module, images: Tensor, rounds: int
 ) -> Comparison:
-    assert torch.equal(ours(images), theirs(images))
+    one, other = ours(images), theirs(images)
+    if "compiled" in label:  # on a GPU each picks its kernels by timing them
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+    else:
+        assert torch.equal(one, other)
     times = rounds if len(images) > 1 else 4 * rounds
     calls = partial(ours, images), partial(theirs, images)
     return compare(label, *calls, times, limit=1.01, note="the plain model")

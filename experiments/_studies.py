@@ -102,6 +102,11 @@ def _main(plain: RunConfig) -> dict[str, RunConfig]:
     }
 
 
+def _cut(plain: RunConfig) -> RunConfig:
+    """The recipe that the digits' options led to: no gradient from one cycle into an earlier one."""
+    return replace(plain, mode="distill", task_cycles="mean", prediction_weight=1.0, grad_cycles=1)
+
+
 def _picked(variants: Mapping[str, RunConfig], *names: str) -> dict[str, RunConfig]:
     return {name: variants[name] for name in names}
 
@@ -163,9 +168,9 @@ DIGITS_OPTIONS = Study(
 )
 
 
-def _cut(plain: RunConfig) -> dict[str, RunConfig]:
-    """Gradients cut between the cycles, the best of the options above, and its parts."""
-    cut = replace(plain, mode="distill", task_cycles="mean", prediction_weight=1.0, grad_cycles=1)
+def _parts(plain: RunConfig) -> dict[str, RunConfig]:
+    """The recipe without one of its parts, or with one more."""
+    cut = _cut(plain)
     return {
         "plain": plain,
         "cut: mean of task losses, prediction KL": cut,
@@ -179,9 +184,20 @@ def _cut(plain: RunConfig) -> dict[str, RunConfig]:
     }
 
 
+DIGITS_RECIPE = Study(
+    title="Does cutting the gradients between the cycles help, with fresh seeds?",
+    variants={
+        **_picked(_main(_DIGITS), "plain", "plain, twice the epochs"),
+        "mean of task losses + prediction KL": replace(_cut(_DIGITS), grad_cycles=None),
+        "the same, gradients cut": _cut(_DIGITS),
+    },
+    seeds=tuple(range(20, 28)),
+    baselines=("plain", "plain, twice the epochs"),
+)
+
 DIGITS_CUT = Study(
     title="What makes cutting the gradients between the cycles help?",
-    variants=_cut(_DIGITS),
+    variants=_parts(_DIGITS),
     seeds=DIGITS_OPTIONS.seeds,
     baselines=("plain", "not cut"),
     split="val",
@@ -192,11 +208,12 @@ DIGITS_CUT = Study(
 def _short(plain: RunConfig) -> dict[str, RunConfig]:
     """What an evening can answer."""
     return _picked(
-        {**_main(plain), **_options(plain)},
+        {**_main(plain), **_options(plain), "the same, gradients cut": _cut(plain)},
         "plain",
         "plain, twice the epochs",
         "paper's recipe",
         "mean of task losses + prediction KL",
+        "the same, gradients cut",
         "two cycles without distillation",
         "plain, twice the blocks",
     )
@@ -295,6 +312,7 @@ STUDIES = {
     "digits-again": DIGITS_AGAIN,
     "digits-options": DIGITS_OPTIONS,
     "digits-cut": DIGITS_CUT,
+    "digits-recipe": DIGITS_RECIPE,
     "cifar10-length": CIFAR10_LENGTH,
     "cifar10": CIFAR10,
     "cifar10-shallow": CIFAR10_SHALLOW,

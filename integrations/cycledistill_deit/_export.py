@@ -72,7 +72,11 @@ def load_plain(folder: Path) -> nn.Module:
     """Load such a folder strictly, also with a timm that knows no ``local-dir:``."""
     config = json.loads((Path(folder) / "config.json").read_text("utf-8"))
     given = {"num_classes": config["num_classes"], "in_chans": config["input_size"][0]}
-    arguments = {**given, **config.get("model_args", {}), "pretrained_cfg": config["pretrained_cfg"]}
+    arguments = {
+        **given,
+        **config.get("model_args", {}),
+        "pretrained_cfg": config["pretrained_cfg"],
+    }
     model: nn.Module = timm.create_model(config["architecture"], **arguments)
     model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
     return model.eval()

@@ -57,6 +57,7 @@ def main() -> None:
         create_classifier(config, num_classes),
         num_cycles=config.training_cycles,
         blocks=config.blocks,
+        grad_cycles=config.grad_cycles,
         activation_checkpointing=config.activation_checkpointing,
     )
     criterion = build_criterion(config)

@@ -103,7 +103,7 @@ def _main(plain: RunConfig) -> dict[str, RunConfig]:
 
 
 def _cut(plain: RunConfig) -> RunConfig:
-    """The recipe that the digits' options led to: no gradient from one cycle into an earlier one."""
+    """The recipe that the digits' options led to: no gradient into an earlier cycle."""
     return replace(plain, mode="distill", task_cycles="mean", prediction_weight=1.0, grad_cycles=1)
 
 

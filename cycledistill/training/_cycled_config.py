@@ -30,6 +30,10 @@ class CycledConfig(TrainConfig):
     """Cycles with a task loss in mode distill: the sum over all (paper, eq. 3), their mean, or the
     last (paper, table 5)."""
 
+    grad_cycles: int | None = None
+    """Consecutive cycles that a gradient passes through; None for all of them (None: paper). 1 cuts
+    the gradient between cycles, see docs/results/lab.md."""
+
     activation_checkpointing: Literal["block", "cycle"] | None = None
     """Recompute activations in the backward pass: less memory, more time."""
 
@@ -52,6 +56,8 @@ class CycledConfig(TrainConfig):
         super().validate()
         if self.num_cycles < 1:
             raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
+        if self.grad_cycles is not None and self.grad_cycles < 1:
+            raise ValueError(f"grad_cycles must be at least 1, got {self.grad_cycles}")
         if self.mode != "plain" and self.num_cycles == 1:
             raise ValueError(
                 f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "

@@ -62,6 +62,7 @@ def wrap_model(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper:
         model,
         num_cycles=config.training_cycles,
         blocks="blocks",
+        grad_cycles=config.grad_cycles,
         activation_checkpointing=config.activation_checkpointing,
     )
 

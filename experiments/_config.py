@@ -37,6 +37,10 @@ class RunConfig:
         detach_teacher: Whether teachers are constants.
         prediction_weight: Of the KL divergence between the cycles' predictions.
         patch_size: Side of a patch, in pixels; None for the task's own. Of images' classes.
+        augmented: Whether CIFAR-10's training images are shifted and mirrored.
+        label_smoothing: Of the cross entropy; of images' classes, as are the two below.
+        dropout: Rate behind the projections of attention and MLP, and behind the embedding.
+        drop_path: Stochastic depth: rate of the last block's branches, less in earlier blocks.
         head: What predicts keypoints: heatmaps or coordinates with RLE.
         min_cycles: With it, each step draws its number of cycles, as for ``CycleWrapper``, as are
             the four below.
@@ -67,6 +71,10 @@ class RunConfig:
     detach_teacher: bool = True
     prediction_weight: float = 0.0
     patch_size: int | None = None
+    augmented: bool = True
+    label_smoothing: float = 0.0
+    dropout: float = 0.0
+    drop_path: float = 0.0
     head: Literal["heatmap", "regression"] = "heatmap"
     min_cycles: int | None = None
     grad_cycles: int | None = None

@@ -74,11 +74,14 @@ class Images:
             depth=config.depth,
             num_heads=config.width // config.head_dim,
             num_classes=self.num_classes,
+            pos_drop_rate=config.dropout,
+            proj_drop_rate=config.dropout,
+            drop_path_rate=config.drop_path,
         )
 
     def loss(self, config: RunConfig) -> nn.Module:
         """Cross entropy."""
-        return nn.CrossEntropyLoss()
+        return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
 
     def batch(self, indices: Tensor) -> Batch:
         """Augmented images and their labels."""
@@ -116,6 +119,7 @@ def load_images(config: RunConfig) -> Images:
         train, val, test = _cifar10(data_folder("cifar10"))
         patch_size, padding = 4, 4
     train = train.take(first_samples(config, len(train.labels)))
+    padding *= config.augmented
     return Images(train, val, test, config.patch_size or patch_size, padding)
 
 

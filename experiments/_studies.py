@@ -205,6 +205,40 @@ DIGITS_CUT = Study(
 )
 
 
+def _regularised(plain: RunConfig, *rates: float) -> dict[str, RunConfig]:
+    """The plain network with what else keeps it from learning by heart, one at a time."""
+    found = {}
+    for rate in rates:
+        found[f"plain, label smoothing {rate:g}"] = replace(plain, label_smoothing=rate)
+        found[f"plain, dropout {rate:g}"] = replace(plain, dropout=rate)
+        found[f"plain, stochastic depth {rate:g}"] = replace(plain, drop_path=rate)
+    return found
+
+
+def _weighed(plain: RunConfig, *weights: float) -> dict[str, RunConfig]:
+    """The recipe with other weights of the divergence between predictions, cut and not."""
+    cut = _cut(plain)
+    found = {f"cut, prediction KL {w:g}": replace(cut, prediction_weight=w) for w in weights}
+    most = replace(cut, prediction_weight=weights[-1], grad_cycles=None)
+    return found | {f"not cut, prediction KL {weights[-1]:g}": most}
+
+
+DIGITS_REGULARISERS = Study(
+    title="Do other regularisers do as much on 500 digits, and how much should predictions weigh?",
+    variants={
+        "plain": _DIGITS,
+        **_regularised(_DIGITS, 0.1, 0.3),
+        "plain, weight decay 0.5": replace(_DIGITS, weight_decay=0.5),
+        **_weighed(_DIGITS, 1.0, 2.0, 4.0),
+        "cut, label smoothing 0.1": replace(_cut(_DIGITS), label_smoothing=0.1),
+    },
+    seeds=DIGITS_OPTIONS.seeds,
+    baselines=("plain", "cut, prediction KL 1"),
+    split="val",
+    plot="differences",
+)
+
+
 def _short(plain: RunConfig) -> dict[str, RunConfig]:
     """What an evening can answer."""
     return _picked(
@@ -229,6 +263,37 @@ CIFAR10 = Study(
 CIFAR10_SHALLOW = Study(
     title="Does the method help where a single block is too few?",
     variants=_short(replace(_CIFAR10, depth=1)),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
+CIFAR10_OPTIONS = Study(
+    title="The same questions for 5,000 images of CIFAR-10.",
+    variants={
+        "plain": _CIFAR10,
+        **_regularised(_CIFAR10, 0.1),
+        **_weighed(_CIFAR10, 1.0, 4.0),
+    },
+    seeds=DIGITS_OPTIONS.seeds,
+    baselines=("plain", "cut, prediction KL 1"),
+    split="val",
+    plot="differences",
+)
+
+_CIFAR10_BARE = replace(_CIFAR10, augmented=False)
+
+CIFAR10_BARE = Study(
+    title="Does the method help on 5,000 images of CIFAR-10 without augmentation?",
+    variants={
+        **_picked(
+            _short(_CIFAR10_BARE),
+            "plain",
+            "plain, twice the epochs",
+            "paper's recipe",
+        ),
+        "mean of task losses + prediction KL, gradients cut": _cut(_CIFAR10_BARE),
+        "plain, label smoothing 0.1": replace(_CIFAR10_BARE, label_smoothing=0.1),
+    },
     seeds=_REPORTING[:3],
     baselines=("plain", "plain, twice the epochs"),
 )
@@ -269,6 +334,7 @@ def _pose(plain: RunConfig) -> dict[str, RunConfig]:
         **_picked(_main(plain), "plain", "plain, twice the epochs"),
         "paper's recipe": released,
         "mean of task losses": replace(released, task_cycles="mean"),
+        "mean of task losses + prediction MSE, gradients cut": _cut(plain),
         **_picked(_main(plain), "two cycles without distillation", "plain, twice the blocks"),
     }
 
@@ -313,9 +379,12 @@ STUDIES = {
     "digits-options": DIGITS_OPTIONS,
     "digits-cut": DIGITS_CUT,
     "digits-recipe": DIGITS_RECIPE,
+    "digits-regularisers": DIGITS_REGULARISERS,
     "cifar10-length": CIFAR10_LENGTH,
     "cifar10": CIFAR10,
     "cifar10-shallow": CIFAR10_SHALLOW,
+    "cifar10-bare": CIFAR10_BARE,
+    "cifar10-options": CIFAR10_OPTIONS,
     "cifar10-larger": CIFAR10_LARGER,
     "lspet-length": LSPET_LENGTH,
     "lspet": LSPET,

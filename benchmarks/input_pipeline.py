@@ -6,12 +6,10 @@ Needs `tiny_coco` below the folder that the environment variable CYCLEDISTILL_DA
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -23,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks import comparison
 from benchmarks.comparison import Comparison, Figure, compare
 from benchmarks.straight_input import StraightPeople
+from benchmarks.tiny_coco import tiny_coco
 from cycledistill_pose import HeatmapCodec
 from cycledistill_pose.data import (
     CocoKeypoints,
     PoseAugmentation,
     PoseFiles,
-    check_coco_root,
     normalize_images,
 )
 
@@ -52,10 +50,7 @@ class OneByOne(Dataset[dict[str, Tensor]]):
 
 
 def measure(rounds: int) -> Iterator[Comparison | Figure]:
-    root = os.environ.get("CYCLEDISTILL_DATA")
-    if not root:
-        raise SystemExit("benchmarks: input needs CYCLEDISTILL_DATA, the folder with tiny_coco/")
-    files = check_coco_root(Path(root) / "tiny_coco", ["train"])["train"]
+    files = tiny_coco()
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)

@@ -11,7 +11,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,9 @@ from torch.utils.data import DataLoader
 
 from benchmarks.comparison import Figure, seconds
 from benchmarks.input_pipeline import INPUT, MAPS, SIGMA, OneByOne, ours, straight
+from benchmarks.tiny_coco import tiny_coco
 from cycledistill_pose import HeatmapCodec, create_sdpose
-from cycledistill_pose.data import check_coco_root, normalize_images
+from cycledistill_pose.data import normalize_images
 from cycledistill_pose.models import sdpose_loss
 
 BATCHES = {"cpu": 16, "cuda": 128}
@@ -29,10 +29,7 @@ STEPS = {"cpu": 4, "cuda": 40}
 
 
 def measure(rounds: int, device: str = "cpu") -> Iterator[Figure]:
-    root = os.environ.get("CYCLEDISTILL_DATA")
-    if not root:
-        raise SystemExit("benchmarks: keeping_up needs CYCLEDISTILL_DATA, which has tiny_coco/")
-    files = check_coco_root(Path(root) / "tiny_coco", ["train"])["train"]
+    files = tiny_coco()
     workers = max(1, (os.cpu_count() or 2) - 1)
     batch, steps = BATCHES[device], STEPS[device]
     train = training(device)

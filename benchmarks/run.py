@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -41,6 +41,7 @@ from benchmarks import (
     wrapper_in_use,
 )
 from benchmarks.comparison import CLOCKS, Comparison, Figure, choose_clock
+from benchmarks.tiny_coco import NoDataError
 
 Rows = Iterable[Comparison | Figure]
 ON_CPU = {
@@ -80,21 +81,31 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     choose_clock(options.clock)
     rounds = 3 if options.quick else options.rounds
-    console = Console()
+    console = Console(highlight=False)
     found: list[Comparison | Figure] = []
+    minutes: dict[str, float] = {}
     chosen = measures(options.device, options.only, rounds)
-    for measure in track(chosen, "measuring", console=console):
-        for row in measure():
-            found.append(row)
-            _save(found, rounds, options)
+    for number, (name, measure) in enumerate(chosen.items(), 1):
+        start = time.monotonic()
+        console.print(f"{number} of {len(chosen)}: {name}")
+        try:
+            for row in measure():
+                found.append(row)
+                minutes[name] = round((time.monotonic() - start) / 60, 1)
+                _save(found, minutes, rounds, options)
+                console.print(f"  {minutes[name]:5.1f} min  {_line(row)}", soft_wrap=True)
+        except NoDataError as error:
+            console.print(f"  not measured: {error}")
+    if not found:
+        sys.exit(1)
     for table in (_ratios(found, rounds), _figures(found, rounds)):
         if table.row_count:
             console.print(table)
-    console.print(f"saved: {options.out}", highlight=False)
+    console.print(f"saved: {options.out}")
 
 
-def measures(device: str, only: list[str] | None, rounds: int) -> list[Callable[[], Rows]]:
-    """What is to be called, those of a CPU alone left out on a GPU."""
+def measures(device: str, only: list[str] | None, rounds: int) -> dict[str, Callable[[], Rows]]:
+    """What is to be called, by name, those of a CPU alone left out on a GPU."""
 
     def times(name: str) -> int:
         return max(3, round(rounds * SHARES.get(name, 1)))
@@ -104,16 +115,28 @@ def measures(device: str, only: list[str] | None, rounds: int) -> list[Callable[
     }
     if device == "cpu":
         found = {name: partial(measure, times(name)) for name, measure in ON_CPU.items()} | found
-    return [measure for name, measure in found.items() if name in (only or found)]
+    return {name: measure for name, measure in found.items() if name in (only or found)}
 
 
-def _save(found: list[Comparison | Figure], rounds: int, options: argparse.Namespace) -> None:
+def _line(row: Comparison | Figure) -> str:
+    if isinstance(row, Figure):
+        return f"{row.value:.4g} {row.unit}  {row.name}"
+    return f"{row.ratio:.3f}  {row.name}"
+
+
+def _save(
+    found: list[Comparison | Figure],
+    minutes: dict[str, float],
+    rounds: int,
+    options: argparse.Namespace,
+) -> None:
     """Write what there is so far, so that a run that is stopped leaves something."""
     record = {
         **machine(options.threads),
         "clock": options.clock,
         "rounds": rounds,
         "shares_of_rounds": SHARES,
+        "minutes": minutes,
         "results": [dataclasses.asdict(row) for row in found],
     }
     out = options.out

@@ -58,6 +58,20 @@ def test_quick_run(
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
+def test_without_data_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CYCLEDISTILL_DATA", raising=False)
+    command = ["run.py", "--quick", "--only", "input", "codec", "--out", str(tmp_path / "r.json")]
+    monkeypatch.setattr(sys, "argv", command)
+    run.main()
+    assert "not measured: set CYCLEDISTILL_DATA" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "r.json").read_text())["results"]) == 3
+    monkeypatch.setattr(sys, "argv", ["run.py", "--only", "input"])
+    with pytest.raises(SystemExit, match="1"):
+        run.main()
+
+
 @pytest.mark.slow
 def test_training_starts_from_the_same_loss() -> None:
     """The rows are measured only where both sides' first losses agree."""

@@ -248,7 +248,6 @@ DIGITS_DROPOUT = Study(
         "recipe": _cut(_DIGITS),
         "dropout": _DIGITS_DROPOUT,
         "dropout, twice the epochs": replace(_DIGITS_DROPOUT, epochs=2 * _DIGITS.epochs),
-        "dropout, twice the blocks": replace(_DIGITS_DROPOUT, depth=2 * _DIGITS.depth),
         "dropout + paper's recipe": replace(_DIGITS_DROPOUT, mode="distill"),
         "dropout + recipe": _cut(_DIGITS_DROPOUT),
         "dropout + recipe, not cut": replace(_cut(_DIGITS_DROPOUT), grad_cycles=None),

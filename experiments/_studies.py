@@ -148,6 +148,21 @@ DIGITS = Study(
     baselines=("plain", "plain, twice the epochs"),
 )
 
+_TRAINED_FOR = {n: replace(_DIGITS, epochs=n) for n in (100, 200, 400, 800)}
+
+DIGITS_EPOCHS = Study(
+    title="Does the paper's recipe need longer training?",
+    variants={
+        **{f"plain, {n} epochs": plain for n, plain in _TRAINED_FOR.items()},
+        **{
+            f"paper's recipe, {n} epochs": replace(p, mode="distill")
+            for n, p in _TRAINED_FOR.items()
+        },
+    },
+    seeds=_REPORTING,
+    baselines=tuple(f"plain, {n} epochs" for n in _TRAINED_FOR),
+)
+
 # What looked best above, once more with seeds that nobody has seen.
 DIGITS_AGAIN = Study(
     title="Does the mean of the cycles' task losses help, with fresh seeds?",
@@ -399,6 +414,7 @@ STUDIES = {
     "digits-length": DIGITS_LENGTH,
     "digits": DIGITS,
     "digits-again": DIGITS_AGAIN,
+    "digits-epochs": DIGITS_EPOCHS,
     "digits-options": DIGITS_OPTIONS,
     "digits-cut": DIGITS_CUT,
     "digits-recipe": DIGITS_RECIPE,

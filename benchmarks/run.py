@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=names, help=", ".join(names))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--rounds", type=int, default=30, help="of short comparisons; others get a part of them"
+        "--rounds", type=int, default=20, help="of short comparisons; others get a part of them"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of one computation")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: where others compute")

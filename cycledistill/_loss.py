@@ -226,7 +226,7 @@ class CycleDistillLoss(nn.Module):
         length = tokens.shape[self.token_dim]
         taken: dict[int, str] = {}
         for name, part in self.token_groups.items():
-            members = range(*part.indices(length))
+            members = range(length)[part]
             ends = [end for end in (part.start, part.stop) if end is not None]
             if not members or not all(-length <= end <= length for end in ends):
                 raise ValueError(

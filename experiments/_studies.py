@@ -387,6 +387,7 @@ LSPET_RECIPE = Study(
     variants={
         **_picked(_main(_LSPET), "plain", "plain, twice the epochs"),
         "mean of task losses + prediction MSE, gradients cut": _cut(_LSPET),
+        "the same, no token distance": replace(_cut(_LSPET), token_weight=0.0),
     },
     seeds=_REPORTING[:1],
     baselines=("plain", "plain, twice the epochs"),

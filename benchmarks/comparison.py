@@ -109,7 +109,15 @@ def compare(
 
 def seconds(function: Callable[[], object]) -> float:
     """How long one call takes, by the clock that was chosen, and until the GPU has done it."""
-    clock = CLOCKS[chosen_clock]
+    return _seconds(function, CLOCKS[chosen_clock])
+
+
+def wall_seconds(function: Callable[[], object]) -> float:
+    """The same by the wall's clock: what several processes do together can have no other."""
+    return _seconds(function, CLOCKS["wall"])
+
+
+def _seconds(function: Callable[[], object], clock: Callable[[], float]) -> float:
     wait()
     start = clock()
     function()

@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.apart import Apart
 from benchmarks.arithmetic import bandwidth, flops, peak_flops, saved_bytes
-from benchmarks.comparison import CLOCKS, Figure, choose_clock, seconds
+from benchmarks.comparison import CLOCKS, Figure, choose_clock, seconds, wall_seconds
 from cycledistill import CycleDistillLoss, CycleWrapper
 from cycledistill_pose import create_model
 from cycledistill_pose.data import SyntheticPeople
@@ -164,7 +164,10 @@ def with_workers(rounds: int, sizes: Sizes) -> Series:
         )
         _load(loader)  # starts the processes
         series.add(
-            [sizes.people / _wall(lambda loader=loader: _load(loader)) for _ in range(rounds)]
+            [
+                sizes.people / wall_seconds(lambda loader=loader: _load(loader))
+                for _ in range(rounds)
+            ]
         )
     cores, alone = os.cpu_count() or 1, max(series.high[:2])
     series.limits["one process's best x cores in use"] = [
@@ -266,13 +269,7 @@ def _together(ranks: list[Apart]) -> float:
         for rank in ranks:
             rank.receive()
 
-    return _wall(run)
-
-
-def _wall(function: Callable[[], object]) -> float:
-    start = CLOCKS["wall"]()
-    function()
-    return CLOCKS["wall"]() - start
+    return wall_seconds(run)
 
 
 def main() -> None:

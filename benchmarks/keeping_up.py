@@ -1,7 +1,7 @@
 """Whether loading keeps up with training: images a second of each alone, and of both together.
 
 The people of `tiny_coco`, below the folder that CYCLEDISTILL_DATA names, again and again, in the
-training step of SDPose-T; on a GPU in bfloat16 and compiled.
+training step of SDPose-T, by the wall's clock; on a GPU in bfloat16 and compiled.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from benchmarks.comparison import Figure, seconds
+from benchmarks.comparison import Figure, wall_seconds
 from benchmarks.input_pipeline import INPUT, MAPS, SIGMA, OneByOne, ours, straight
 from benchmarks.tiny_coco import tiny_coco
 from cycledistill_pose import HeatmapCodec, create_sdpose
@@ -59,7 +59,7 @@ def measure(rounds: int, device: str = "cpu") -> Iterator[Figure]:
                 "both": partial(batches, train),
             }
             for what, call in work.items():
-                rates = [batch * steps / seconds(call) for _ in range(max(2, rounds // 10))]
+                rates = [batch * steps / wall_seconds(call) for _ in range(max(2, rounds // 10))]
                 low, middle, high = statistics.quantiles(rates, n=4)
                 label = f"{name}, {workers} workers, batch {batch}: {what}"
                 yield Figure(label, middle, low, high, "images/s")

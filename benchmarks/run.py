@@ -61,7 +61,7 @@ ON_EITHER = {
     "growth": growth.measure,
 }
 # A round takes milliseconds or minutes: the part of the rounds that the long ones get.
-SHARES = {"wrapper": 0.5, "cycles": 0.2, "straight": 0.4, "training": 0.2, "memory": 0.7}
+SHARES = {"wrapper": 0.5, "cycles": 0.2, "straight": 0.4, "training": 0.2, "memory": 0.2}
 SHARES |= {"peak": 0.2, "images": 0.4, "input": 0.3, "evaluation": 0.3, "growth": 0.1}
 
 

@@ -31,8 +31,9 @@ def split_output(
     """
     batch_dims: tuple[int, ...] = (0,)
     batch_sizes: tuple[int, ...] = (forward.batch_size,)
-    # Not next(..., None), which torch 2.6 does not compile.
-    given = ([tensor for tensor in iter_tensors(inputs) if tensor.ndim] or [None])[0]
+    # In a list: torch 2.6 does not compile next(..., None).
+    tensors = [tensor for tensor in iter_tensors(inputs) if tensor.ndim]
+    given = tensors[0] if tensors else None
     same = given is not None and given.shape[0] == forward.batch_size
     if batch_dim:  # what follows may have put the batch first again
         batch_dims = (0, 1) if same else (1, 0)

@@ -73,13 +73,23 @@ def stacks_within(model: nn.Module, prefix: str = "") -> list[BlockStack]:
     """All runs of two or more same-shaped siblings under the usual names, below ``prefix``."""
     found = []
     for path, container in _containers(model):
-        names = [part for part in path.split(".") if not part.isdigit()]
-        usual = path == "" or (bool(names) and names[-1] in USUAL_NAMES)
+        usual = path == "" or _has_usual_name(path)
         if usual and (path == prefix or not prefix or path.startswith(prefix + ".")):
             run = _longest_run(path, container)
             if len(run.blocks) > 1:
                 found.append(run)
     return found
+
+
+def _stacks_of_one(model: nn.Module) -> list[BlockStack]:
+    """All lists under the usual names that hold a single block and nothing else."""
+    runs = [_longest_run(p, c) for p, c in _containers(model) if len(c) == 1 and _has_usual_name(p)]
+    return [run for run in runs if run.blocks]
+
+
+def _has_usual_name(path: str) -> bool:
+    names = [part for part in path.split(".") if not part.isdigit()]
+    return bool(names) and names[-1] in USUAL_NAMES
 
 
 def _search(model: nn.Module) -> BlockStack:
@@ -106,6 +116,9 @@ def _search(model: nn.Module) -> BlockStack:
             "so the whole cannot be cycled. One stage can, with blocks= one of: "
             f"{_listing(candidates)}"
         )
+    alone = [stack for stack in _stacks_of_one(model) if not _is_nested(stack.path)]
+    if len(alone) == 1:
+        return alone[0]
     looked_at = []
     for path, container in _containers(model):
         length = len(_longest_run(path, container).blocks)
@@ -113,7 +126,8 @@ def _search(model: nn.Module) -> BlockStack:
             looked_at.append(f"{path!r} ({length} of {len(container)})")
     raise ValueError(
         f"no block stack found in {type(model).__name__}: looked for two or more same-shaped "
-        f"siblings under the names {', '.join(sorted(USUAL_NAMES))}. Lists under other names, with "
+        "siblings, or a single list of one block, under the names "
+        f"{', '.join(sorted(USUAL_NAMES))}. Lists under other names, with "
         f"the length of their longest such run: {', '.join(looked_at) or 'none'}. Name the stack "
         "with blocks='path.to.blocks' or blocks=[module, ...]"
     )

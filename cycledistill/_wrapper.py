@@ -62,8 +62,8 @@ class CycleWrapper(nn.Module):
             ``nn.ModuleList``). It is used as it is, not copied.
         num_cycles: Cycles N in training, 1 or more. May be assigned to later.
         blocks: The stack: ``None`` (found: the longest run of same-shaped siblings under the usual
-            names), a dotted path (``"encoder.layers"``), a slice of one (``"blocks.4:12"``,
-            counted from 0, end excluded) or a list of modules.
+            names, or else the only list of one block), a dotted path (``"encoder.layers"``), a
+            slice of one (``"blocks.4:12"``, counted from 0, end excluded) or a list of modules.
         min_cycles: If given, each training step draws its number of cycles uniformly from
             ``min_cycles..num_cycles`` with torch's global CPU generator.
         activation_checkpointing: ``"block"`` keeps each block's input alone, in every cycle, and

@@ -73,6 +73,25 @@ def test_no_stack_lists_what_was_looked_at() -> None:
         CycleWrapper(nn.Linear(4, 4))
 
 
+def test_the_only_list_of_one_block_is_the_stack() -> None:
+    model = timm.create_model(
+        "deit_tiny_patch16_224", img_size=32, embed_dim=24, depth=1, num_heads=2
+    )
+    assert CycleWrapper(model).stack_path == "blocks"
+
+
+def test_of_several_lists_of_one_block_none_is_chosen() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.ModuleDict({"layers": nn.ModuleList([Block()])})
+            self.decoder = nn.ModuleDict({"layers": nn.ModuleList([Block()])})
+
+    with pytest.raises(ValueError, match=r"no block stack found in Model: .*a single list of one"):
+        CycleWrapper(Model())
+    assert CycleWrapper(Model(), blocks="decoder.layers").stack_path == "decoder.layers"
+
+
 def test_a_convolutional_network_has_no_stack() -> None:
     with pytest.raises(ValueError, match=r"no block stack found"):
         CycleWrapper(timm.create_model("resnet18"))

@@ -185,3 +185,12 @@ class Answer:
 
 
 Pair = namedtuple("Pair", ["logits", "tokens"])
+
+
+def sequential(depth: int = 3) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(*(Block() for _ in range(depth))).double()
+
+
+def tokens(size: int = 2) -> Tensor:
+    return torch.randn(size, 6, 16, dtype=torch.float64)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from cycledistill import CycleDistillLoss, CycleOutput
+
 
 class HandFed(NamedTuple):
     predictions: list[Any]
@@ -166,3 +168,8 @@ def assert_same_gradients(
         assert parameter.grad is not None, name
         scale = max(1.0, float(reference.abs().max()))
         assert float((parameter.grad - reference).abs().max()) <= tolerance * scale, name
+
+
+def loss_of(out: CycleOutput) -> Tensor:
+    """What ``equation_4`` of the same cycles by hand must give."""
+    return CycleDistillLoss(task_loss, 0.7)(out).total

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 import timm
 import torch
 from torch import nn
@@ -338,3 +339,7 @@ OWN = {
 }
 
 ZOO: dict[str, Case] = {**TIMM, **HUGGING_FACE, **OWN}
+
+# A few that differ in what their blocks take and return.
+_SOME = ["vit", "beit-shared-bias", "hf-bert", "encoder", "tuple-blocks", "sequential"]
+some_cases = pytest.mark.parametrize("case", [ZOO[name] for name in _SOME], ids=_SOME)

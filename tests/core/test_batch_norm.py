@@ -1,0 +1,106 @@
+"""Models whose batch norms mix samples: their tails run once for each cycle."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cycledistill import CycleWrapper
+from tests.core.models import BatchNormHead, tokens
+from tests.core.reference import (
+    assert_same,
+)
+
+
+def batch_norm_model() -> BatchNormHead:
+    torch.manual_seed(0)
+    model = BatchNormHead().double()
+    with torch.no_grad():
+        model.bn.weight.uniform_(0.5, 2.0)
+        model.bn.bias.uniform_(-1.0, 1.0)
+    return model
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_batch_norm_head_runs_once_for_each_cycle(momentum: float | None) -> None:
+    model = batch_norm_model()
+    model.bn.momentum = momentum  # type: ignore[assignment]
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, 3, head_per_cycle=True)
+    for _ in range(2):
+        x = tokens(4)
+        out = cycled(x)
+        t, expected = x, []
+        for _ in range(3):
+            t = plain.blocks(t)
+            expected.append(plain.head(plain.bn(t.mean(1))))
+        assert_same(out.predictions, tuple(expected))
+    assert model.bn.num_batches_tracked == plain.bn.num_batches_tracked == 6
+    torch.testing.assert_close(model.bn.running_mean, plain.bn.running_mean)
+    torch.testing.assert_close(model.bn.running_var, plain.bn.running_var)
+    x = tokens(3)
+    assert_same(cycled.eval()(x), plain.eval()(x))
+    third = cycled(x, num_cycles=3)
+    t = plain.blocks(plain.blocks(plain.blocks(x)))
+    assert_same(third, plain.head(plain.bn(t.mean(1))))
+
+
+def test_a_batch_norm_in_eval_mode_may_stay() -> None:
+    model = batch_norm_model()
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, 2)
+    cycled.bn.eval()
+    plain.bn.eval()
+    x = tokens(4)
+    first = plain.blocks(x)
+    expected = tuple(plain.head(plain.bn(t.mean(1))) for t in (first, plain.blocks(first)))
+    assert_same(cycled(x).predictions, expected)
+
+
+def test_a_batch_norm_without_running_statistics_mixes_in_eval_too() -> None:
+    model = batch_norm_model()
+    model.bn = nn.BatchNorm1d(16, track_running_stats=False).double()
+    model.eval()
+    plain = copy.deepcopy(model)
+    x = tokens(4)
+    with pytest.raises(ValueError, match=r"head_per_cycle=True"):
+        CycleWrapper(copy.deepcopy(model), 2).forward_cycles(x)
+    out = CycleWrapper(model, 2, head_per_cycle=True).forward_cycles(x)
+    first = plain.blocks(x)
+    expected = tuple(plain.head(plain.bn(t.mean(1))) for t in (first, plain.blocks(first)))
+    assert_same(out.predictions, expected)
+
+
+def test_batch_norms_before_and_inside_of_the_stack_are_no_obstacle() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.BatchNorm1d(6)
+            self.blocks = nn.ModuleList(
+                nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(6)) for _ in range(2)
+            )
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x = x + 0.0 if False else block(x)
+            return self.head(x)
+
+    torch.manual_seed(0)
+    model = Model().double()
+    plain = copy.deepcopy(model)
+    x = tokens(4)
+    out = CycleWrapper(model, 2)(x)
+    t = plain.stem(x)
+    expected = []
+    for _ in range(2):
+        for block in plain.blocks:
+            t = block(t)
+        expected.append(plain.head(t))
+    assert_same(out.predictions, tuple(expected))
+    for (name, one), other in zip(model.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)

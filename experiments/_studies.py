@@ -352,7 +352,7 @@ _LSPET_REGRESSION = replace(_LSPET, head="regression")
 
 LSPET_REGRESSION_LENGTH = Study(
     title="The same questions for coordinates on LSPET.",
-    variants=_lengths(replace(_LSPET_REGRESSION, epochs=30), (1e-3, 2e-3, 4e-3))
+    variants=_lengths(replace(_LSPET_REGRESSION, epochs=30), (5e-4, 1e-3, 2e-3, 4e-3))
     | {"plain, rate 0.001, 120 epochs": replace(_LSPET_REGRESSION, epochs=120)},
     seeds=_CHOOSING[:1],
     baselines=("plain, rate 0.001, 30 epochs",),

@@ -350,10 +350,14 @@ LSPET_LENGTH = Study(
 
 _LSPET_REGRESSION = replace(_LSPET, head="regression")
 
+_LSPET_REGRESSION_LENGTHS = [
+    *(replace(_LSPET_REGRESSION, epochs=30, lr=lr) for lr in (5e-4, 1e-3, 2e-3, 4e-3)),
+    _LSPET_REGRESSION,
+]
+
 LSPET_REGRESSION_LENGTH = Study(
     title="The same questions for coordinates on LSPET.",
-    variants=_lengths(replace(_LSPET_REGRESSION, epochs=30), (5e-4, 1e-3, 2e-3, 4e-3))
-    | {"plain, rate 0.001, 120 epochs": replace(_LSPET_REGRESSION, epochs=120)},
+    variants={f"plain, rate {c.lr:g}, {c.epochs} epochs": c for c in _LSPET_REGRESSION_LENGTHS},
     seeds=_CHOOSING[:1],
     baselines=("plain, rate 0.001, 30 epochs",),
     split="val",

@@ -136,6 +136,12 @@ def _draw_costs(axes: Axes, found: list[Row]) -> None:
         )
     axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$ (equal ones side by side)")
     axes.set_xscale("log")
+    ticks: list[float] = []
+    for cost in sorted(row.training_macs / 1e12 for row in found):
+        if not ticks or cost > 1.15 * ticks[-1]:
+            ticks.append(cost)
+    axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+    axes.minorticks_off()
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
 
 

@@ -300,6 +300,20 @@ CIFAR10_SHALLOW = Study(
     baselines=("plain", "plain, twice the epochs"),
 )
 
+CIFAR10_NARROW = Study(
+    title="Does the method help where the blocks are half as wide?",
+    variants=_picked(
+        _main(replace(_CIFAR10, width=32)),
+        "plain",
+        "plain, twice the epochs",
+        "paper's recipe",
+        "two cycles without distillation",
+        "plain, twice the blocks",
+    ),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
 _CIFAR10_DROPOUT = replace(_CIFAR10, dropout=0.1)
 
 CIFAR10_OPTIONS = Study(
@@ -437,6 +451,7 @@ STUDIES = {
     "cifar10-length": CIFAR10_LENGTH,
     "cifar10": CIFAR10,
     "cifar10-shallow": CIFAR10_SHALLOW,
+    "cifar10-narrow": CIFAR10_NARROW,
     "cifar10-bare": CIFAR10_BARE,
     "cifar10-options": CIFAR10_OPTIONS,
     "cifar10-larger": CIFAR10_LARGER,

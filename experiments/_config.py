@@ -38,6 +38,8 @@ class RunConfig:
         prediction_weight: Of the KL divergence between the cycles' predictions.
         patch_size: Side of a patch, in pixels; None for the task's own. Of images' classes.
         augmented: Whether CIFAR-10's training images are shifted and mirrored.
+        mixed: Whether images of a batch and their labels are mixed as DeiT does (Mixup with alpha
+            0.8 or CutMix with 1.0). Of images' classes.
         label_smoothing: Of the cross entropy; of images' classes, as are the two below.
         dropout: Rate behind the projections of attention and MLP, and behind the embedding.
         drop_path: Stochastic depth: rate of the last block's branches, less in earlier blocks.
@@ -72,6 +74,7 @@ class RunConfig:
     prediction_weight: float = 0.0
     patch_size: int | None = None
     augmented: bool = True
+    mixed: bool = False
     label_smoothing: float = 0.0
     dropout: float = 0.0
     drop_path: float = 0.0

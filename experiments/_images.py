@@ -10,6 +10,7 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
+from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -39,18 +40,27 @@ class Images:
         patch_size: Side of a patch, in pixels.
         padding: Pixels of padding for random crops in training; with them, random mirroring.
             0 for no augmentation.
+        mixed: Whether training images and their labels are mixed, as DeiT does.
     """
 
     token_groups = None
     prediction_distance = "kl"
 
     def __init__(
-        self, train: Split, val: Split, test: Split, patch_size: int, padding: int
+        self,
+        train: Split,
+        val: Split,
+        test: Split,
+        patch_size: int,
+        padding: int,
+        mixed: bool = False,
     ) -> None:
         self.patch_size = patch_size
         self.padding = padding
         self.num_classes = int(train.labels.max()) + 1
         self.num_samples = len(train.labels)
+        self._mix = Mixup(0.8, 1.0, label_smoothing=0.0, num_classes=self.num_classes)
+        self._mixed = mixed
         statistics = torch.std_mean(train.images.float(), dim=(0, 2, 3), keepdim=True)
         self._deviation, self._mean = statistics
         self._splits = {
@@ -84,9 +94,12 @@ class Images:
         return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
 
     def batch(self, indices: Tensor) -> Batch:
-        """Augmented images and their labels."""
+        """Augmented images, and their labels or the classes' probabilities."""
         images, labels = self._on("train", indices.device).take(indices)
-        return Batch(augment(images, self.padding), (labels,))
+        images = augment(images, self.padding)
+        if self._mixed:
+            images, labels = self._mix(images, labels)
+        return Batch(images, (labels,))
 
     @torch.no_grad()
     def scores(self, model: CycleWrapper, split: SplitName, cycles: int) -> list[float]:
@@ -120,7 +133,7 @@ def load_images(config: RunConfig) -> Images:
         patch_size, padding = 4, 4
     train = train.take(first_samples(config, len(train.labels)))
     padding *= config.augmented
-    return Images(train, val, test, config.patch_size or patch_size, padding)
+    return Images(train, val, test, config.patch_size or patch_size, padding, config.mixed)
 
 
 def augment(images: Tensor, padding: int) -> Tensor:

@@ -419,6 +419,18 @@ LSPET_REGRESSION = Study(
     baselines=("plain", "plain, twice the epochs"),
 )
 
+CIFAR10_MIXED = Study(
+    title="Does the method help on 5,000 images of CIFAR-10 with Mixup and CutMix?",
+    variants=_picked(
+        _main(replace(_CIFAR10, mixed=True, epochs=100)),
+        "plain",
+        "plain, twice the epochs",
+        "paper's recipe",
+    ),
+    seeds=_REPORTING[:3],
+    baselines=("plain", "plain, twice the epochs"),
+)
+
 _CIFAR10_LARGER = RunConfig(
     task="cifar10",
     mode="plain",
@@ -453,6 +465,7 @@ STUDIES = {
     "cifar10-shallow": CIFAR10_SHALLOW,
     "cifar10-narrow": CIFAR10_NARROW,
     "cifar10-bare": CIFAR10_BARE,
+    "cifar10-mixed": CIFAR10_MIXED,
     "cifar10-options": CIFAR10_OPTIONS,
     "cifar10-larger": CIFAR10_LARGER,
     "lspet-length": LSPET_LENGTH,

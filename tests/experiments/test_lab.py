@@ -12,6 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,6 +136,27 @@ def test_augmentation_shifts_and_mirrors() -> None:
     seen = {possible[tuple(one.flatten().tolist())] for one in found}
     assert len(seen) == 18
     assert augment(image, padding=0) is image
+
+
+def test_mixed_images_have_the_probabilities_of_their_parts() -> None:
+    plain, mixed = load_task(TINY), load_task(replace(TINY, mixed=True))
+    indices = torch.arange(8)
+    images, (labels,) = plain.batch(indices)
+    one_hot = torch.nn.functional.one_hot(labels, 10).float()
+    other = one_hot.flip(0)
+    for seed in range(8):
+        np.random.seed(seed)
+        found, (probabilities,) = mixed.batch(indices)
+        share = found.sub(images).flatten(1).norm(dim=1)
+        assert (share > 0).any()
+        torch.testing.assert_close(probabilities.sum(1), torch.ones(8))
+        different = labels != labels.flip(0)
+        weight = (probabilities * one_hot).sum(1)[different]
+        torch.testing.assert_close(weight, weight[:1].expand_as(weight))
+        expected = weight[0] * one_hot + (1 - weight[0]) * other
+        torch.testing.assert_close(probabilities, expected)
+        loss = mixed.loss(TINY)(torch.zeros(8, 10), probabilities)
+        assert float(loss) == pytest.approx(np.log(10), abs=1e-5)
 
 
 def people(count: int) -> People:

@@ -69,33 +69,23 @@ def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None
     return stack
 
 
-def stacks_within(model: nn.Module, prefix: str = "") -> list[BlockStack]:
-    """All runs of two or more same-shaped siblings under the usual names, below ``prefix``."""
+def stacks_within(model: nn.Module, prefix: str = "", shortest: int = 2) -> list[BlockStack]:
+    """All stacks under the usual names, below ``prefix``, in lists of ``shortest`` or more."""
     found = []
     for path, container in _containers(model):
-        usual = path == "" or _has_usual_name(path)
+        names = [part for part in path.split(".") if not part.isdigit()]
+        usual = path == "" or (bool(names) and names[-1] in USUAL_NAMES)
         if usual and (path == prefix or not prefix or path.startswith(prefix + ".")):
             run = _longest_run(path, container)
-            if len(run.blocks) > 1:
+            if len(container) >= shortest and _is_stack(run, container):
                 found.append(run)
     return found
-
-
-def _stacks_of_one(model: nn.Module) -> list[BlockStack]:
-    """All lists under the usual names that hold a single block and nothing else."""
-    runs = [_longest_run(p, c) for p, c in _containers(model) if len(c) == 1 and _has_usual_name(p)]
-    return [run for run in runs if run.blocks]
-
-
-def _has_usual_name(path: str) -> bool:
-    names = [part for part in path.split(".") if not part.isdigit()]
-    return bool(names) and names[-1] in USUAL_NAMES
 
 
 def _search(model: nn.Module) -> BlockStack:
     if isinstance(model, (nn.Sequential, nn.ModuleList)):
         run = _longest_run("", model)
-        if len(run.blocks) > 1 or (len(model) == 1 and run.blocks):
+        if _is_stack(run, model):
             return run
     candidates = stacks_within(model)
     whole = [stack for stack in candidates if not _is_nested(stack.path)]
@@ -116,7 +106,7 @@ def _search(model: nn.Module) -> BlockStack:
             "so the whole cannot be cycled. One stage can, with blocks= one of: "
             f"{_listing(candidates)}"
         )
-    alone = [stack for stack in _stacks_of_one(model) if not _is_nested(stack.path)]
+    alone = [s for s in stacks_within(model, shortest=1) if not _is_nested(s.path)]
     if len(alone) == 1:
         return alone[0]
     looked_at = []
@@ -200,6 +190,11 @@ def _longest_run(path: str, container: nn.Sequential | nn.ModuleList) -> BlockSt
         return BlockStack(path, children)
     piece = f"{best[0]}:{best[1]}"
     return BlockStack(f"{path}.{piece}" if path else piece, children[best[0] : best[1]])
+
+
+def _is_stack(run: BlockStack, container: nn.Sequential | nn.ModuleList) -> bool:
+    """Whether a container's longest run is of two or more blocks, or of its only one."""
+    return len(run.blocks) >= min(2, len(container))
 
 
 def _shape_of(block: nn.Module) -> tuple[object, ...] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,11 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cycledistill import CycleWrapper
+from cycledistill_deit import PRESETS, MixupTargets
 from experiments._config import RunConfig
 from experiments._task import Batch, SplitName, data_folder, every_tenth, first_samples
 
@@ -59,8 +60,8 @@ class Images:
         self.padding = padding
         self.num_classes = int(train.labels.max()) + 1
         self.num_samples = len(train.labels)
-        self._mix = Mixup(0.8, 1.0, label_smoothing=0.0, num_classes=self.num_classes)
-        self._mixed = mixed
+        deit = replace(PRESETS["cifar10"], label_smoothing=0.0)  # the loss smooths
+        self._mix = MixupTargets(deit, self.num_classes) if mixed else None
         statistics = torch.std_mean(train.images.float(), dim=(0, 2, 3), keepdim=True)
         self._deviation, self._mean = statistics
         self._splits = {
@@ -97,7 +98,7 @@ class Images:
         """Augmented images, and their labels or the classes' probabilities."""
         images, labels = self._on("train", indices.device).take(indices)
         images = augment(images, self.padding)
-        if self._mixed:
+        if self._mix is not None:
             images, labels = self._mix(images, labels)
         return Batch(images, (labels,))
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 from experiments._config import RunConfig
+
+# Seeds of studies that choose something are not those of studies that report.
+_CHOOSING = (100, 101)
+_REPORTING = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,8 @@ class Study:
 
     title: str
     variants: Mapping[str, RunConfig]
-    seeds: tuple[int, ...]
-    baselines: tuple[str, ...]
+    seeds: tuple[int, ...] = _REPORTING[:3]
+    baselines: tuple[str, ...] = ("plain", "plain, twice the epochs")
     split: Literal["val", "test"] = "test"
     plot: Literal["cost", "differences"] = "cost"
 
@@ -40,20 +45,21 @@ class Study:
         return [replace(c, seed=seed) for seed in self.seeds for c in self.variants.values()]
 
 
-# Seeds of studies that choose something are not those of studies that report.
-_CHOOSING = (100, 101)
-_REPORTING = (0, 1, 2, 3, 4)
-
 _DIGITS = RunConfig(task="digits", mode="plain", epochs=400, lr=5e-3)
+
+
+def _lengths(plain: RunConfig, *choices: tuple[float, int]) -> dict[str, RunConfig]:
+    """The plain network with other pairs of a learning rate and a number of epochs."""
+    return {
+        f"plain, rate {lr:g}, {epochs} epochs": replace(plain, lr=lr, epochs=epochs)
+        for lr, epochs in choices
+    }
+
 
 DIGITS_LENGTH = Study(
     title="At which learning rate and from which length on does training the plain model twice as "
     "long no longer help?",
-    variants={
-        f"plain, rate {lr:g}, {epochs} epochs": replace(_DIGITS, lr=lr, epochs=epochs)
-        for lr in (1e-3, 2e-3, 5e-3, 1e-2)
-        for epochs in (50, 100, 200, 400, 800)
-    },
+    variants=_lengths(_DIGITS, *product((1e-3, 2e-3, 5e-3, 1e-2), (50, 100, 200, 400, 800))),
     seeds=_CHOOSING,
     baselines=("plain, rate 0.002, 400 epochs",),
     split="val",
@@ -71,17 +77,9 @@ _CIFAR10 = RunConfig(
 
 CIFAR10_LENGTH = Study(
     title="The same questions for 5,000 images of CIFAR-10.",
-    variants={
-        f"plain, rate {lr:g}, {epochs} epochs": replace(_CIFAR10, lr=lr, epochs=epochs)
-        for lr, epochs in (
-            (2e-3, 25),
-            (2e-3, 50),
-            (2e-3, 100),
-            (2e-3, 200),
-            (1e-3, 50),
-            (5e-3, 50),
-        )
-    },
+    variants=_lengths(
+        _CIFAR10, (2e-3, 25), (2e-3, 50), (2e-3, 100), (2e-3, 200), (1e-3, 50), (5e-3, 50)
+    ),
     seeds=_CHOOSING[:1],
     baselines=("plain, rate 0.002, 50 epochs",),
     split="val",
@@ -109,6 +107,9 @@ def _cut(plain: RunConfig) -> RunConfig:
 
 def _picked(variants: Mapping[str, RunConfig], *names: str) -> dict[str, RunConfig]:
     return {name: variants[name] for name in names}
+
+
+_LEAST = ("plain", "plain, twice the epochs", "paper's recipe")
 
 
 def _options(plain: RunConfig) -> dict[str, RunConfig]:
@@ -145,7 +146,6 @@ DIGITS = Study(
     title="Does the method help on 500 digits, once the plain model is trained to the end?",
     variants=_main(_DIGITS),
     seeds=_REPORTING,
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 _TRAINED_FOR = {n: replace(_DIGITS, epochs=n) for n in (100, 200, 400, 800)}
@@ -170,7 +170,6 @@ DIGITS_AGAIN = Study(
         _main(_DIGITS), "plain", "plain, twice the epochs", "paper's recipe, mean of task losses"
     ),
     seeds=tuple(range(10, 15)),
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 DIGITS_OPTIONS = Study(
@@ -207,7 +206,6 @@ DIGITS_RECIPE = Study(
         "the same, gradients cut": _cut(_DIGITS),
     },
     seeds=tuple(range(20, 28)),
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 DIGITS_CUT = Study(
@@ -276,9 +274,7 @@ def _short(plain: RunConfig) -> dict[str, RunConfig]:
     """What an evening can answer."""
     return _picked(
         {**_main(plain), **_options(plain), "the same, gradients cut": _cut(plain)},
-        "plain",
-        "plain, twice the epochs",
-        "paper's recipe",
+        *_LEAST,
         "mean of task losses + prediction KL",
         "the same, gradients cut",
         "two cycles without distillation",
@@ -289,29 +285,21 @@ def _short(plain: RunConfig) -> dict[str, RunConfig]:
 CIFAR10 = Study(
     title="Does the method help on 5,000 images of CIFAR-10?",
     variants=_short(_CIFAR10),
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 CIFAR10_SHALLOW = Study(
     title="Does the method help where a single block is too few?",
     variants=_short(replace(_CIFAR10, depth=1)),
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 CIFAR10_NARROW = Study(
     title="Does the method help where the blocks are half as wide?",
     variants=_picked(
         _main(replace(_CIFAR10, width=32)),
-        "plain",
-        "plain, twice the epochs",
-        "paper's recipe",
+        *_LEAST,
         "two cycles without distillation",
         "plain, twice the blocks",
     ),
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 _CIFAR10_DROPOUT = replace(_CIFAR10, dropout=0.1)
@@ -336,27 +324,23 @@ _CIFAR10_BARE = replace(_CIFAR10, augmented=False)
 CIFAR10_BARE = Study(
     title="Does the method help on 5,000 images of CIFAR-10 without augmentation?",
     variants={
-        **_picked(_main(_CIFAR10_BARE), "plain", "plain, twice the epochs", "paper's recipe"),
+        **_picked(_main(_CIFAR10_BARE), *_LEAST),
         "mean of task losses + prediction KL, gradients cut": _cut(_CIFAR10_BARE),
         "plain, label smoothing 0.1": replace(_CIFAR10_BARE, label_smoothing=0.1),
     },
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
+)
+
+CIFAR10_MIXED = Study(
+    title="Does the method help on 5,000 images of CIFAR-10 with Mixup and CutMix?",
+    variants=_picked(_main(replace(_CIFAR10, mixed=True, epochs=100)), *_LEAST),
 )
 
 _LSPET = RunConfig(task="lspet", mode="plain", epochs=60, width=96, depth=4, batch_size=64, lr=1e-3)
 
 
-def _lengths(plain: RunConfig, rates: tuple[float, ...]) -> dict[str, RunConfig]:
-    """One length at several rates, and half and twice of it at the config's own."""
-    configs = [replace(plain, lr=lr) for lr in rates]
-    configs += [replace(plain, epochs=plain.epochs // 2), replace(plain, epochs=2 * plain.epochs)]
-    return {f"plain, rate {c.lr:g}, {c.epochs} epochs": c for c in configs}
-
-
 LSPET_LENGTH = Study(
     title="The same questions for heatmaps on LSPET.",
-    variants=_lengths(_LSPET, (5e-4, 1e-3, 2e-3)),
+    variants=_lengths(_LSPET, (5e-4, 60), (1e-3, 60), (2e-3, 60), (1e-3, 30), (1e-3, 120)),
     seeds=_CHOOSING[:1],
     baselines=("plain, rate 0.001, 60 epochs",),
     split="val",
@@ -364,14 +348,11 @@ LSPET_LENGTH = Study(
 
 _LSPET_REGRESSION = replace(_LSPET, head="regression")
 
-_LSPET_REGRESSION_LENGTHS = [
-    *(replace(_LSPET_REGRESSION, epochs=30, lr=lr) for lr in (5e-4, 1e-3, 2e-3, 4e-3)),
-    _LSPET_REGRESSION,
-]
-
 LSPET_REGRESSION_LENGTH = Study(
     title="The same questions for coordinates on LSPET.",
-    variants={f"plain, rate {c.lr:g}, {c.epochs} epochs": c for c in _LSPET_REGRESSION_LENGTHS},
+    variants=_lengths(
+        _LSPET_REGRESSION, (5e-4, 30), (1e-3, 30), (2e-3, 30), (4e-3, 30), (1e-3, 60)
+    ),
     seeds=_CHOOSING[:1],
     baselines=("plain, rate 0.001, 30 epochs",),
     split="val",
@@ -392,8 +373,6 @@ def _pose(plain: RunConfig) -> dict[str, RunConfig]:
 LSPET = Study(
     title="Does the method help on the people of LSPET, with heatmaps?",
     variants=_pose(_LSPET),
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 LSPET_RECIPE = Study(
@@ -404,31 +383,11 @@ LSPET_RECIPE = Study(
         "the same, no token distance": replace(_cut(_LSPET), token_weight=0.0),
     },
     seeds=_REPORTING[:1],
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 LSPET_REGRESSION = Study(
     title="Does the method help on the people of LSPET, with coordinates?",
-    variants=_picked(
-        _pose(replace(_LSPET_REGRESSION, epochs=36)),
-        "plain",
-        "plain, twice the epochs",
-        "paper's recipe",
-    ),
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
-)
-
-CIFAR10_MIXED = Study(
-    title="Does the method help on 5,000 images of CIFAR-10 with Mixup and CutMix?",
-    variants=_picked(
-        _main(replace(_CIFAR10, mixed=True, epochs=100)),
-        "plain",
-        "plain, twice the epochs",
-        "paper's recipe",
-    ),
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
+    variants=_picked(_pose(replace(_LSPET_REGRESSION, epochs=36)), *_LEAST),
 )
 
 _CIFAR10_LARGER = RunConfig(
@@ -446,8 +405,6 @@ _CIFAR10_LARGER = RunConfig(
 CIFAR10_LARGER = Study(
     title="Does the method help in a larger network on 18,000 images of CIFAR-10?",
     variants=_short(_CIFAR10_LARGER),
-    seeds=_REPORTING[:3],
-    baselines=("plain", "plain, twice the epochs"),
 )
 
 STUDIES = {

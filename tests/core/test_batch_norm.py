@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
 from tests.core.models import BatchNormHead, tokens
-from tests.core.reference import (
-    assert_same,
-)
+from tests.core.reference import assert_same
 
 
 def batch_norm_model() -> BatchNormHead:
@@ -87,7 +85,7 @@ def test_batch_norms_before_and_inside_of_the_stack_are_no_obstacle() -> None:
         def forward(self, x: Tensor) -> Tensor:
             x = self.stem(x)
             for block in self.blocks:
-                x = x + 0.0 if False else block(x)
+                x = block(x)
             return self.head(x)
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleOutput, CycleWrapper
-from tests.core.reference import assert_same, assert_same_gradients, gradients, task_loss
+from tests.core.reference import assert_same, assert_same_gradients, gradients, loss_of
 from tests.core.zoo import ZOO
 
 
@@ -23,10 +23,6 @@ def fresh() -> Any:
 
 def compiled(module: nn.Module, **kwargs: Any) -> Any:
     return torch.compile(module, backend="aot_eager", fullgraph=True, **kwargs)
-
-
-def loss_of(out: CycleOutput) -> Tensor:
-    return CycleDistillLoss(task_loss, 0.7)(out).total
 
 
 @pytest.mark.parametrize(

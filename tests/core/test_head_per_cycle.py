@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill import CycleWrapper
 from tests.core.models import BatchNormHead, Block, LoopModel, OwnCheckpoints
 from tests.core.reference import (
     HandFed,
@@ -19,7 +19,7 @@ from tests.core.reference import (
     equation_4,
     gradients,
     hand_fed,
-    task_loss,
+    loss_of,
 )
 from tests.core.zoo import HUGGING_FACE_SIZES, ZOO, Case, Inputs, image, words
 
@@ -35,7 +35,7 @@ def check(case: Case, num_cycles: int = 2, **options: Any) -> CycleWrapper:
     assert cycled.cycles_run == num_cycles
     assert_same(out.tokens, tuple(fed.tokens))
     assert_same(out.predictions, tuple(fed.predictions))
-    CycleDistillLoss(task_loss, 0.7)(out).total.backward()
+    loss_of(out).backward()
     equation_4(fed).backward()
     assert_same_gradients(model, gradients(plain))
     return cycled
@@ -196,7 +196,7 @@ def test_with_options_that_change_the_tokens() -> None:
         tokens.append(plain.blocks(tokens[-1].detach() + 0.5 * entered))
     assert_same(out.tokens, tuple(tokens))
     assert_same(out.predictions, tuple(entered + t for t in tokens))
-    CycleDistillLoss(task_loss, 0.7)(out).total.backward()
+    loss_of(out).backward()
     equation_4(HandFed([entered + t for t in tokens], tokens)).backward()
     assert_same_gradients(model, gradients(plain))
     assert cycled.teacher_state_dict()["embedding"].shape == (2, 16)
@@ -273,7 +273,7 @@ def test_models_that_checkpoint_their_blocks() -> None:
     plain.load_state_dict(model.state_dict())
     inputs = (sequence(2)[0][0].requires_grad_(), torch.zeros(6, 6, dtype=torch.float64))
     out = CycleWrapper(model, 3, head_per_cycle=True)(*inputs)
-    CycleDistillLoss(task_loss, 0.7)(out).total.backward()
+    loss_of(out).backward()
     equation_4(hand_fed(plain, "blocks", 3, inputs, {})).backward()
     assert_same_gradients(model, gradients(plain))
 

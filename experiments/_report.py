@@ -123,10 +123,14 @@ def draw(study: Study, records: Records, path: Path) -> None:
 
 
 def _draw_costs(axes: Axes, found: list[Row]) -> None:
+    costs = [row.training_macs / 1e12 for row in found]
+    groups = _close(costs)
+    apart = max(1.02, (max(costs) / min(costs)) ** 0.02)
+    shifts = {i: place - (len(g) - 1) / 2 for g in groups for place, i in enumerate(sorted(g))}
     for number, row in enumerate(found):
         own = spread(list(row.values.values()))
         axes.errorbar(
-            row.training_macs / 1e12 * 1.02 ** (number - len(found) / 2),
+            costs[number] * apart ** shifts[number],
             own.mean,
             yerr=None if math.isnan(own.half) else own.half,
             fmt="osD^vPX*"[number % 8],
@@ -136,13 +140,23 @@ def _draw_costs(axes: Axes, found: list[Row]) -> None:
         )
     axes.set_xlabel("multiply-accumulates of training, in 10$^{12}$ (equal ones side by side)")
     axes.set_xscale("log")
-    ticks: list[float] = []
-    for cost in sorted(row.training_macs / 1e12 for row in found):
-        if not ticks or cost > 1.15 * ticks[-1]:
-            ticks.append(cost)
+    ticks = [costs[group[0]] for group in groups]
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.minorticks_off()
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0, low), min(100, high))  # an interval of few seeds may leave the percents
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+
+
+def _close(costs: list[float]) -> list[list[int]]:
+    """Indices of costs within 15 % of the least of their group, from the least on."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(costs)), key=costs.__getitem__):
+        if groups and costs[index] < 1.15 * costs[groups[-1][0]]:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 def _draw_differences(axes: Axes, found: list[Row], baseline: str) -> None:

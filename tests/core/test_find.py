@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
 from tests.core.models import Block, LoopModel
-from tests.core.zoo import HUGGING_FACE_SIZES, OF_IMAGES
+from tests.core.zoo import HUGGING_FACE_SIZES, OF_IMAGES, ZOO
 
 
 def tokens(size: int = 2) -> Tensor:
@@ -22,17 +22,6 @@ def tokens(size: int = 2) -> Tensor:
 
 def images(size: int = 2, pixels: int = 32) -> Tensor:
     return torch.randn(size, 3, pixels, pixels)
-
-
-def swin() -> nn.Module:
-    return timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=32,
-        window_size=4,
-        embed_dim=8,
-        depths=(2, 2),
-        num_heads=(2, 2),
-    )
 
 
 def test_no_stack_lists_what_was_looked_at() -> None:
@@ -81,7 +70,7 @@ def test_a_convolutional_network_has_no_stack() -> None:
 
 
 HIERARCHICAL = {
-    "swin": (swin, ["layers.0.blocks", "layers.1.blocks"]),
+    "swin": (ZOO["swin-stage"].make, ["layers.0.blocks", "layers.1.blocks"]),
     "pvt_v2": (
         lambda: timm.create_model("pvt_v2_b1"),
         [f"stages.{i}.blocks" for i in range(4)],
@@ -122,14 +111,14 @@ def test_a_hierarchical_model_names_its_stages(
 
 
 def test_a_stack_that_changes_the_shape_names_the_stages_within() -> None:
-    cycled = CycleWrapper(swin().train(), 2, blocks="layers")
+    cycled = CycleWrapper(ZOO["swin-stage"].make().train(), 2, blocks="layers")
     with pytest.raises(
         ValueError,
         match=r"'layers' of SwinTransformer turns tokens \[2, 8, 8, 8\] into \[2, 4, 4, 16\].*"
         r"Stages within it that could be cycled: 'layers.0.blocks', 'layers.1.blocks'",
     ):
         cycled(images())
-    assert cycled.eval()(images()).shape == (2, 1000)
+    assert cycled.eval()(images()).shape == (2, 5)
     with pytest.raises(ValueError, match=r"turns tokens"):
         cycled(images(), num_cycles=2)
     bare = CycleWrapper(nn.Sequential(nn.Linear(16, 8)), 2, ":")

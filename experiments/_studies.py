@@ -292,6 +292,11 @@ CIFAR10_SHALLOW = Study(
     variants=_short(replace(_CIFAR10, depth=1)),
 )
 
+CIFAR10_SHALLOW_LONGER = Study(
+    title="Does the method help with a single block that is trained for twice as long?",
+    variants=_short(replace(_CIFAR10, depth=1, epochs=100)),
+)
+
 CIFAR10_NARROW = Study(
     title="Does the method help where the blocks are half as wide?",
     variants=_picked(
@@ -420,6 +425,7 @@ STUDIES = {
     "cifar10-length": CIFAR10_LENGTH,
     "cifar10": CIFAR10,
     "cifar10-shallow": CIFAR10_SHALLOW,
+    "cifar10-shallow-longer": CIFAR10_SHALLOW_LONGER,
     "cifar10-narrow": CIFAR10_NARROW,
     "cifar10-bare": CIFAR10_BARE,
     "cifar10-mixed": CIFAR10_MIXED,

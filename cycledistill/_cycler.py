@@ -326,9 +326,8 @@ class Cycler:
         self.current = forward  # its cycles_run makes the hooks of the later cycles' calls pass by
         try:
             return self._leave(forward, self._run_cycles(forward, output))
-        finally:
+        finally:  # checkpoints of blocks in later cycles may be repeated next
             self.current = None
-            self.switch.recompute = False
             forward.calls = calls
 
     def _call(

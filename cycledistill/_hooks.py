@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -110,6 +111,18 @@ def attach(model: nn.Module, cycler: Cycler, head_per_cycle: bool) -> list[Remov
         else:
             handles.append(module.register_forward_pre_hook(RefuseBatchNorm(cycler, name)))
     return handles
+
+
+def come_last(block: nn.Module) -> bool:
+    """Whether our hook is the last behind a block that FSDP2 shards.
+
+    FSDP2 must have closed a block before our hook runs it again: torch 2.7 and 2.8 lose the
+    parameters for the backward pass otherwise.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    if fsdp is None or not isinstance(block, fsdp.FSDPModule):
+        return True
+    return isinstance(next(reversed(block._forward_hooks.values())), AfterBlock)
 
 
 def detach_copies(model: nn.Module) -> None:

@@ -256,6 +256,9 @@ def test_hugging_faces_checkpointing(reentrant: bool, kind: str | None) -> None:
     plain = copy.deepcopy(model)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     cycled = CycleWrapper(model, 3, activation_checkpointing=kind)
+    block = model.get_submodule(cycled.stack_path)[0]
+    if kind == "cycle" and not reentrant and type(block).__call__ is not nn.Module.__call__:
+        pytest.skip("this version of transformers checkpoints a block's hooks, too")
     _, kwargs = case.batch()
     kwargs["pixel_values"].requires_grad_()
     loss_of(cycled(**kwargs)).backward()

@@ -38,6 +38,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 def results(both: list[dict[str, Any]], name: str) -> dict[str, Tensor]:
     """Both processes must have come to the same."""
+    if name.startswith("sharded") and torch.__version__ < "2.7":
+        pytest.skip("torch 2.6 cannot shard on CPUs")
     for rank, result in enumerate(both):
         assert name in result, f"process {rank} did not get to it"
         assert not isinstance(result[name], str), result[name]

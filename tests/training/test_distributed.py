@@ -21,6 +21,9 @@ def final(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
 
 def run(runner: Any, folder: Path, ranks: int, options: dict[str, Any], **extra: Any) -> Any:
     environment = extra.pop("environment", {})
+    sharded = options.get("parallel") == "fsdp2" or "FSDP_VERSION" in environment
+    if sharded and torch.__version__ < "2.7":
+        pytest.skip("torch 2.6 cannot shard on CPUs")
     saved = folder / "final.pt"
     codes, output = runner(
         folder,
@@ -69,9 +72,11 @@ def test_same_parameters_and_metrics_as_one_process(
     (alone, metrics_alone), _ = run(runner, tmp_path / "one", 1, options, **extra)
     (together, metrics), _ = run(runner, tmp_path / "two", 2, options, **extra)
     assert alone.keys() == together.keys()
+    # Older versions round the norm of sharded gradients to float32.
+    atol = 1e-7 if torch.__version__ < "2.9" else 1e-9
     for name in alone:
-        torch.testing.assert_close(alone[name], together[name], rtol=0, atol=1e-9)
-    assert metrics == pytest.approx(metrics_alone, abs=1e-9)
+        torch.testing.assert_close(alone[name], together[name], rtol=0, atol=atol)
+    assert metrics == pytest.approx(metrics_alone, abs=atol)
     assert metrics["count"] == 21
     first, second = toy.losses(tmp_path / "one"), toy.losses(tmp_path / "two")
     assert len(first) == len(second) >= 16

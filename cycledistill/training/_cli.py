@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import traceback
@@ -102,19 +103,24 @@ def run_cli(main: Callable[[], object]) -> None:
     Raises:
         SystemExit: With status 1 after an error, 130 after Ctrl-C.
     """
+    status = 0
     try:
         main()
     except USERS_ERRORS as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(_one_line(error), file=sys.stderr)
-        raise SystemExit(1) from None
+        status = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        status = 130
     finally:
         if dist.is_available() and dist.is_initialized():
+            # A model that outlives its process group can hang as it is deleted (torch 2.7, gloo).
+            gc.collect()
             dist.destroy_process_group()
+    if status:
+        raise SystemExit(status)
 
 
 def _one_line(error: BaseException) -> str:

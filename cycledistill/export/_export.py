@@ -64,7 +64,7 @@ def export_model(
     Raises:
         ValueError: The suffix is unknown, an argument is out of range, or the file differs from
             the model by more than the tolerance.
-        ImportError: ONNX is asked for, and one of its packages is missing.
+        ImportError: ONNX is asked for, and one of its packages is missing or torch older than 2.7.
         FileNotFoundError: There is no such folder to write into.
         TypeError: The model returns something else than tensors.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleOutput, CycleWrapper
 from tests.core.reference import assert_same, assert_same_gradients, gradients, loss_of
-from tests.core.zoo import ZOO
+from tests.core.zoo import ZOO, Case
 
 
 @pytest.fixture(autouse=True)
@@ -19,6 +19,13 @@ def fresh() -> Any:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
+
+
+def compilable(name: str) -> Case:
+    """A case of the zoo whose plain model this version of torch can compile."""
+    if name.startswith("hf-") and torch.__version__ < "2.9":
+        pytest.skip("torch before 2.9 does not compile the models of transformers 5")
+    return ZOO[name]
 
 
 def compiled(module: nn.Module, **kwargs: Any) -> Any:
@@ -38,7 +45,7 @@ def compiled(module: nn.Module, **kwargs: Any) -> Any:
     ],
 )
 def test_training_is_one_graph(name: str, num_cycles: int) -> None:
-    case = ZOO[name]
+    case = compilable(name)
     model, plain = case.build(), case.build()
     eager = CycleWrapper(plain, num_cycles)
     fast = compiled(CycleWrapper(model, num_cycles))
@@ -58,7 +65,7 @@ def test_training_is_one_graph(name: str, num_cycles: int) -> None:
 )
 def test_modes_change_under_compilation(name: str, start: bool) -> None:
     """Hooks come and go with the mode; a compiled model must notice every time."""
-    case = ZOO[name]
+    case = compilable(name)
     model = case.build()
     plain = copy.deepcopy(model).eval()
     cycled = CycleWrapper(model, 2)
@@ -205,7 +212,7 @@ def test_the_unwrapped_model_is_exported(name: str, kind: str | None) -> None:
     loss_of(cycled(*args, **kwargs)).backward()
     expected = cycled.eval()(*args, **kwargs)
     plain = cycled.unwrap().eval()
-    program = torch.export.export(plain, args, kwargs)
+    program = torch.export.export(plain, args, kwargs, strict=False)
     assert_same(program.module()(*args, **kwargs), expected, tolerance=1e-12)
     assert {name for name in program.state_dict} >= set(dict(plain.named_parameters()))
 
@@ -214,5 +221,5 @@ def test_the_wrapper_in_eval_mode_is_exported() -> None:
     case = ZOO["vit"]
     cycled = CycleWrapper(case.build(), 2).eval()
     args, _ = case.batch()
-    program = torch.export.export(cycled, args)
+    program = torch.export.export(cycled, args, strict=False)
     assert_same(program.module()(*args), cycled(*args), tolerance=1e-12)

@@ -25,6 +25,7 @@ from cycledistill_pose.checkpoints import save_plain as save_pose
 from cycledistill_pose.codecs import HeatmapCodec
 from cycledistill_pose.models import create_model
 from cycledistill_pose.skeletons import COCO
+from tests.export.formats import skip_without
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,7 @@ def pictures(folder: Path) -> list[str]:
 def test_keypoints_come_out_of_the_graph(
     pose: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    skip_without(".onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
     out = tmp_path / "pose.onnx"
     images = pictures(tmp_path)

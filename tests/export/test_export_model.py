@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cycledistill import CycleWrapper
 from cycledistill.export import export_model
 from cycledistill_pose.models import TokenPruning, create_sdpose
+from tests.export.formats import skip_without
 
 SMALL = {"input_size": (48, 64), "dim": 48, "num_heads": 4}
 MAPS = {"heatmap_size": (12, 16)}
@@ -73,6 +74,7 @@ MODELS = {
     ],
 )
 def test_agrees_with_torch(kind: str, num_cycles: int, suffix: str, tmp_path: Path) -> None:
+    skip_without(suffix)
     cycled = MODELS[kind]()
     plain = stir(cycled.unwrap())
     height, width = (32, 32) if kind == "timm" else (64, 48)
@@ -114,6 +116,7 @@ class Names(nn.Module):
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_several_inputs_and_named_outputs(suffix: str, tmp_path: Path) -> None:
+    skip_without(suffix)
     inputs = (torch.randn(1, 4), torch.tensor([[True, False, True, False]]))
     report = export_model(Names(), inputs, tmp_path / f"model{suffix}")
     assert report.differences["given"] == {"kept": 0.0, "count": 0.0}
@@ -129,7 +132,8 @@ class Untrue(nn.Module):
 
 class Undefined(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
-        return tokens * float("nan") if torch.compiler.is_compiling() else tokens
+        nothing = tokens - tokens
+        return nothing / nothing if torch.compiler.is_compiling() else tokens
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
@@ -137,6 +141,7 @@ class Undefined(nn.Module):
 def test_a_difference_above_the_tolerance_leaves_nothing(
     suffix: str, model: nn.Module, tmp_path: Path
 ) -> None:
+    skip_without(suffix)
     found = "nan" if isinstance(model, Undefined) else "0.01"
     with pytest.raises(ValueError, match=rf"(?s)differs .* by {found}, .*random inputs: output"):
         export_model(model, torch.randn(2, 4), tmp_path / f"model{suffix}")

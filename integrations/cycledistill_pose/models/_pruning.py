@@ -99,9 +99,9 @@ class PruningPass:
         self._num_tokens = tokens.shape[1]
         counts = pruning.visual_counts(tokens.shape[1] - num_keypoints, ratio)
         self._counts = {
-            block: (before, after)
-            for block, before, after in zip(pruning.blocks, counts, counts[1:], strict=False)
-            if after < before
+            block: (counts[index], counts[index + 1])
+            for index, block in enumerate(pruning.blocks)
+            if counts[index + 1] < counts[index]
         }
         self._positions: dict[int, Tensor] = {}
         self._kept: dict[int, Tensor] = {}

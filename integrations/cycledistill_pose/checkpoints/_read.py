@@ -25,7 +25,7 @@ def _make_old_number(*arguments: Any) -> Any:
 _make_old_number.__module__ = (
     "numpy.core.multiarray" if "_core" in _make_number.__module__ else "numpy._core.multiarray"
 )
-_make_old_number.__qualname__ = "scalar"
+_make_old_number.__qualname__ = _make_old_number.__name__ = "scalar"
 _NUMBER_TYPES = (np.float64, np.float32, np.float16, np.int64, np.int32, np.bool_)
 _NUMBERS: list[Any] = [
     _make_number,

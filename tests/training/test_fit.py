@@ -273,7 +273,7 @@ def test_deterministic_mode_is_put_back(toy: Any, tmp_path: Path) -> None:
 
 
 def test_learns(tmp_path: Path, toy: Any) -> None:
-    config = toy.default_config(tmp_path, epochs=30, batch_size=32, log_every=1000, ema_decay=None)
+    config = toy.default_config(tmp_path, epochs=100, batch_size=32, log_every=1000, ema_decay=None)
     result = toy.train(config, size=64, augment=False)
     records = [r for r in read_log(tmp_path / "log.jsonl") if r["event"] == "train"]
     assert records[-1]["task/1"] < 0.5 * records[0]["task/1"]

@@ -297,6 +297,18 @@ CIFAR10_SHALLOW_LONGER = Study(
     variants=_short(replace(_CIFAR10, depth=1, epochs=100)),
 )
 
+# What looked best there in a single pass, once more with seeds that nobody has seen.
+CIFAR10_SHALLOW_AGAIN = Study(
+    title="Does the KL divergence between predictions help a single block, with fresh seeds?",
+    variants=_picked(
+        CIFAR10_SHALLOW_LONGER.variants,
+        "plain",
+        "plain, twice the epochs",
+        "mean of task losses + prediction KL",
+    ),
+    seeds=(10, 11, 12, 13),
+)
+
 CIFAR10_NARROW = Study(
     title="Does the method help where the blocks are half as wide?",
     variants=_picked(
@@ -332,6 +344,7 @@ CIFAR10_BARE = Study(
         **_picked(_main(_CIFAR10_BARE), *_LEAST),
         "mean of task losses + prediction KL, gradients cut": _cut(_CIFAR10_BARE),
         "plain, label smoothing 0.1": replace(_CIFAR10_BARE, label_smoothing=0.1),
+        "plain, dropout 0.1": replace(_CIFAR10_BARE, dropout=0.1),
     },
 )
 
@@ -426,6 +439,7 @@ STUDIES = {
     "cifar10": CIFAR10,
     "cifar10-shallow": CIFAR10_SHALLOW,
     "cifar10-shallow-longer": CIFAR10_SHALLOW_LONGER,
+    "cifar10-shallow-again": CIFAR10_SHALLOW_AGAIN,
     "cifar10-narrow": CIFAR10_NARROW,
     "cifar10-bare": CIFAR10_BARE,
     "cifar10-mixed": CIFAR10_MIXED,

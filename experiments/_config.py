@@ -31,7 +31,9 @@ class RunConfig:
         head_dim: Channels of an attention head.
         num_cycles: Cycles in training, in the modes cycle and distill.
         task_cycles: Cycles with a task loss, in the mode distill.
-        token_weight: As for ``CycleDistillLoss``, as are the four below.
+        token_weight: As for ``CycleDistillLoss``, as are distance to prediction_weight.
+        token_group: The only part of the sequence with a distance: class or patch of images,
+            keypoint or visual of people.
         distance: Between tokens.
         teacher: The next cycle or the last.
         detach_teacher: Whether teachers are constants.
@@ -68,6 +70,7 @@ class RunConfig:
     num_cycles: int = 2
     task_cycles: Literal["all", "mean", "last"] = "all"
     token_weight: float = 5e-6
+    token_group: Literal["class", "patch", "keypoint", "visual"] | None = None
     distance: Literal["mse", "smooth_l1", "cosine"] = "mse"
     teacher: Literal["next", "last"] = "next"
     detach_teacher: bool = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,6 +47,7 @@ class Images:
 
     token_groups = None
     prediction_distance = "kl"
+    parts: Mapping[str, slice] = {"class": slice(0, 1), "patch": slice(1, None)}
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,11 @@ class Poses:
         count = len(flip_indices)
         self.num_samples = len(train.images)
         self.example = normalize_images(val.images[:1])
-        self.token_groups = {"keypoint": slice(0, count), "visual": slice(count, None)}
+        self.parts: Mapping[str, slice] = {
+            "keypoint": slice(0, count),
+            "visual": slice(count, None),
+        }
+        self.token_groups = self.parts
         self.codec = (
             HeatmapCodec((_SIDE, _SIDE), (_SIDE // 4, _SIDE // 4), sigma=1.5)
             if head == "heatmap"

@@ -198,6 +198,25 @@ def _parts(plain: RunConfig) -> dict[str, RunConfig]:
     }
 
 
+_DIGITS_PAPER = replace(_DIGITS, mode="distill")
+_DIGITS_TASK = replace(_DIGITS_PAPER, token_weight=0.0)
+
+# The rows of the paper's table 5, a ViT's class token in the place of keypoint tokens.
+DIGITS_PARTS = Study(
+    title="Which parts of the paper's loss help a single pass on 500 digits?",
+    variants={
+        **_picked(_main(_DIGITS), "plain"),
+        "last cycle's task loss": replace(_DIGITS_TASK, task_cycles="last"),
+        "last cycle's task loss + all tokens": replace(_DIGITS_PAPER, task_cycles="last"),
+        "every cycle's task loss": _DIGITS_TASK,
+        "every cycle's task loss + class token": replace(_DIGITS_PAPER, token_group="class"),
+        "every cycle's task loss + patch tokens": replace(_DIGITS_PAPER, token_group="patch"),
+        **_picked(_main(_DIGITS), "paper's recipe"),
+    },
+    baselines=("plain", "paper's recipe"),
+    plot="differences",
+)
+
 DIGITS_RECIPE = Study(
     title="Does cutting the gradients between the cycles help, with fresh seeds?",
     variants={
@@ -292,25 +311,24 @@ CIFAR10_SHALLOW = Study(
     variants=_short(replace(_CIFAR10, depth=1)),
 )
 
+_CIFAR10_ONE_BLOCK = replace(_CIFAR10, depth=1, epochs=100)
+
 CIFAR10_SHALLOW_LONGER = Study(
     title="Does the method help with a single block that is trained for twice as long?",
-    variants=_short(replace(_CIFAR10, depth=1, epochs=100)),
+    variants=_short(_CIFAR10_ONE_BLOCK),
 )
+
+_REGULARISERS = ("plain, label smoothing 0.1", "plain, dropout 0.1")
 
 # What looked best there in a single pass, once more with seeds that nobody has seen.
 CIFAR10_SHALLOW_AGAIN = Study(
     title="Does the KL divergence between predictions help a single block, with fresh seeds?",
-    variants={
-        **_picked(
-            CIFAR10_SHALLOW_LONGER.variants,
-            *_LEAST[:2],
-            "mean of task losses + prediction KL",
-        ),
-        "plain, label smoothing 0.1": replace(
-            CIFAR10_SHALLOW_LONGER.variants["plain"], label_smoothing=0.1
-        ),
-        "plain, dropout 0.1": replace(CIFAR10_SHALLOW_LONGER.variants["plain"], dropout=0.1),
-    },
+    variants=_picked(
+        {**_short(_CIFAR10_ONE_BLOCK), **_regularised(_CIFAR10_ONE_BLOCK, 0.1)},
+        *_LEAST[:2],
+        "mean of task losses + prediction KL",
+        *_REGULARISERS,
+    ),
     seeds=(10, 11, 12, 13),
 )
 
@@ -348,8 +366,7 @@ CIFAR10_BARE = Study(
     variants={
         **_picked(_main(_CIFAR10_BARE), *_LEAST),
         "mean of task losses + prediction KL, gradients cut": _cut(_CIFAR10_BARE),
-        "plain, label smoothing 0.1": replace(_CIFAR10_BARE, label_smoothing=0.1),
-        "plain, dropout 0.1": replace(_CIFAR10_BARE, dropout=0.1),
+        **_picked(_regularised(_CIFAR10_BARE, 0.1), *_REGULARISERS),
     },
 )
 
@@ -436,6 +453,7 @@ STUDIES = {
     "digits-again": DIGITS_AGAIN,
     "digits-epochs": DIGITS_EPOCHS,
     "digits-options": DIGITS_OPTIONS,
+    "digits-parts": DIGITS_PARTS,
     "digits-cut": DIGITS_CUT,
     "digits-recipe": DIGITS_RECIPE,
     "digits-regularisers": DIGITS_REGULARISERS,

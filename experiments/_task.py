@@ -35,11 +35,13 @@ class Task(Protocol):
         num_samples: Training samples.
         example: One input of the model, `[1, ...]`.
         prediction_distance: Between the predictions of two cycles.
+        parts: Parts of the sequence of tokens.
     """
 
     num_samples: int
     example: Tensor
     prediction_distance: str
+    parts: Mapping[str, slice]
 
     @property
     def token_groups(self) -> Mapping[str, slice] | None:

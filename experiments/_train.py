@@ -119,9 +119,12 @@ def make_model(config: RunConfig, task: Task) -> CycleWrapper:
 def make_criterion(config: RunConfig, task: Task) -> CycleDistillLoss:
     """The loss; in the mode cycle the last cycle's task loss and nothing else."""
     distills = config.mode == "distill"
+    groups = task.token_groups
+    if config.token_group is not None:
+        groups = {config.token_group: task.parts[config.token_group]}
     return CycleDistillLoss(
         task.loss(config),
-        token_groups=task.token_groups,
+        token_groups=groups,
         token_weight=config.token_weight if distills else 0.0,
         distance=config.distance,
         teacher=config.teacher if distills else "next",

@@ -235,6 +235,9 @@ def test_criterion_of_each_mode() -> None:
     assert float(make_criterion(mean, known)(output, labels).total) == pytest.approx(task + 0.5)
     cycle = replace(distill, mode="cycle", prediction_weight=1.0)
     assert float(make_criterion(cycle, known)(output, labels).total) == pytest.approx(task)
+    grouped = make_criterion(replace(TINY, token_group="class"), task)
+    assert grouped.token_groups == {"class": slice(0, 1)}
+    assert grouped.token_weights == {"class": TINY.token_weight}
 
 
 def test_variants_start_from_the_same_weights() -> None:

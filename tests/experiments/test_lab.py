@@ -234,10 +234,12 @@ def test_criterion_of_each_mode() -> None:
     mean = replace(distill, task_cycles="mean")
     assert float(make_criterion(mean, known)(output, labels).total) == pytest.approx(task + 0.5)
     cycle = replace(distill, mode="cycle", prediction_weight=1.0)
-    assert float(make_criterion(cycle, known)(output, labels).total) == pytest.approx(task)
-    grouped = make_criterion(replace(TINY, token_group="class"), task)
-    assert grouped.token_groups == {"class": slice(0, 1)}
-    assert grouped.token_weights == {"class": TINY.token_weight}
+    assert float(make_criterion(cycle, known)(output, labels).total) == pytest.approx(task)    later = torch.zeros(2, 3, 4)
+    later[:, 0] = 2.0
+    output = CycleOutput(logits, (torch.zeros(2, 3, 4), later))
+    for group, distance in (("class", 4.0), ("patch", 0.0)):
+        alone = make_criterion(replace(distill, token_group=group), known)
+        assert float(alone(output, labels).total) == pytest.approx(2 * task + 0.5 * distance)
 
 
 def test_variants_start_from_the_same_weights() -> None:

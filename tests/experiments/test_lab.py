@@ -234,7 +234,8 @@ def test_criterion_of_each_mode() -> None:
     mean = replace(distill, task_cycles="mean")
     assert float(make_criterion(mean, known)(output, labels).total) == pytest.approx(task + 0.5)
     cycle = replace(distill, mode="cycle", prediction_weight=1.0)
-    assert float(make_criterion(cycle, known)(output, labels).total) == pytest.approx(task)    later = torch.zeros(2, 3, 4)
+    assert float(make_criterion(cycle, known)(output, labels).total) == pytest.approx(task)
+    later = torch.zeros(2, 3, 4)
     later[:, 0] = 2.0
     output = CycleOutput(logits, (torch.zeros(2, 3, 4), later))
     for group, distance in (("class", 4.0), ("patch", 0.0)):

@@ -142,13 +142,11 @@ class Stepper:
     def _gradient_norm(self) -> float:
         self.accelerator.unscale_gradients(self.optimizer)
         parameters = [p for p in self.module.parameters() if p.grad is not None]
-        limit = self.config.clip_grad_norm
-        if limit is not None:
-            norm = nn.utils.clip_grad_norm_(parameters, limit)
-        else:
-            gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
-            norm = nn.utils.get_total_norm(gradients)
-        return float(whole(norm))
+        gradients: list[Tensor] = [p.grad for p in parameters if p.grad is not None]
+        norm = whole(nn.utils.get_total_norm(gradients))
+        if self.config.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.clip_grad_norm, norm)
+        return float(norm)
 
     def _report_loss(self, step: int, done: list[_MicroBatch]) -> str:
         found = []

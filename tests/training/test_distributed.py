@@ -72,11 +72,9 @@ def test_same_parameters_and_metrics_as_one_process(
     (alone, metrics_alone), _ = run(runner, tmp_path / "one", 1, options, **extra)
     (together, metrics), _ = run(runner, tmp_path / "two", 2, options, **extra)
     assert alone.keys() == together.keys()
-    # Older versions round the norm of sharded gradients to float32.
-    atol = 1e-7 if torch.__version__ < "2.9" else 1e-9
     for name in alone:
-        torch.testing.assert_close(alone[name], together[name], rtol=0, atol=atol)
-    assert metrics == pytest.approx(metrics_alone, abs=atol)
+        torch.testing.assert_close(alone[name], together[name], rtol=0, atol=1e-9)
+    assert metrics == pytest.approx(metrics_alone, abs=1e-9)
     assert metrics["count"] == 21
     first, second = toy.losses(tmp_path / "one"), toy.losses(tmp_path / "two")
     assert len(first) == len(second) >= 16

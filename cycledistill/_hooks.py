@@ -113,7 +113,7 @@ def attach(model: nn.Module, cycler: Cycler, head_per_cycle: bool) -> list[Remov
     return handles
 
 
-def come_last(block: nn.Module) -> bool:
+def comes_last(block: nn.Module) -> bool:
     """Whether our hook is the last behind a block that FSDP2 shards.
 
     FSDP2 must have closed a block before our hook runs it again: torch 2.7 and 2.8 lose the

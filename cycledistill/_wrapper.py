@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cycledistill._cycler import Cycler, CyclerOptions
 from cycledistill._find import find_stack
-from cycledistill._hooks import attach, come_last, detach_copies
+from cycledistill._hooks import attach, comes_last, detach_copies
 from cycledistill._independence import refuse_mixed_cycles
 from cycledistill._output import CycleOutput
 from cycledistill._pass import ForwardPass
@@ -341,7 +341,7 @@ class CycleWrapper(nn.Module):
         attached = self._attached  # a bool: compilation cannot look at handles
         if not attached:
             self._attach(True)
-        elif not torch.compiler.is_compiling() and not come_last(self._cycler.stack.blocks[-1]):
+        elif not torch.compiler.is_compiling() and not comes_last(self._cycler.stack.blocks[-1]):
             self._attach(False)
             self._attach(True)
         self._cycler.begin(forward)

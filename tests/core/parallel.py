@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill._hooks import AfterBlock
 from tests.core.models import LoopModel
 
 BATCH = 4
@@ -121,6 +122,8 @@ def sharded(
         assert isinstance(cycled, FSDPModule) and isinstance(cycled, CycleWrapper)
     assert any(isinstance(parameter, DTensor) for parameter in cycled.parameters())
     train(cycled, rank)
+    hooks = list(cycled.blocks[-1]._forward_hooks.values())
+    assert isinstance(hooks[-1], AfterBlock), "FSDP2 closes a block before it runs again"
     return whole(cycled.named_parameters())
 
 

@@ -248,6 +248,24 @@ def test_timms_checkpointing(name: str) -> None:
     assert checkpointed < saved_bytes(lambda: cycled(*args, **kwargs).tokens[0])[1]
 
 
+class CheckpointedCall(Block):
+    """A block that checkpoints its hooks too, in every cycle."""
+
+    def __call__(self, x: Tensor) -> Any:
+        return torch.utils.checkpoint.checkpoint(super().__call__, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("kind", [None, "block"])
+def test_blocks_that_checkpoint_their_call(kind: str | None) -> None:
+    model = nn.Sequential(*(CheckpointedCall() for _ in range(3))).double()
+    plain = sequential()
+    plain.load_state_dict(model.state_dict())
+    x = tokens()
+    loss_of(CycleWrapper(model, 3, activation_checkpointing=kind)(x)).backward()
+    equation_4(hand_fed(plain, "", 3, (x,), {})).backward()
+    assert_same_gradients(model, gradients(plain))
+
+
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
 @pytest.mark.parametrize("kind", [None, "block", "cycle"])
 def test_hugging_faces_checkpointing(reentrant: bool, kind: str | None) -> None:

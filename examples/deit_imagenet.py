@@ -44,7 +44,7 @@ from cycledistill_deit import (
 
 
 def main() -> None:
-    config = parse_cli(ClassificationConfig, presets=PRESETS, default="imagenet")
+    config = parse_cli(ClassificationConfig, presets=PRESETS, default="paper")
     config.validate()
     if config.data_dir is None and config.in_chans == 3:
         raise ValueError(

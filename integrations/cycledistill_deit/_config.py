@@ -121,7 +121,7 @@ class ClassificationConfig(CycledConfig):
 
 
 PRESETS = {
-    "imagenet": ClassificationConfig(
+    "paper": ClassificationConfig(
         output_dir=Path("runs/imagenet"),
         epochs=300,
         batch_size=1024,

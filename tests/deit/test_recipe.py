@@ -28,7 +28,7 @@ DIGITS = PRESETS["digits"]
 def test_presets_are_valid_and_the_default_is_deits_recipe():
     for preset in PRESETS.values():
         preset.validate()
-    deit = PRESETS["imagenet"]
+    deit = PRESETS["paper"]
     assert deit.scaled_lr == pytest.approx(5e-4 * 1024 / 512)
     assert (deit.weight_decay, deit.drop_path, deit.ema_decay) == (0.05, 0.1, 0.99996)
     assert (deit.mixup, deit.cutmix, deit.label_smoothing) == (0.8, 1.0, 0.1)
@@ -53,7 +53,7 @@ def test_bad_options_are_named(changes, text):
 
 
 def test_deit_tiny_is_timms():
-    model = create_classifier(PRESETS["imagenet"], 1000)
+    model = create_classifier(PRESETS["paper"], 1000)
     assert sum(p.numel() for p in model.parameters()) == 5_717_416
 
 

@@ -191,7 +191,7 @@ def compare(
     pairs = list(zip(leaves(tuple(out)), leaves([fed.predictions, fed.tokens]), strict=True))
     pairs += [
         (one.grad, other.grad)
-        for one, other in zip(cycled.model.parameters(), plain.parameters(), strict=True)
+        for one, other in zip(cycled.plain.parameters(), plain.parameters(), strict=True)
         if other.grad is not None
     ]
     found = 0.0

@@ -230,7 +230,7 @@ def build_rank(file: str, rank: int, world: int) -> Callable[[], None]:
 
 
 def _images(cycled: CycleWrapper, count: int) -> Tensor:
-    width, height = cycled.model.input_size
+    width, height = cycled.plain.input_size
     device = next(cycled.parameters()).device
     images = torch.randn(count, 3, height, width, device=device)
     return images.contiguous(memory_format=torch.channels_last)

@@ -32,8 +32,8 @@ def of_model(name: str, rounds: dict[int, int], device: str = "cpu") -> Iterator
     """Images per second of one model for each size of a batch, in as many rounds as are given."""
     cycled = create_sdpose(name).eval()
     macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled))
-    parameters = sum(p.numel() for p in cycled.model.parameters() if p.requires_grad) / 1e6
-    width, height = cycled.model.input_size
+    parameters = sum(p.numel() for p in cycled.plain.parameters() if p.requires_grad) / 1e6
+    width, height = cycled.plain.input_size
     cycled.to(device)
     torch.compiler.reset()
     for batch, count in rounds.items():

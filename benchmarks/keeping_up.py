@@ -98,7 +98,7 @@ def finish_ours_all(batch: dict[str, Tensor], device: str) -> tuple[Tensor, ...]
 def training(device: str) -> Callable[[Tensor, Tensor, Tensor], None]:
     """A step of SDPose-T and Adam."""
     cycled = create_sdpose("sdpose_t").train().to(device)
-    criterion = sdpose_loss(cycled.model).to(device)
+    criterion = sdpose_loss(cycled.plain).to(device)
     optimizer = torch.optim.Adam(cycled.parameters(), lr=1e-4)
     model: Any = torch.compile(cycled, dynamic=False) if device == "cuda" else cycled
 

@@ -109,7 +109,7 @@ def build_step(
     cycled = CycleWrapper(create_model(model), num_cycles, "blocks", **options).train().to(device)
     criterion = sdpose_loss(cycled).to(device)
     optimizer = torch.optim.Adam([*cycled.parameters(), *criterion.parameters()], lr=1e-4)
-    width, height = cycled.model.input_size
+    width, height = cycled.plain.input_size
     images = torch.rand(batch, 3, height, width, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     target, weight = _targets(cycled, images)

@@ -22,8 +22,8 @@ def measure(rounds: int, device: str = "cpu") -> Iterator[Comparison]:
 
 def _measure(name: str, model: str, rounds: int, device: str) -> Iterator[Comparison]:
     cycled = create_sdpose(model)
-    num_cycles, depth = cycled.num_cycles, len(cycled.model.blocks)
-    straight = StraightSDPose(copy.deepcopy(cycled.model.backbone), depth, num_cycles)
+    num_cycles, depth = cycled.num_cycles, len(cycled.plain.blocks)
+    straight = StraightSDPose(copy.deepcopy(cycled.plain.backbone), depth, num_cycles)
     straight.load_state_dict(cycled.state_dict())
     cycled.eval().to(device)
     straight.eval().to(device)

@@ -98,7 +98,7 @@ def build_ours(model: str, batch: int, device: str) -> Callable[..., float]:
     """The step as the pose recipe and `fit` do it; its arguments change parts of it."""
     cycled = same_model(model).train().to(device)
     compiled = torch.compile(cycled) if device == "cuda" else cycled
-    criterion = sdpose_loss(cycled.model, token_weight=TOKEN_WEIGHT).to(device)
+    criterion = sdpose_loss(cycled.plain, token_weight=TOKEN_WEIGHT).to(device)
     codec = HeatmapCodec((192, 256), (48, 64))
     optimizer = torch.optim.Adam(cycled.parameters(), lr=RATE)
     images, keypoints = (values.to(device) for values in people(batch))
@@ -125,8 +125,8 @@ def build_ours(model: str, batch: int, device: str) -> Callable[..., float]:
 def build_straight(model: str, batch: int, device: str) -> Callable[..., float]:
     """The step as one writes it with the paper beside."""
     cycled = same_model(model)
-    depth, num_cycles = len(cycled.model.blocks), cycled.num_cycles
-    straight = StraightSDPose(copy.deepcopy(cycled.model.backbone), depth, num_cycles).train()
+    depth, num_cycles = len(cycled.plain.blocks), cycled.num_cycles
+    straight = StraightSDPose(copy.deepcopy(cycled.plain.backbone), depth, num_cycles).train()
     straight.load_state_dict(cycled.state_dict())
     straight.to(device)
     optimizer = torch.optim.Adam(straight.parameters(), lr=RATE)

@@ -34,6 +34,11 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     The mean over all distributions of KL(teacher || student), times the squared temperature so
     that gradients keep their scale (Hinton et al., arXiv 1503.02531).
     """
+    if not isinstance(student, Tensor):
+        raise TypeError(
+            f"'kl': expected a tensor of logits as prediction, got {type(student).__name__}. Give "
+            "a function of (student, teacher) that takes the logits out of it"
+        )
     student_log = F.log_softmax(student / temperature, dim=-1).flatten(0, -2)
     teacher_log = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
     divergence = F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)

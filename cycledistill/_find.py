@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,10 +32,17 @@ class BlockStack(NamedTuple):
     Attributes:
         path: Where they stand, such as ``"blocks"``, ``"encoder.layers"`` or ``"blocks.4:12"``.
         blocks: The modules, in the order of their calls.
+        layers: Layers that a single block runs, where it is the parent of a list of lists; else 0.
     """
 
     path: str
     blocks: tuple[nn.Module, ...]
+    layers: int = 0
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return max(self.layers, len(self.blocks))
 
 
 def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None) -> BlockStack:
@@ -51,6 +59,7 @@ def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None
     """
     if blocks is None:
         stack = _search(model)
+        _say_what_is_left_out(model, stack)
     elif isinstance(blocks, str):
         stack = _by_path(model, blocks)
     elif isinstance(blocks, (Sequence, nn.ModuleList, nn.Sequential)):
@@ -76,8 +85,14 @@ def stacks_within(model: nn.Module, prefix: str = "", shortest: int = 2) -> list
         names = [part for part in path.split(".") if not part.isdigit()]
         usual = path == "" or (bool(names) and names[-1] in USUAL_NAMES)
         if usual and (path == prefix or not prefix or path.startswith(prefix + ".")):
+            if len(container) < shortest:
+                continue
+            children = [child for child in container if child is not None]
             run = _longest_run(path, container)
-            if len(container) >= shortest and _is_stack(run, container):
+            if children and all(map(_is_layer_list, children)):
+                path = path.rpartition(".")[0]
+                found.append(BlockStack(path, (model.get_submodule(path),), len(children)))
+            elif _is_stack(run, container):
                 found.append(run)
     return found
 
@@ -90,8 +105,8 @@ def _search(model: nn.Module) -> BlockStack:
     candidates = stacks_within(model)
     whole = [stack for stack in candidates if not _is_nested(stack.path)]
     if whole:
-        longest = max(len(stack.blocks) for stack in whole)
-        best = [stack for stack in whole if len(stack.blocks) == longest]
+        longest = max(stack.depth for stack in whole)
+        best = [stack for stack in whole if stack.depth == longest]
         if len(best) == 1:
             return best[0]
         raise ValueError(
@@ -141,7 +156,7 @@ def _by_path(model: nn.Module, blocks: str) -> BlockStack:
                 "nn.Sequential or nn.ModuleList can be sliced"
             )
         return BlockStack(path, (target,))
-    children = tuple(target)
+    children = tuple(target)  # an entry may be None
     if match:
         start = int(match["start"] or 0)
         stop = int(match["stop"] or len(children))
@@ -151,6 +166,7 @@ def _by_path(model: nn.Module, blocks: str) -> BlockStack:
                 f"so a slice must lie within 0:{len(children)} and not be empty"
             )
         children = children[start:stop]
+    children = tuple(child for child in children if child is not None)
     if not children:
         raise ValueError(f"blocks={blocks!r}: {path!r} is empty")
     return BlockStack(blocks, children)
@@ -177,7 +193,9 @@ def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Sequential | nn.Modu
 
 
 def _longest_run(path: str, container: nn.Sequential | nn.ModuleList) -> BlockStack:
-    children = tuple(container)
+    """The longest run of same-shaped modules; an entry that is None is passed over."""
+    places = [place for place, child in enumerate(container) if child is not None]
+    children = [container[place] for place in places]
     shapes = [_shape_of(child) for child in children]
     best = (0, 0)
     start = 0
@@ -186,10 +204,11 @@ def _longest_run(path: str, container: nn.Sequential | nn.ModuleList) -> BlockSt
             if shapes[start] is not None and stop - start > best[1] - best[0]:
                 best = (start, stop)
             start = stop
-    if best == (0, len(children)):
-        return BlockStack(path, children)
-    piece = f"{best[0]}:{best[1]}"
-    return BlockStack(f"{path}.{piece}" if path else piece, children[best[0] : best[1]])
+    run = tuple(children[best[0] : best[1]])
+    if len(run) == len(children):
+        return BlockStack(path, run)
+    piece = f"{places[best[0]]}:{places[best[1] - 1] + 1}" if run else "0:0"
+    return BlockStack(f"{path}.{piece}" if path else piece, run)
 
 
 def _is_stack(run: BlockStack, container: nn.Sequential | nn.ModuleList) -> bool:
@@ -201,7 +220,32 @@ def _shape_of(block: nn.Module) -> tuple[object, ...] | None:
     """Class and channel widths: siblings may differ in, say, the size of a position table."""
     shapes = [tuple(parameter.shape) for parameter in block.parameters()]
     widths = [shape for shape in shapes if len(shape) == 1] or shapes
-    return (type(block), *widths) if shapes else None
+    return (type(block), frozenset(widths)) if shapes else None
+
+
+def _is_layer_list(child: nn.Module) -> bool:
+    """Whether it is a list of a layer's parts, which the list's parent runs one by one."""
+    if type(child).forward is not nn.Module.forward:
+        return False
+    return not isinstance(child, nn.ModuleList) or len(_longest_run("", child).blocks) < 2
+
+
+def _say_what_is_left_out(model: nn.Module, stack: BlockStack) -> None:
+    """Warn where a part of a list was found and the rest are blocks of the same class."""
+    match = _SLICE.match(stack.path)
+    if match is None:
+        return
+    siblings = enumerate(model.get_submodule(match["path"]).children())
+    kind = type(stack.blocks[0])
+    left = [str(i) for i, child in siblings if type(child) is kind and child not in stack.blocks]
+    if left:
+        warnings.warn(
+            f"{type(model).__name__}: found the stack {stack.path!r}; blocks {', '.join(left)} of "
+            f"{match['path']!r} ({kind.__name__}) have other widths and are left out. Name a stack "
+            "with blocks= to choose another",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _is_nested(path: str) -> bool:
@@ -221,4 +265,4 @@ def _is_stage(model: nn.Module, path: str) -> bool:
 
 
 def _listing(stacks: Sequence[BlockStack]) -> str:
-    return ", ".join(f"{stack.path!r} ({len(stack.blocks)} blocks)" for stack in stacks)
+    return ", ".join(f"{stack.path!r} ({stack.depth} blocks)" for stack in stacks)

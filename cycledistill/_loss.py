@@ -87,7 +87,7 @@ class CycleDistillLoss(nn.Module):
         task_cycles: Cycles that get the task loss: ``"all"`` (their sum), ``"mean"`` (their mean),
             ``"last"``, or one weight for each cycle.
         prediction_weight: Weight of the distance between predictions, 0 for none; a number or a
-            function of the progress.
+            function of the progress. The predictions are compared in float32 at least.
         prediction_distance: ``"kl"`` (class logits), ``"mse"`` (maps, coordinates), or a function
             of (student, teacher) predictions, of whatever type the model returns.
         temperature: Softening of ``"kl"``.
@@ -189,9 +189,8 @@ class CycleDistillLoss(nn.Module):
         weight = weight_at(self.prediction_weight, self.progress)
         predictions = torch.zeros(0, device=device)
         if weight:
-            predictions = self._pairs(
-                list(output.predictions), self.prediction_distance, weight, device
-            )
+            made = [map_tensors(at_least_float32, prediction) for prediction in output.predictions]
+            predictions = self._pairs(made, self.prediction_distance, weight, device)
             if num_cycles > 1:
                 total = total + weight * predictions.sum()
         return CycleLosses(total, torch.stack(task), tokens, predictions)

@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+_OUTER = (
+    "If the wrapped model is a part of another one, wrap the outer model, with blocks= as the path "
+    "of the stack within it"
+)
+
 
 class CycleOutput(NamedTuple):
     """Predictions and tokens of every cycle, first cycle first.
@@ -17,3 +22,20 @@ class CycleOutput(NamedTuple):
 
     predictions: tuple[Any, ...]
     tokens: tuple[Tensor, ...]
+
+    def __getattr__(self, name: str) -> Any:
+        """Say where the attributes of a prediction are."""
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise AttributeError(
+            f"a CycleOutput has no {name!r}: a CycleWrapper in training returns one prediction for "
+            f"each cycle, so expected .predictions[i].{name}. {_OUTER}"
+        )
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuse to be taken for a tensor."""
+        name = getattr(func, "__name__", str(func))
+        raise TypeError(
+            f"{name}: expected a tensor, got the CycleOutput of a CycleWrapper. {_OUTER}"
+        )

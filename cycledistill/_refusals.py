@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
-from cycledistill._find import BlockStack, stacks_within
-from cycledistill._pass import ForwardPass
-from cycledistill._tokens import tokens_of, unchanged
+from cycledistill._find import stacks_within
+
+if TYPE_CHECKING:
+    from cycledistill._setup import Setup
 
 
-def name_of(stack: BlockStack, index: int) -> str:
-    """A block as errors call it."""
-    return f"block {index} ({type(stack.blocks[index]).__name__})"
+def refuse_cycles_that_did_not_run(
+    setup: Setup, plain: nn.Module, blocks_run: Sequence[int]
+) -> NoReturn:
+    """Every cycle must pass through the last block."""
+    raise RuntimeError(
+        f"the cycles did not run: {setup.model} did not call the last of the "
+        f"{len(setup.stack.blocks)} blocks of {setup.stack.path!r} (it called "
+        f"{list(blocks_run) or 'none'}). {_why_not(setup, plain)}"
+    )
 
 
-def refuse_cache(stack: BlockStack, index: int, passed: tuple[Any, ...]) -> None:
-    """A block must not keep the keys and values of earlier calls."""
-    for value in passed:
-        if not isinstance(value, Tensor) and hasattr(value, "get_seq_length"):
-            raise ValueError(
-                f"{name_of(stack, index)} got a key-value cache ({type(value).__name__}), which "
-                "every cycle would make longer: call the model with use_cache=False"
-            )
+def _why_not(setup: Setup, plain: nn.Module) -> str:
+    parts = set(plain.modules())
+    if not parts.issuperset(setup.stack.blocks):
+        return "Blocks were replaced or removed after wrapping: unwrap the model and wrap it again"
+    if setup.skips_blocks:
+        return f"{setup.skips_blocks} skips blocks at random in training, here all of them"
+    if any(_is_compiled(module) for module in parts.difference(setup.stack.blocks)):
+        return "It was compiled before it was wrapped: compile the CycleWrapper instead"
+    return (
+        "It may skip blocks in training, or call block.forward() directly, which passes by the "
+        "hooks on the block: call block(...) instead"
+    )
 
 
-def refuse_changed_tokens(
-    model: nn.Module, stack: BlockStack, forward: ForwardPass, index: int, tokens: Tensor
-) -> None:
-    """Tokens must enter a block as they left the one before."""
-    if unchanged(tokens_of(forward.last_output), forward.last_version, tokens):
-        return
-    previous = forward.calls[-1].index
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None  # type: ignore[attr-defined]
+
+
+def refuse_second_run(setup: Setup, index: int) -> NoReturn:
+    """A stack must run once in a call, in its order."""
     raise ValueError(
-        f"{type(model).__name__} changes the tokens between {name_of(stack, previous)} and "
-        f"{name_of(stack, index)}. A cycle repeats only what the blocks themselves do: move the "
-        "change into a block, or cycle a part of the stack with blocks='path.a:b'"
+        f"{setup.name_of(index)} ran again, or in another order than given, in one call of "
+        f"{setup.model}: a stack that runs more than once ({setup.stack.path!r}) has no one "
+        "sequence of tokens to hand on. If it encodes several inputs, wrap the encoder alone and "
+        "call that once for each input"
     )
 
 
 def refuse_second_state(
-    stack: BlockStack, forward: ForwardPass, index: int, passed: tuple[Any, ...]
+    setup: Setup, inputs: Sequence[Any], output: Any, index: int, passed: Sequence[Any]
 ) -> None:
-    """Blocks must not hand each other a second tensor that each of them changes."""
-    output = forward.last_output
-    if not isinstance(output, (tuple, list)) or len(forward.calls) < 2:
+    """Blocks must not hand each other a second tensor that each of them changes.
+
+    Args:
+        setup: Of the wrapper.
+        inputs: What the block before got beside its tokens.
+        output: What it returned.
+        index: The block that is about to run.
+        passed: What this one got beside its tokens.
+    """
+    if not isinstance(output, (tuple, list)):
         return
-    previous = forward.calls[-1]
-    inputs = (*previous.args, *previous.kwargs.values())
     for extra in output[1:]:
         if (
             isinstance(extra, Tensor)
@@ -57,66 +74,91 @@ def refuse_second_state(
             and not any(extra is value for value in inputs)
         ):
             raise ValueError(
-                f"{name_of(stack, previous.index)} hands more than tokens to "
-                f"{name_of(stack, index)} (a second tensor of shape {list(extra.shape)} that every "
-                "block changes); only one sequence of tokens can be cycled"
+                f"{setup.name_of(index)} gets more than tokens from the block before (a second "
+                f"tensor of shape {list(extra.shape)} that every block changes); only one sequence "
+                "of tokens can be cycled"
             )
 
 
+def refuse_cache(values: Sequence[Any]) -> None:
+    """A key-value cache that comes from outside would be filled by every cycle."""
+    for value in values:
+        if not isinstance(value, Tensor) and hasattr(value, "get_seq_length"):
+            raise ValueError(
+                f"got a key-value cache ({type(value).__name__}), which every cycle would make "
+                "longer: call the model without past_key_values, or with one cycle"
+            )
+
+
+def refuse_changed_inputs(setup: Setup) -> NoReturn:
+    """The model must not change the tensors that it is given: every cycle gets the same."""
+    raise ValueError(
+        f"{setup.model} changes its input in place, so that its second cycle would get another "
+        "one: make it work on a copy, such as x = x.clone()"
+    )
+
+
 def refuse_other_shape(
-    model: nn.Module, stack: BlockStack, entered: Tensor, left: Tensor, batch_dim: int
+    setup: Setup, plain: nn.Module, entered: Tensor, left: Tensor, cycle: int
 ) -> None:
-    """A stack must keep the shape of the tokens, but may prune them."""
-    same = entered.ndim == left.ndim and all(
-        a == b or (entered.ndim == 3 and dim == 1 - batch_dim and b < a)
+    """A stack must keep the shape of the tokens, but may prune them in the first cycle."""
+    if entered.shape == left.shape:
+        return
+    if cycle > 1:
+        raise ValueError(
+            f"cycle {cycle} of {setup.stack.path!r} turned tokens {list(entered.shape)} into "
+            f"{list(left.shape)}; from the second cycle on the shape must stay"
+        )
+    pruned = entered.ndim == left.ndim == 3 and all(
+        a == b or (dim == 1 - setup.batch_dim and b < a)
         for dim, (a, b) in enumerate(zip(entered.shape, left.shape, strict=True))
     )
-    if same:
+    if pruned:
         return
-    inner = [
-        f"{found.path!r}"
-        for found in stacks_within(model, prefix=stack.path)
-        if found.path != stack.path
-    ]
+    path = setup.stack.path
+    inner = [f"{s.path!r}" for s in stacks_within(plain, prefix=path) if s.path != path]
     hint = f" Stages within it that could be cycled: {', '.join(inner)}." if inner else ""
     raise ValueError(
-        f"the stack {stack.path!r} of {type(model).__name__} turns tokens {list(entered.shape)} "
-        f"into {list(left.shape)}; cycling needs the output's shape to be the input's.{hint}"
+        f"the stack {path!r} of {setup.model} turns tokens {list(entered.shape)} into "
+        f"{list(left.shape)}; cycling needs the output's shape to be the input's.{hint}"
     )
 
 
-def refuse_infinite(stack: BlockStack, tokens: Tensor, cycle: int) -> None:
+def refuse_infinite(setup: Setup, tokens: Tensor, cycle: int) -> None:
     """Tokens must be finite, where the user asked for it."""
     if torch.isfinite(tokens).all():
         return
     bad = int((~torch.isfinite(tokens)).sum())
     raise FloatingPointError(
-        f"cycle {cycle} of {stack.path!r} gave {bad} of {tokens.numel()} token values that are "
-        "NaN or infinite"
+        f"cycle {cycle} of {setup.stack.path!r} gave {bad} of {tokens.numel()} token values that "
+        "are NaN or infinite"
     )
 
 
-def refuse_constant_tokens(
-    model: nn.Module, stack: BlockStack, forward: ForwardPass, tokens: Tensor
-) -> None:
+def refuse_reentrant_checkpoint(setup: Setup, index: int) -> NoReturn:
+    """Tokens that are handed in behind a reentrant checkpoint's back get no gradient."""
+    raise RuntimeError(
+        f"{setup.model} checkpoints {setup.name_of(index)} with use_reentrant=True, through which "
+        "tokens of the cycle before get no gradient. Use use_reentrant=False (for a model of "
+        'transformers: gradient_checkpointing_enable({"use_reentrant": False})), or '
+        "activation_checkpointing= of CycleWrapper"
+    )
+
+
+def refuse_tokens_without_gradient(setup: Setup) -> None:
     """A reentrant checkpoint must end with the stack, or tokens come without a graph."""
-    if forward.grad_at_end or not forward.differentiable or tokens.requires_grad:
-        return
-    if any(parameter.requires_grad for block in stack.blocks for parameter in block.parameters()):
+    if any(p.requires_grad for block in setup.stack.blocks for p in block.parameters()):
         raise RuntimeError(
-            f"the tokens of {stack.path!r} have no gradient: {type(model).__name__} checkpoints "
-            "its activations with use_reentrant=True, and either the checkpoint goes on behind the "
+            f"the tokens of {setup.stack.path!r} have no gradient: {setup.model} checkpoints its "
+            "activations with use_reentrant=True, and either the checkpoint goes on behind the "
             "stack or nothing that enters it needs a gradient. Use use_reentrant=False"
         )
 
 
-def refuse_labels(position: int | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A model that computes its own loss would average over all cycles."""
-    given = kwargs.get("labels")
-    if position is not None and len(args) > position:
-        given = args[position]
-    if given is not None:
-        raise ValueError(
-            "labels make the model compute its own loss, which would see the samples of all "
-            "cycles at once. Call the model without labels and give them to CycleDistillLoss"
-        )
+def refuse_own_checkpoint(setup: Setup) -> NoReturn:
+    """Batched cycles run inside of the last block's hook, which must not be run again."""
+    raise RuntimeError(
+        f"{setup.model} checkpoints the last block of {setup.stack.path!r} on its own, and with it "
+        "the later cycles, which batched cycles do not support. Use batched=False, or "
+        "activation_checkpointing= of CycleWrapper"
+    )

@@ -1,88 +1,60 @@
-"""Splitting what the model made of the folded batch into one output for each cycle."""
+"""Splitting what the model made of the batch of all cycles into one output for each cycle."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from cycledistill._find import BlockStack
-from cycledistill._pass import ForwardPass
+from cycledistill._setup import Setup
 from cycledistill._tree import iter_tensors, map_tensors
 
 
-def split_output(
-    model: nn.Module,
-    stack: BlockStack,
-    forward: ForwardPass,
-    output: Any,
-    inputs: Any,
-    batch_dim: int,
-) -> tuple[Any, ...]:
-    """The model's output on the folded batch, as one output for each cycle.
+def split_output(setup: Setup, output: Any, tokens: list[Tensor], inputs: Any) -> tuple[Any, ...]:
+    """The model's output on the batch of all cycles, as one output for each cycle.
+
+    Tensors with as many dimensions as the tokens may carry the batch where the tokens do or, as
+    the model may have turned them, first; all others carry it first. A tensor without the batch
+    of all cycles did not come through the stack: every cycle gets it as it is.
 
     Args:
-        model: The plain model, for errors.
-        stack: Its stack, for errors.
-        forward: The pass.
+        setup: Of the wrapper.
         output: What the model returned: a tree of tensors.
-        inputs: What it was called with, whose first tensor tells where its batch is.
-        batch_dim: Batch dimension of the tokens.
+        tokens: The tokens that left the stack in each cycle.
+        inputs: What the model was called with, whose first tensor tells where its batch is.
     """
-    batch_dims: tuple[int, ...] = (0,)
-    batch_sizes: tuple[int, ...] = (forward.batch_size,)
+    num_cycles, ndim = len(tokens), tokens[0].ndim
+    size = tokens[0].shape[setup.batch_dim]
     # In a list: torch 2.6 does not compile next(..., None).
-    tensors = [tensor for tensor in iter_tensors(inputs) if tensor.ndim]
-    given = tensors[0] if tensors else None
-    same = given is not None and given.shape[0] == forward.batch_size
-    if batch_dim:  # what follows may have put the batch first again
-        batch_dims = (0, 1) if same else (1, 0)
-    elif given is not None and not same:  # the stem folds, say, frames into the batch
-        batch_sizes += (given.shape[0],)
-    predictions, num_split = _split_batch(
-        output, forward.cycles_run, batch_sizes, batch_dims, forward.token_ndim
-    )
-    if not num_split:
-        raise RuntimeError(
-            f"no tensor that {type(model).__name__} returned has the {forward.cycles_run} x "
-            f"{forward.batch_size} samples that left {stack.path!r}: the cycles did not reach the "
-            "output. If what follows the stack combines samples, or counts on the batch size, pass "
-            "head_per_cycle=True"
-        )
-    return predictions
-
-
-def _split_batch(
-    tree: Any,
-    num_parts: int,
-    batch_sizes: tuple[int, ...],
-    batch_dims: tuple[int, ...],
-    token_ndim: int,
-) -> tuple[tuple[Any, ...], int]:
-    """Split every tensor of a tree whose batch is ``num_parts`` times as large into the parts.
-
-    Tensors with as many dimensions as the tokens carry the batch at the first of ``batch_dims``
-    that has ``num_parts`` times one of the ``batch_sizes``, all others at 0. A tensor of another
-    batch size did not come through the stack; every part gets it as it is.
-
-    Returns:
-        The parts, and the number of tensors that were split.
-    """
+    given = [tensor for tensor in iter_tensors(inputs) if tensor.ndim][:1]
+    same = bool(given) and given[0].shape[0] == size
+    dims: tuple[int, ...] = (0,)
+    sizes: tuple[int, ...] = (size,)
+    if setup.batch_dim:  # what follows may have put the batch first again
+        dims = (0, 1) if same else (1, 0)
+    elif given and not same:  # the stem folds, say, frames into the batch
+        sizes += (given[0].shape[0],)
     num_split = 0
 
     def pieces(tensor: Tensor) -> tuple[Tensor, ...]:
         nonlocal num_split
-        for dim in batch_dims if tensor.ndim == token_ndim else (0,):
-            for size in batch_sizes if tensor.ndim > dim else ():
-                if tensor.shape[dim] == num_parts * size:
+        for dim in dims if tensor.ndim == ndim else (0,):
+            for each in sizes if tensor.ndim > dim else ():
+                if tensor.shape[dim] == num_cycles * each:
                     num_split += 1
-                    return tensor.split([size] * num_parts, dim)
-        return (tensor,) * num_parts
+                    return tensor.split([each] * num_cycles, dim)
+        return (tensor,) * num_cycles
 
-    split = [pieces(tensor) for tensor in iter_tensors(tree)]
+    split = [pieces(tensor) for tensor in iter_tensors(output)]
+    if not num_split:
+        raise RuntimeError(
+            f"no tensor that {setup.model} returned has the {num_cycles} x {size} samples that "
+            f"left {setup.stack.path!r}: the cycles did not reach the output. If what follows the "
+            "stack combines samples, or counts on the batch size, use batched=False"
+        )
 
-    def part(index: int) -> Any:
+    def part(cycle: int) -> Any:
         remaining = iter(split)
-        return map_tensors(lambda _: next(remaining)[index], tree)
+        return map_tensors(lambda _: next(remaining)[cycle], output)
 
-    return tuple(part(index) for index in range(num_parts)), num_split
+    return tuple(part(cycle) for cycle in range(num_cycles))

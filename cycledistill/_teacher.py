@@ -39,13 +39,20 @@ class TeacherOnly(nn.Module):
         super().__init__()
         later = num_cycles - 1
         self.token_dim = token_dim
-        self.embedding = nn.Parameter(torch.zeros(later, token_dim)) if cycle_embedding else None
+        self.embedding = nn.Parameter(torch.empty(later, token_dim)) if cycle_embedding else None
+        self.down = self.up = None
         if adapter_rank:
-            down = torch.randn(later, num_blocks, token_dim, adapter_rank) / math.sqrt(token_dim)
-            self.down = nn.Parameter(down)
-            self.up = nn.Parameter(torch.zeros(later, num_blocks, adapter_rank, token_dim))
-        else:
-            self.down = self.up = None
+            self.down = nn.Parameter(torch.empty(later, num_blocks, token_dim, adapter_rank))
+            self.up = nn.Parameter(torch.empty(later, num_blocks, adapter_rank, token_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Make every later cycle the first one again."""
+        if self.embedding is not None:
+            nn.init.zeros_(self.embedding)
+        if self.down is not None and self.up is not None:
+            nn.init.normal_(self.down, std=1 / math.sqrt(self.token_dim))
+            nn.init.zeros_(self.up)
 
     def enter(self, tokens: Tensor, cycle: int) -> Tensor:
         """Tokens `[..., D]` that enter a cycle (2 or later), with its embedding added."""

@@ -1,4 +1,7 @@
-"""Trees of tensors: what models return (tensor, tuple, dict, dataclass, model output)."""
+"""Trees of tensors: what models take and return (tensor, tuple, dict, dataclass, model output).
+
+`_parts` alone decides what is a container, so that mapping, splitting and finding tensors agree.
+"""
 
 from __future__ import annotations
 
@@ -13,51 +16,65 @@ from torch import Tensor
 def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply ``function`` to every tensor of ``tree`` and to its counterparts in ``others``.
 
-    Containers keep their type; whatever is no tensor and no container is taken from ``tree``.
+    Containers are new and keep their type; everything else is taken from ``tree``.
     """
     if isinstance(tree, Tensor):
         return function(tree, *others)
-    if isinstance(tree, Mapping):
-        mapped = {
-            key: map_tensors(function, value, *(other[key] for other in others))
-            for key, value in tree.items()
-        }
-        if type(tree) is dict:
-            return mapped
-        result: Any = copy.copy(tree)
-        for key, value in mapped.items():
-            result[key] = value
-        return result
-    if isinstance(tree, (tuple, list)):
-        items = [
-            map_tensors(function, value, *(other[index] for other in others))
-            for index, value in enumerate(tree)
-        ]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        changes = {
-            field.name: map_tensors(
-                function,
-                getattr(tree, field.name),
-                *(getattr(other, field.name) for other in others),
-            )
-            for field in dataclasses.fields(tree)
-            if field.init
-        }
-        return dataclasses.replace(tree, **changes)
-    return tree
+    parts = _parts(tree)
+    if parts is None:
+        return tree
+    counterparts = [_parts(other) for other in others]
+    mapped = [
+        map_tensors(function, part, *(other[index] for other in counterparts if other is not None))
+        for index, part in enumerate(parts)
+    ]
+    return _rebuilt(tree, mapped)
 
 
 def iter_tensors(tree: Any) -> Iterator[Tensor]:
     """Every tensor of a tree, in order."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, Mapping):
-        for value in tree.values():
-            yield from iter_tensors(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from iter_tensors(value)
-    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
-        for field in dataclasses.fields(tree):
-            yield from iter_tensors(getattr(tree, field.name))
+        return
+    for part in _parts(tree) or ():
+        yield from iter_tensors(part)
+
+
+def fresh_containers(tree: Any) -> Any:
+    """The same tensors in containers of their own, which may be written into."""
+    return map_tensors(_itself, tree)
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _parts(tree: Any) -> list[Any] | None:
+    """What a container holds; None for anything else."""
+    if isinstance(tree, Mapping):
+        return list(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return list(tree)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return [getattr(tree, name) for name in _fields(tree)]
+    return None
+
+
+def _rebuilt(tree: Any, parts: list[Any]) -> Any:
+    """A container like ``tree`` with other parts."""
+    if type(tree) is dict:
+        return dict(zip(tree, parts, strict=True))
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    result: Any = copy.copy(tree)
+    if isinstance(tree, Mapping):
+        for key, part in zip(tree, parts, strict=True):
+            result[key] = part
+    else:
+        for name, part in zip(_fields(tree), parts, strict=True):
+            object.__setattr__(result, name, part)  # a frozen dataclass too
+    return result
+
+
+def _fields(tree: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(tree) if hasattr(tree, field.name)]

@@ -62,7 +62,7 @@ def record_attention(
     """
     if model.training:
         raise ValueError("model: found training mode, expected eval mode; call model.eval() first")
-    plain = model.model if isinstance(model, CycleWrapper) else model
+    plain = model.plain if isinstance(model, CycleWrapper) else model
     stack = find_stack(plain, blocks)
     recorder = _Recorder()
     with torch.no_grad(), _marked(stack.blocks, recorder), recorder:

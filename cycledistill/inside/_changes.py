@@ -55,13 +55,13 @@ def token_changes(
     if num_cycles < 2:
         raise ValueError(f"num_cycles: found {num_cycles}, expected 2 or more")
     if groups is None:
-        groups = getattr(cycled.model, "token_groups", None) or {"all tokens": slice(None)}
+        groups = getattr(cycled.plain, "token_groups", None) or {"all tokens": slice(None)}
     with torch.no_grad():
         cycles = cycled.forward_cycles(*args, num_cycles=num_cycles, **kwargs).tokens
     tokens = torch.stack([found.float() for found in cycles])
     if tokens.ndim != 4:
         raise ValueError(f"tokens: found shape {list(cycles[0].shape)}, expected [B, T, D]")
-    if cycled._cycler.options.batch_dim == 1:
+    if cycled._setup.batch_dim == 1:
         tokens = tokens.transpose(1, 2)
     tiny = torch.finfo(torch.float32).tiny
     moved = torch.linalg.vector_norm(tokens[1:] - tokens[:-1], dim=-1)

@@ -75,7 +75,7 @@ def _matrices_of(
     label: str, model: nn.Module, layer: int, blocks: str | Sequence[nn.Module] | None
 ) -> Tensor:
     """All entries of a block's matrices `[n]`, float32."""
-    plain = model.model if isinstance(model, CycleWrapper) else model
+    plain = model.plain if isinstance(model, CycleWrapper) else model
     stack = find_stack(plain, blocks)
     if not 1 <= layer <= len(stack.blocks):
         raise ValueError(

@@ -146,7 +146,7 @@ def summary_rows(
         figures += f" + {teacher_only:,} teacher-only"
     if in_loss:
         figures += f" + {in_loss:,} in the loss"
-    inner = getattr(model, "model", None)
+    inner = getattr(model, "plain", None)
     name = type(model).__name__
     steps = order.total_steps
     return {

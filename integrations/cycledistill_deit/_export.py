@@ -32,7 +32,7 @@ def save_plain(
     The folder appears whole or not at all; one of the same name is replaced.
 
     Args:
-        model: The unwrapped model (or a wrapper's ``.model``).
+        model: The unwrapped model (or a wrapper's ``.plain``).
         config: What it was made with.
         class_names: Names of the K classes.
         folder: Where to.

@@ -122,6 +122,7 @@ def sharded(
         assert isinstance(cycled, FSDPModule) and isinstance(cycled, CycleWrapper)
     assert any(isinstance(parameter, DTensor) for parameter in cycled.parameters())
     train(cycled, rank)
+
     hooks = list(cycled.blocks[-1]._forward_hooks.values())
     assert isinstance(hooks[-1], AfterBlock), "FSDP2 closes a block before it runs again"
     return whole(cycled.named_parameters())
@@ -150,7 +151,7 @@ SCENARIOS: dict[str, tuple[Callable[..., dict[str, Tensor]], dict[str, Any]]] = 
     "data-parallel": (data_parallel, {}),
     "data-parallel-block": (data_parallel, {"activation_checkpointing": "block"}),
     "data-parallel-cycle": (data_parallel, {"activation_checkpointing": "cycle"}),
-    "data-parallel-head": (data_parallel, {"head_per_cycle": True}),
+    "data-parallel-batched": (data_parallel, {"batched": True}),
     "data-parallel-inside": (data_parallel_around_the_plain_model, {}),
     "data-parallel-teacher": (data_parallel_teacher, {}),
     "data-parallel-unused": (data_parallel_unused_cycles, {}),
@@ -159,7 +160,7 @@ SCENARIOS: dict[str, tuple[Callable[..., dict[str, Tensor]], dict[str, Any]]] = 
     "sharded-block": (sharded, {"activation_checkpointing": "block"}),
     "sharded-cycle": (sharded, {"activation_checkpointing": "cycle"}),
     "sharded-teacher": (sharded, {"cycle_embedding": True, "adapter_rank": 2}),
-    "sharded-head": (sharded, {"head_per_cycle": True}),
+    "sharded-batched": (sharded, {"batched": True}),
     "sharded-kept": (sharded, {"keep": True}),
     "sharded-modes": (sharded_modes, {}),
 }

@@ -1,4 +1,4 @@
-"""Models whose batch norms mix samples: their tails run once for each cycle."""
+"""Models whose batch norms mix the samples of a batch, but not the cycles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_batch_norm_head_runs_once_for_each_cycle(momentum: float | None) -> N
     model = batch_norm_model()
     model.bn.momentum = momentum  # type: ignore[assignment]
     plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 3, head_per_cycle=True)
+    cycled = CycleWrapper(model, 3)
     for _ in range(2):
         x = tokens(4)
         out = cycled(x)
@@ -64,9 +64,9 @@ def test_a_batch_norm_without_running_statistics_mixes_in_eval_too() -> None:
     model.eval()
     plain = copy.deepcopy(model)
     x = tokens(4)
-    with pytest.raises(ValueError, match=r"head_per_cycle=True"):
-        CycleWrapper(copy.deepcopy(model), 2).forward_cycles(x)
-    out = CycleWrapper(model, 2, head_per_cycle=True).forward_cycles(x)
+    with pytest.raises(ValueError, match=r"mixes the samples of a batch.*Use batched=False"):
+        CycleWrapper(copy.deepcopy(model), 2, batched=True).forward_cycles(x)
+    out = CycleWrapper(model, 2).forward_cycles(x)
     first = plain.blocks(x)
     expected = tuple(plain.head(plain.bn(t.mean(1))) for t in (first, plain.blocks(first)))
     assert_same(out.predictions, expected)

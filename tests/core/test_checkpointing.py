@@ -146,8 +146,8 @@ def test_models_that_checkpoint_on_their_own(
         for _ in range(1 if order == "once" else 2)
     ]
     counts = (3, 2)
-    if reentrant and segments[-1][1] == 5:
-        with pytest.raises(RuntimeError, match=r"no gradient.*use_reentrant=False"):
+    if reentrant and (segments[0][0] <= 0 or segments[-1][1] == 5):
+        with pytest.raises(RuntimeError, match=r"(no gradient|checkpoints block 0).*=False"):
             cycled(*inputs[0])
         return
     outs = [cycled(*pair, num_cycles=n) for pair, n in zip(inputs, counts, strict=False)]
@@ -164,8 +164,7 @@ def test_models_that_checkpoint_on_their_own(
     assert len(cycled(*inputs[0]).tokens) == 3
 
 
-@pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "non-reentrant"])
-def test_arguments_made_inside_of_a_checkpoint_get_their_gradient(reentrant: bool) -> None:
+def test_arguments_made_inside_of_a_checkpoint_get_their_gradient() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -180,7 +179,7 @@ def test_arguments_made_inside_of_a_checkpoint_get_their_gradient(reentrant: boo
         def forward(self, x: Tensor, plain: bool = False) -> Tensor:
             if plain:
                 return self.part(x)
-            return torch.utils.checkpoint.checkpoint(self.part, x, use_reentrant=reentrant)
+            return torch.utils.checkpoint.checkpoint(self.part, x, use_reentrant=False)
 
     torch.manual_seed(0)
     model = Model().double()
@@ -199,7 +198,7 @@ def test_plain_calls_between_and_after_checkpointed_passes(segments: list[tuple[
     cycled = CycleWrapper(model, 2)
     x, bias = tokens(), torch.zeros(6, 6, dtype=torch.float64)
     out = cycled(x, bias)
-    between = cycled.model(x, bias)
+    between = cycled.plain(x, bias)
     assert_same(between, plain(x, bias), tolerance=0)
     loss_of(out).backward(retain_graph=True)
     after = model(x, bias)

@@ -128,7 +128,7 @@ def test_a_compiled_model_inside_of_the_wrapper() -> None:
         {"activation_checkpointing": "block"},
         {"activation_checkpointing": "cycle"},
         {"grad_cycles": 1, "input_injection": 0.5, "cycle_embedding": True, "adapter_rank": 2},
-        {"head_per_cycle": True},
+        {"batched": False},
     ],
     ids=lambda options: next(iter(options)) + str(next(iter(options.values()))),
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import inspect
 import io
 import pickle
+import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +24,7 @@ from cycledistill import CycleDistillLoss, CycleWrapper
 from tests.core.reference import assert_same, call, task_loss
 from tests.core.zoo import ZOO, Case
 
+KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 SOME = ["vit", "deit-distilled", "beit-shared-bias", "hf-bert", "encoder", "sequential"]
 some = pytest.mark.parametrize("case", [ZOO[name] for name in SOME], ids=SOME)
 
@@ -99,12 +103,12 @@ def test_a_copy_of_the_inner_model_alone_is_plain(
     cycled = CycleWrapper(model, 2, **kwargs)
     args, named = case.batch()
     cycled(*args, **named)
-    again = copier(cycled.model)
+    again = copier(cycled.plain)
     assert_same(call(again, args, named), call(plain, args, named), tolerance=0)
     with torch.no_grad():  # where nn.TransformerEncoder has a fast path, but not with hooks
         expected = call(plain.eval(), args, named)
         assert_same(call(again.eval(), args, named), expected, tolerance=0)
-        unused = copier(cycled.model).eval()
+        unused = copier(cycled.plain).eval()
         assert_same(call(unused, args, named), expected, tolerance=1e-12)
         assert_same(call(unused, args, named), expected, tolerance=0)
     del cycled, model
@@ -169,7 +173,7 @@ def test_a_forward_on_the_instance_survives() -> None:
 @some
 def test_state_loads_strictly_both_ways(case: Case) -> None:
     plain = case.build(seed=3)
-    cycled = CycleWrapper(case.build(), 2, cycle_embedding=True, token_dim=16)
+    cycled = CycleWrapper(case.build(), 2)
     args, named = case.batch()
     train_step(cycled, args, named)
     assert set(cycled.state_dict()) == set(plain.state_dict())
@@ -190,6 +194,45 @@ def test_state_loads_strictly_both_ways(case: Case) -> None:
     assert all(map(torch.equal, state.values(), cycled.state_dict().values()))
 
 
+@some
+def test_state_holds_the_teacher_only_parameters(case: Case) -> None:
+    """So that foreign checkpoints and averages carry them."""
+    plain = case.build(seed=3)
+    cycled = CycleWrapper(case.build(), 2, **OPTIONS["teacher"]).double()
+    ours = {f"cycle_teacher.{name}" for name in ("embedding", "down", "up")}
+    assert set(cycled.state_dict()) == set(plain.state_dict()) | ours
+    args, named = case.batch()
+    for _ in range(2):
+        train_step(cycled, args, named)
+    other = CycleWrapper(case.build(seed=4), 2, **OPTIONS["teacher"]).double()
+    other.load_state_dict(cycled.state_dict(), strict=True)
+    assert_same(other(*args, **named), cycled(*args, **named), tolerance=0)
+    first = next(iter(plain.state_dict()))
+    with pytest.raises(RuntimeError, match=r'(?s)Missing key.*"cycle_teacher.embedding"') as error:
+        cycled.load_state_dict(plain.state_dict())
+    assert "plain." not in str(error.value)
+    keys = cycled.load_state_dict({first: plain.state_dict()[first], "x.y": 1}, strict=False)
+    assert set(keys.missing_keys) == set(cycled.state_dict()) - {first}
+    assert keys.unexpected_keys == ["x.y"]
+    unwrapped = cycled.unwrap()
+    assert set(unwrapped.state_dict()) == set(plain.state_dict())
+
+
+def test_teacher_only_parameters_can_be_reset() -> None:
+    """As after `to_empty` of a model that was made on the meta device."""
+    case = ZOO["vit"]
+    with torch.device("meta"):
+        cycled = CycleWrapper(case.make(), 2, cycle_embedding=True, adapter_rank=2)
+    cycled.to_empty(device="cpu")
+    teacher = cycled.get_submodule("cycle_teacher")
+    for parameter in teacher.parameters():
+        parameter.data.fill_(float("nan"))
+    teacher.reset_parameters()  # type: ignore[operator]
+    state = cycled.teacher_state_dict()
+    assert not state["embedding"].any() and not state["up"].any()
+    assert 0.1 < float(state["down"].std()) < 0.5
+
+
 class Parent(nn.Module):
     """Has the model as a part of itself, wrapped or not."""
 
@@ -205,18 +248,23 @@ def test_state_inside_of_a_parent_module(kwargs: dict[str, Any]) -> None:
     case = ZOO["vit"]
     plain = Parent(case.build(seed=3))
     parent = Parent(CycleWrapper(case.build(), 2, **kwargs))
-    assert list(parent.state_dict()) == list(plain.state_dict())
-    state = {key: value.clone() for key, value in plain.state_dict().items()}
-    keys = parent.load_state_dict(state, strict=True)
+    other = Parent(CycleWrapper(case.build(seed=5), 2, **kwargs))
+    ours = [key for key in parent.state_dict() if "cycle_teacher" in key]
+    assert len(ours) == (3 if kwargs else 0)
+    assert set(parent.state_dict()) == {*plain.state_dict(), *ours}
+    for tensor in parent.part.teacher_state_dict().values():  # type: ignore[union-attr, operator]
+        tensor.fill_(0.25)
+    state = {key: value.clone() for key, value in parent.state_dict().items()}
+    keys = other.load_state_dict(state, strict=True)
     assert not keys.missing_keys and not keys.unexpected_keys
-    assert list(state) == list(plain.state_dict()), "the caller's dict is left alone"
-    assert all(map(torch.equal, parent.state_dict().values(), plain.state_dict().values()))
-    assert parent.part.state_dict(prefix="a.").keys() == {  # type: ignore[union-attr]
-        f"a.{key}" for key in plain.part.state_dict()
+    assert list(state) == list(parent.state_dict()), "the caller's dict is left alone"
+    assert all(map(torch.equal, parent.state_dict().values(), other.state_dict().values()))
+    assert parent.part.state_dict(prefix="a.").keys() == {
+        f"a.{key}" for key in parent.part.state_dict()
     }
     broken = {**state, "part.surplus": torch.zeros(1)}
     del broken["part.pos_embed"]
-    with pytest.raises(RuntimeError, match=r"(?s)Missing.*pos_embed.*Unexpected.*surplus"):
+    with pytest.raises(RuntimeError, match=r"(?s)Missing.*\"part.pos_embed.*\"part.surplus"):
         parent.load_state_dict(broken, strict=True)
     names = [name for name, _ in parent.named_parameters() if "cycle_teacher" not in name]
     assert names == [name for name, _ in plain.named_parameters()]
@@ -263,7 +311,7 @@ def test_timm_ema_after_a_step(case: Case, kwargs: dict[str, Any]) -> None:
         for mean, old, new in zip(
             expected.state_dict().values(),
             start.state_dict().values(),
-            ema.module.state_dict().values(),
+            ema.module.plain.state_dict().values(),
             strict=True,
         ):
             mean.copy_(new)
@@ -350,7 +398,7 @@ def test_attributes_and_submodules_are_the_models() -> None:
     with pytest.raises(AttributeError, match=r"no_such_thing"):
         cycled.no_such_thing  # noqa: B018
     names = [name for name, _ in cycled.named_modules()]
-    assert "blocks.0.attn" in names and not any(name.startswith("model") for name in names)
+    assert "blocks.0.attn" in names and not any(name.startswith("plain") for name in names)
     assert "num_cycles=2" in repr(cycled) and "'blocks'" in repr(cycled)
 
 
@@ -364,7 +412,8 @@ def test_setting_an_attribute_reaches_the_model() -> None:
     assert cycled(*args).predictions[1].shape == (2, 7)
     cycled.pos_embed = nn.Parameter(torch.zeros_like(model.pos_embed))
     assert not model.pos_embed.any()
-    assert set(cycled.state_dict()) == set(model.state_dict())
+    ours = {"cycle_teacher.embedding"}
+    assert set(cycled.state_dict()) == set(model.state_dict()) | ours
     cycled.num_cycles = 3
     assert len(cycled(*args).tokens) == 3
     cycled.of_my_own = 4
@@ -372,6 +421,145 @@ def test_setting_an_attribute_reaches_the_model() -> None:
     del cycled.of_my_own
     del cycled.pos_embed
     assert not hasattr(model, "pos_embed")
+
+
+def test_a_model_with_a_child_called_model() -> None:
+    """As most causal language models have one."""
+
+    class Outer(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.model = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.model(x) * 2
+
+    case = ZOO["vit"]
+    inner = case.build()
+    outer = Outer(inner)
+    cycled = CycleWrapper(outer, 2)
+    assert cycled.model is inner and cycled.plain is outer
+    assert cycled.get_parameter("model.head.weight") is inner.head.weight
+    assert cycled.get_submodule("model.blocks.1") is inner.blocks[1]
+    names = [name for name, _ in outer.named_parameters()]
+    assert [name for name, _ in cycled.named_parameters()] == names == list(cycled.state_dict())
+    assert [name for name, _ in cycled.named_children()] == ["model"]
+    args, _ = case.batch()
+    cycled.eval()
+    zeros = {"model.head.weight": torch.zeros_like(inner.head.weight)}
+    assert_same(functional_call(cycled, zeros, args)[0], 2 * inner.head.bias, tolerance=0)
+
+
+def test_the_signature_is_the_plain_models() -> None:
+    def signature(module: nn.Module) -> dict[str, inspect.Parameter]:
+        return dict(inspect.signature(module.forward).parameters)
+
+    for name in ("vit", "hf-bert", "encoder", "loop"):
+        model = ZOO[name].build()
+        cycled = CycleWrapper(model, 2)
+        got, plain = signature(cycled), signature(model)
+        assert got.pop("num_cycles").kind is got.pop("exit_tolerance").kind is KEYWORD_ONLY
+        assert got == plain
+        for again in (copy.deepcopy(cycled), through_file(cycled), copy.copy(cycled)):
+            assert inspect.signature(again.forward) == inspect.signature(cycled.forward)
+            assert again.forward.__self__ is again
+
+
+def test_a_shallow_copy_goes_on_and_leaves_the_first_alone() -> None:
+    case = ZOO["vit"]
+    cycled = CycleWrapper(case.build(), 2)
+    args, _ = case.batch()
+    expected = cycled(*args)
+    again = copy.copy(cycled)
+    assert again.plain is cycled.plain
+    assert_same(again(*args), expected, tolerance=0)
+    del again
+    gc.collect()
+    assert_same(cycled(*args), expected, tolerance=0)
+
+
+def test_replicas_of_data_parallel() -> None:
+    """`torch.nn.DataParallel` copies every module and swaps the children; it needs GPUs."""
+    case = ZOO["vit"]
+    cycled = CycleWrapper(case.build(), 2, cycle_embedding=True).double()
+    args, _ = case.batch()
+    expected = cycled(*args)
+    modules = list(cycled.modules())
+    copies = {module: module._replicate_for_data_parallel() for module in modules}  # type: ignore[operator]
+    for module, replica in copies.items():
+        for key, child in module._modules.items():
+            setattr(replica, key, copies[child])  # type: ignore[index]
+        for key, parameter in module._parameters.items():
+            setattr(replica, key, None if parameter is None else parameter * 1.0)
+    got = copies[cycled](*args)
+    assert_same(got, expected, tolerance=0)
+    assert got.tokens[0].grad_fn is not None
+
+
+def test_compiled_regions_of_accelerate() -> None:
+    from accelerate.utils import compile_regions
+
+    case = ZOO["loop"]
+    cycled = CycleWrapper(case.build(), 2, cycle_embedding=True).double()
+    args, kwargs = case.batch()
+    expected = cycled(*args, **kwargs)
+    regions = compile_regions(cycled, backend="eager")
+    assert type(regions.blocks[0]).__name__ == "OptimizedModule"
+    assert type(cycled.blocks[0]).__name__ == "Block"
+    assert_same(regions(*args, **kwargs), expected, tolerance=1e-12)
+    assert_same(cycled(*args, **kwargs), expected, tolerance=0)
+
+
+def test_a_sharding_plan_goes_by_plain_names(tmp_path: Any) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    case = ZOO["loop"]
+    store = f"file://{tmp_path}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        cycled = CycleWrapper(case.build(), 2)
+        mesh = init_device_mesh("cpu", (1,))
+        parallelize_module(cycled, mesh, {"blocks.*.mlp.0": ColwiseParallel()})
+        assert all(isinstance(block.mlp[0].weight, DTensor) for block in cycled.blocks)
+        assert not isinstance(cycled.head.weight, DTensor)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_threads_do_not_meet() -> None:
+    """Plain calls in one thread, cycles in another, on one wrapper in eval mode."""
+    case = ZOO["sequential"]
+    cycled = CycleWrapper(case.build(), 2).eval()
+    inputs = [case.batch(seed=seed)[0][0] for seed in range(4)]
+    counts = (1, 3, 2, 1)
+    with torch.no_grad():
+        expected = [cycled(x, num_cycles=n) for x, n in zip(inputs, counts, strict=True)]
+    wrong: list[str] = []
+
+    def use(index: int) -> None:
+        with torch.no_grad():
+            for _ in range(50):
+                try:
+                    got = cycled(inputs[index], num_cycles=counts[index])
+                    if not torch.equal(got, expected[index]):
+                        wrong.append(f"thread {index}")
+                except Exception as error:
+                    wrong.append(repr(error))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=use, args=(index,)) for index in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert not wrong
+    assert not cycled.plain[0]._forward_hooks
 
 
 def test_functional_call_takes_plain_names() -> None:

@@ -211,5 +211,5 @@ def test_gradient_scaler_and_accumulation() -> None:
     whole = CycleWrapper(case.build(), 2)
     for args in batches:
         (criterion(whole(*args)).total / 2).backward()
-    for name, gradient in gradients(whole.model).items():
+    for name, gradient in gradients(whole.plain).items():
         assert torch.equal(accumulated[name], gradient)  # type: ignore[arg-type]

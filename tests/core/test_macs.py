@@ -43,7 +43,7 @@ def test_a_vit_counted_by_hand(num_cycles: int) -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_modes_and_the_fast_path_are_left_as_they_were(training: bool) -> None:
     cycled = CycleWrapper(vit(), num_cycles=2).train(training)
-    cycled.model.blocks[1].eval()
+    cycled.plain.blocks[1].eval()
     before = [module.training for module in cycled.modules()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     count_macs(cycled, torch.zeros(1, 3, 16, 16), method="forward_cycles", num_cycles=2)

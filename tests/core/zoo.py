@@ -335,7 +335,7 @@ OWN = {
     "slice": Case(LoopModel, weighted_inputs, "blocks.1:3", blocks="blocks.1:3"),
     "one-block": Case(LoopModel, weighted_inputs, "blocks.1:2", blocks="blocks.1:2"),
     "frames": Case(Frames, lambda size: ((torch.randn(size, 4, 6, 16, dtype=torch.float64),), {})),
-    "batch-norm-head": Case(BatchNormHead, sequence, "blocks", options={"head_per_cycle": True}),
+    "batch-norm-head": Case(BatchNormHead, sequence, "blocks", options={"batched": False}),
 }
 
 ZOO: dict[str, Case] = {**TIMM, **HUGGING_FACE, **OWN}

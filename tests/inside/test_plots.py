@@ -119,7 +119,7 @@ def test_changes_refuse(cycled):
     with pytest.raises(ValueError, match="num_cycles: found 1, expected 2 or more"):
         token_changes(cycled, images, num_cycles=1)
     with pytest.raises(TypeError, match="found VisionTransformer, expected a CycleWrapper"):
-        token_changes(cycled.model, images, num_cycles=2)
+        token_changes(cycled.plain, images, num_cycles=2)
     with pytest.raises(ValueError, match=r"'x' is .* which is empty; the sequence has 5 tokens"):
         token_changes(cycled, images, num_cycles=2, groups={"x": slice(9, None)})
     with pytest.raises(ValueError, match="changes: found none"):
@@ -144,7 +144,7 @@ def test_weights_count_the_share_near_zero():
 
 
 def test_weights_of_a_wrapped_and_a_plain_model_side_by_side(cycled):
-    figure = plot_weight_distributions({"plain": cycled.model, "cycled": cycled}, layer=3)
+    figure = plot_weight_distributions({"plain": cycled.plain, "cycled": cycled}, layer=3)
     texts = [text.get_text() for text in figure.legends[0].get_texts()[1:]]
     assert texts[0].replace("plain", "cycled") == texts[1]
 

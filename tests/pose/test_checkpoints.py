@@ -307,7 +307,7 @@ def test_every_cycle_agrees_with_the_reference(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the sine embedding must be the reference's
         report = load_reference_checkpoint(cycled, {"state_dict": theirs.state_dict(), "meta": {}})
-    assert len(report.loaded) == len(cycled.model.state_dict()) and not report.kept
+    assert len(report.loaded) == len(cycled.plain.state_dict()) and not report.kept
     images = torch.randn(1, 3, 256, 192)
     cycled.eval()
     with torch.no_grad():

@@ -246,7 +246,7 @@ def test_gradients_reach_everything() -> None:
     cycled = CycleWrapper(small("learnable").train(), num_cycles=2)
     out = cycled(torch.randn(2, 3, 48, 32))
     sum(prediction.square().mean() for prediction in out.predictions).backward()
-    for name, parameter in cycled.model.named_parameters():
+    for name, parameter in cycled.plain.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 

@@ -154,7 +154,7 @@ def to_reference_state_dict(model: nn.Module, layout: str = "sdpose") -> dict[st
 
 
 def _plain(model: nn.Module) -> TokenPose | TokenReg:
-    plain = model.model if isinstance(model, CycleWrapper) else model
+    plain = model.plain if isinstance(model, CycleWrapper) else model
     if not isinstance(plain, (TokenPose, TokenReg)):
         raise TypeError(
             "model must be a TokenPose or TokenReg, or a CycleWrapper around one, "

@@ -55,7 +55,7 @@ def inside(
     names = predictor.skeleton.keypoint_names
     if keypoint not in names:
         raise ValueError(f"keypoint: found {keypoint!r}, expected one of {', '.join(names)}")
-    models = {_label(checkpoint): predictor.model.model}
+    models = {_label(checkpoint): predictor.model.plain}
     if compare is not None:
         label = _label(compare)
         models[label if label not in models else f"{label} (compared)"] = load_plain(compare).model

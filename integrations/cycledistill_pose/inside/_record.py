@@ -45,7 +45,7 @@ def record_pose_attention(cycled: CycleWrapper, images: Tensor, num_cycles: int)
         TypeError: The model is another one.
         ValueError: The model is in training mode.
     """
-    model = cycled.model
+    model = cycled.plain
     if not isinstance(model, TokenPose | TokenReg):
         raise TypeError(f"cycled: found a {type(model).__name__}, expected a TokenPose or TokenReg")
     passes: list[PruningPass] = []

@@ -35,7 +35,7 @@ def create_sdpose(
     """Build a model of the SDPose paper: a plain network in a wrapper that cycles it.
 
     >>> cycled = create_sdpose("sdpose_t")
-    >>> type(cycled.model).__name__, cycled.num_cycles
+    >>> type(cycled.plain).__name__, cycled.num_cycles
     ('TokenPose', 3)
 
     | name | network | cycles |
@@ -105,7 +105,7 @@ def sdpose_loss(
     Raises:
         TypeError: `model` is neither a number nor a model of this package.
     """
-    plain = model.model if isinstance(model, CycleWrapper) else model
+    plain = model.plain if isinstance(model, CycleWrapper) else model
     if isinstance(plain, TokenModel):
         groups = plain.token_groups
     elif isinstance(plain, int) and not isinstance(plain, bool):

@@ -29,6 +29,7 @@ class TokenModel(nn.Module):
     `cycledistill_pose.models.TokenPose`.
     """
 
+    batched_cycles = True  # the backbone is most of the cost, and samples do not meet
     position: Tensor
     # Name and options that `create_model` made it from; None where these do not suffice.
     made_by: tuple[str, dict[str, Any]] | None = None

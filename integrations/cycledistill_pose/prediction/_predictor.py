@@ -96,7 +96,7 @@ class PosePredictor:
         Raises:
             ValueError: The network was not made by `create_model`, or has a backbone of its own.
         """
-        plain = self.model.model
+        plain = self.model.plain
         assert isinstance(plain, TokenPose | TokenReg)
         if plain.made_by is None:
             raise ValueError(

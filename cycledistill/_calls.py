@@ -1,0 +1,281 @@
+"""Ordinary calls: each cycle is one call of the model.
+
+The model runs itself, whole, once for each cycle. A hook in front of its first block puts the
+tokens that left the last block in the cycle before in the place of those that the model has made;
+a hook behind the last block notes what leaves. Whatever the model does between, beside and behind
+its blocks is so right without our knowing of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from cycledistill._recompute import inside_reentrant_checkpoint
+from cycledistill._refusals import (
+    refuse_cache,
+    refuse_changed_inputs,
+    refuse_cycles_that_did_not_run,
+    refuse_infinite,
+    refuse_other_shape,
+    refuse_reentrant_checkpoint,
+    refuse_second_run,
+    refuse_second_state,
+    refuse_tokens_without_gradient,
+)
+from cycledistill._setup import Phase, Setup, with_new_tokens
+from cycledistill._teacher import TeacherOnly
+from cycledistill._tokens import relative_change, tokens_of, with_tokens
+from cycledistill._tree import fresh_containers, iter_tensors
+
+
+class OrdinaryCall:
+    """One call of the model, which is one cycle.
+
+    Args:
+        setup: Of the wrapper.
+        cycle: Counted from 1.
+        entering: What enters the first block in the place of the model's own tokens, or None.
+        teacher: Parameters of the later cycles, or None.
+        alone: Whether it is the only cycle of a step, in which teacher-only parameters still need
+            a gradient, of zero.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        cycle: int,
+        entering: Tensor | None,
+        teacher: TeacherOnly | None,
+        alone: bool,
+    ) -> None:
+        self.setup = setup
+        self.cycle = cycle
+        self.entering = entering
+        self.teacher = teacher
+        self.alone = alone
+        self.phase: Phase = "stem"
+        self.blocks_run: list[int] = []
+        self.held: list[_BatchNorm] = []
+        self.entered: Tensor | None = None
+        self.left: Tensor | None = None
+        self._with_gradients = torch.is_grad_enabled()
+        self._inside_reentrant = False
+        self._tokens_in: Tensor | None = None
+        self._extras: list[Any] = []
+        self._previous: tuple[list[Any], Any] | None = None
+
+    @property
+    def checkpoints_blocks(self) -> bool:
+        """Whether blocks keep their inputs alone; a compiled cycle does it by blocks, too."""
+        kind = self.setup.activation_checkpointing
+        return kind == "block" or (kind == "cycle" and torch.compiler.is_compiling())
+
+    def run(
+        self, plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, Tensor, Tensor]:
+        """Call the model; returns its prediction and the tokens that entered and left its blocks."""
+        setup = self.setup
+        record = setup.records.begin()
+        before = setup.running.set(self)
+        try:
+            prediction = call_plain(plain, args, kwargs)
+        finally:
+            setup.running.set(before)
+            for norm in self.held:
+                norm.track_running_stats = True
+            self._tokens_in = self._previous = None
+            self._extras = []
+        # A record of the call must not hold what the call's own graph leads to.
+        entered, self.entered = self.entered, None
+        left, self.left = self.left, None
+        if entered is None or left is None:
+            refuse_cycles_that_did_not_run(setup, plain, self.blocks_run)
+        assert entered is not None and left is not None
+        if self._inside_reentrant and not left.requires_grad:
+            refuse_tokens_without_gradient(setup)
+        setup.records.end(record, self, left)
+        return prediction, entered, left
+
+    def before_block(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Hand the tokens in, if it is the first block."""
+        setup = self.setup
+        tokens, name = setup.split_tokens(index, args, kwargs)
+        if self.phase == "tail" or (self.blocks_run and index <= self.blocks_run[-1]):
+            refuse_second_run(setup, index)
+        if not torch.compiler.is_compiling():
+            self._extras = [*args[1:], *kwargs.values()]
+            if self._previous is not None and len(self.blocks_run) > 1:
+                refuse_second_state(setup, *self._previous, index, self._extras)
+        self.blocks_run.append(index)
+        changed = None
+        if self.phase == "stem":
+            self.phase = "stack"
+            if self.entering is not None:
+                if self._is_inside_reentrant():
+                    refuse_reentrant_checkpoint(setup, index)
+                tokens = self.entering.to(tokens.device)
+                changed = with_new_tokens(args, kwargs, name, tokens)
+            self.entered = tokens
+        self._tokens_in = tokens
+        return changed
+
+    def after_block(self, index: int, output: Any) -> Any:
+        """Note the tokens; behind the last block the tail begins."""
+        changed = self._changed(index, output)
+        self._previous = (self._extras, output)
+        last = index == len(self.setup.stack.blocks) - 1
+        if last:
+            self.phase = "tail"
+            self._previous = None
+            self._inside_reentrant = self._is_inside_reentrant()
+        if last or self.setup.skips_blocks:
+            self.left = tokens_of(output if changed is None else changed)
+        return changed
+
+    def before_block_again(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Hand the same tokens in when the first block runs again."""
+        tokens, name = self.setup.split_tokens(index, args, kwargs)
+        changed = None
+        if self.entering is not None and index == self.blocks_run[0]:
+            tokens = self.entering.to(tokens.device)
+            changed = with_new_tokens(args, kwargs, name, tokens)
+        self._tokens_in = tokens
+        return changed
+
+    def after_block_again(self, index: int, output: Any) -> Any:
+        """Apply the same adapter."""
+        return self._changed(index, output)
+
+    def _changed(self, index: int, output: Any) -> Any:
+        """A block's output with what teacher-only parameters add to it, or None."""
+        tokens_in, self._tokens_in = self._tokens_in, None
+        if self.teacher is None:
+            return None
+        tokens = tokens_of(output)
+        if self.cycle > 1:
+            assert tokens_in is not None
+            return with_tokens(output, self.teacher.adapt(tokens_in, tokens, self.cycle, index))
+        if self.alone and index == len(self.setup.stack.blocks) - 1 and torch.is_grad_enabled():
+            return with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
+        return None
+
+    def _is_inside_reentrant(self) -> bool:
+        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self._with_gradients:
+            return False
+        return inside_reentrant_checkpoint()
+
+
+def run_ordinary_calls(
+    setup: Setup,
+    plain: nn.Module,
+    teacher: TeacherOnly | None,
+    num_cycles: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    exit_tolerance: float | None = None,
+    keep_all: bool = True,
+) -> tuple[list[Any], list[Tensor], int]:
+    """Run all cycles.
+
+    Returns:
+        Predictions and tokens of every cycle, or of the last one without ``keep_all``, and the
+        number of cycles that ran.
+    """
+    if num_cycles > 1:
+        refuse_cache([*args, *kwargs.values()])
+    versions = _versions(args, kwargs) if num_cycles > 1 else []
+    predictions: list[Any] = []
+    all_tokens: list[Tensor] = []
+    entering = injected = None
+    by_cycle = setup.activation_checkpointing == "cycle" and torch.is_grad_enabled()
+    cycle = 0
+    while cycle < num_cycles:
+        cycle += 1
+
+        def run(cycle: int = cycle, entering: Tensor | None = entering) -> Any:
+            call = OrdinaryCall(setup, cycle, entering, teacher, num_cycles == 1)
+            return call.run(plain, args, kwargs)
+
+        if by_cycle and not torch.compiler.is_compiling():
+            prediction, entered, left = checkpoint(run, use_reentrant=False)
+        else:
+            prediction, entered, left = run()
+        if cycle == 1:
+            injected = entered if setup.input_injection else None
+            if versions and versions != _versions(args, kwargs):
+                refuse_changed_inputs(setup)
+        refuse_other_shape(setup, plain, entered, left, cycle)
+        if setup.check_finite:
+            refuse_infinite(setup, left, cycle)
+        settled = False
+        if exit_tolerance is not None and all_tokens:
+            settled = relative_change(all_tokens[-1], left, setup.batch_dim) < exit_tolerance
+        if not keep_all:
+            predictions.clear()
+            all_tokens.clear()
+        predictions.append(prediction)
+        all_tokens.append(left)
+        if settled:
+            break
+        if cycle < num_cycles:
+            entering = entering_tokens(setup, teacher, left, injected, cycle + 1)
+    return predictions, all_tokens, cycle
+
+
+def call_plain(plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call the model, which may write into the containers that it is given.
+
+    A bare ``nn.ModuleList`` has no call of its own: its blocks run one after another.
+    """
+    args, kwargs = fresh_containers(args), fresh_containers(kwargs)
+    if not isinstance(plain, nn.ModuleList):
+        return plain(*args, **kwargs)
+    tokens, *rest = args
+    for block in plain:
+        tokens = tokens_of(block(tokens, *rest, **kwargs))
+    return tokens
+
+
+def entering_tokens(
+    setup: Setup,
+    teacher: TeacherOnly | None,
+    left: Tensor,
+    injected: Tensor | None,
+    cycle: int,
+) -> Tensor:
+    """What enters a later cycle, from the tokens that left the one before.
+
+    Args:
+        setup: Of the wrapper.
+        teacher: Parameters of the later cycles, or None.
+        left: Tokens that left the cycle before.
+        injected: Tokens that entered the first cycle.
+        cycle: The cycle that is entered, 2 or more.
+    """
+    if setup.grad_cycles is not None and (cycle - 1) % setup.grad_cycles == 0:
+        left = left.detach()
+    if setup.input_injection and injected is not None:
+        if injected.shape != left.shape:
+            raise ValueError(
+                f"input_injection adds the stack's input {list(injected.shape)} to later cycles' "
+                f"tokens {list(left.shape)}: the shapes must be equal (a pruned stack cannot)"
+            )
+        left = left + setup.input_injection * injected
+    return left if teacher is None else teacher.enter(left, cycle)
+
+
+def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    """How often each given tensor was changed in place; empty where that is not counted."""
+    if torch.compiler.is_compiling():
+        return []
+    tensors = [*iter_tensors(args), *iter_tensors(kwargs)]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]

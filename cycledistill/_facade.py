@@ -1,0 +1,224 @@
+"""A module that looks like the one it holds: names, state, attributes, signature."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+PLAIN = "plain"
+TEACHER = "cycle_teacher"
+
+
+class Facade(nn.Module):
+    """Holds a model as ``plain`` and looks like it to whoever asks.
+
+    Names of modules and parameters, ``state_dict`` keys, attributes and the signature of
+    ``forward`` are the model's, so that rules that go by name (no weight decay for ``pos_embed``,
+    layer-wise learning rates, sharding plans) and trainers that look at the signature do with it
+    what they would do with the model. A second module of our own, ``cycle_teacher``, is seen
+    under that name where there is one.
+
+    Args:
+        plain: The model.
+        keywords: Keyword-only parameters that ``forward`` takes beside the model's own.
+    """
+
+    plain: nn.Module
+
+    def __init__(self, plain: nn.Module, keywords: tuple[str, ...]) -> None:
+        super().__init__()
+        self._keywords = keywords
+        self._original = (plain,)  # in a tuple: not a child
+        self.plain = plain
+        # The model's own dictionaries: what swaps tensors by name looks into those of the root.
+        for names in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+            self.__dict__[names] = plain.__dict__[names]
+        self._load_prefix = ""
+        self.register_load_state_dict_post_hook(_say_plain_names)
+        self._bind_forward()
+
+    # Names
+
+    def named_modules(
+        self,
+        memo: set[nn.Module] | None = None,
+        prefix: str = "",
+        remove_duplicate: bool = True,
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """The plain model's modules under their own names, then the teacher-only ones."""
+        memo = set() if memo is None else memo
+        if remove_duplicate and self in memo:
+            return
+        memo.add(self)
+        yield prefix, self
+        for name, module in self._modules.items():
+            if module is not None:
+                below = prefix if name == PLAIN else f"{prefix}.{name}" if prefix else name
+                yield from module.named_modules(memo, below, remove_duplicate)
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The plain model's children, then the teacher-only one."""
+        for name, module in self._modules.items():
+            if name == PLAIN and module is not None:
+                yield from module.named_children()
+            elif module is not None:
+                yield name, module
+
+    def children(self) -> Iterator[nn.Module]:
+        """What calls that go through the whole tree descend into: the plain model itself."""
+        return (module for module in self._modules.values() if module is not None)
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a child to the plain model.
+
+        A tool that makes a copy of a model from its children (accelerate's ``compile_regions``)
+        takes all of them from the copy first: then they go into a copy of the plain model.
+        """
+        if name in (PLAIN, TEACHER):
+            super().add_module(name, module)
+            return
+        if self._modules.get(PLAIN) is None:
+            (original,) = self._original
+            plain = original.__class__.__new__(original.__class__)
+            plain.__dict__.update(original.__dict__)
+            plain._modules = dict(original._modules)
+            self._original = (plain,)
+            self._modules[PLAIN] = plain
+        self.plain._modules[name] = module
+
+    def get_submodule(self, target: str) -> nn.Module:
+        """The plain model's submodule of that name."""
+        if not target:
+            return self
+        own = target == TEACHER or target.startswith(f"{TEACHER}.")
+        return super().get_submodule(target) if own else self.plain.get_submodule(target)
+
+    # State
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The plain model's state, and that of teacher-only parameters under ``cycle_teacher.``."""
+        state = self.plain.state_dict(*args, **kwargs)
+        teacher = self._modules.get(TEACHER)
+        if teacher is not None:
+            prefix = kwargs.get("prefix", args[1] if len(args) > 1 else "")
+            keep = kwargs.get("keep_vars", args[2] if len(args) > 2 else False)
+            teacher.state_dict(destination=state, prefix=f"{prefix}{TEACHER}.", keep_vars=keep)
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load such a state."""
+        teacher = self._modules.get(TEACHER)
+        if teacher is None:
+            return self.plain.load_state_dict(state_dict, strict=strict, assign=assign)
+        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Give the plain model's keys the name under which `torch` looks for them."""
+        self._load_prefix = prefix
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            name = key[len(prefix) :]
+            if not name.startswith(f"{TEACHER}."):
+                state_dict[f"{prefix}{PLAIN}.{name}"] = state_dict.pop(key)
+
+    def _fqn_modifiers(self) -> dict[str, str]:
+        """Tell torch.distributed.checkpoint that no key of the state says "plain"."""
+        return {PLAIN: PLAIN}
+
+    # Attributes
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            plain = self.__dict__.get("_modules", {}).get(PLAIN)
+            if plain is None:
+                if name == PLAIN:
+                    raise RuntimeError(
+                        "this CycleWrapper was unwrapped; wrap the model again to cycle it"
+                    ) from None
+                raise
+            return getattr(plain, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        plain = self.__dict__.get("_modules", {}).get(PLAIN)
+        own = name in self.__dict__ or name in (PLAIN, TEACHER) or hasattr(type(self), name)
+        private = name.startswith("_")  # what frameworks note on the wrapper itself
+        if own or private or plain is None or not hasattr(plain, name):
+            super().__setattr__(name, value)
+        else:
+            setattr(plain, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__ or name in self._modules:
+            super().__delattr__(name)
+        else:
+            delattr(self.plain, name)
+
+    # Signature and copies
+
+    def _bind_forward(self) -> None:
+        """Give this instance a ``forward`` whose signature is the plain model's and ours."""
+        forward = type(self).forward
+        own = types.FunctionType(
+            forward.__code__,
+            forward.__globals__,
+            forward.__name__,
+            forward.__defaults__,
+            forward.__closure__,
+        )
+        own.__kwdefaults__ = forward.__kwdefaults__
+        own.__doc__ = forward.__doc__
+        own.__signature__ = self._signature()  # type: ignore[attr-defined]
+        self.__dict__["forward"] = types.MethodType(own, self)
+
+    def _signature(self) -> inspect.Signature:
+        ours = inspect.signature(type(self).forward).parameters
+        kept = [ours["self"].replace(kind=inspect.Parameter.POSITIONAL_ONLY)]
+        plain = inspect.signature(self.plain.forward).parameters.values()
+        kept += [p for p in plain if p.kind is not p.VAR_KEYWORD and p.name not in self._keywords]
+        kept += [ours[name] for name in self._keywords]
+        return inspect.Signature(kept + [p for p in plain if p.kind is p.VAR_KEYWORD])
+
+    def _has_own_forward(self) -> bool:
+        """Whether ``forward`` is the one that we gave, not one that a tool has put there."""
+        forward = self.__dict__.get("forward")
+        function = getattr(forward, "__func__", None)
+        return getattr(function, "__code__", None) is type(self).forward.__code__
+
+    def __copy__(self) -> Facade:
+        """A second wrapper of the same model, as `torch.nn.DataParallel` makes them."""
+        copy = self.__class__.__new__(self.__class__)
+        copy.__dict__.update(self.__dict__, _modules=dict(self._modules))
+        if self._has_own_forward():
+            copy._bind_forward()
+        return copy
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+        replica._bind_forward()
+        return replica
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if self._has_own_forward():
+            del state["forward"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if PLAIN in self._modules and "forward" not in state:
+            self._bind_forward()
+
+
+def _say_plain_names(facade: Facade, keys: Any) -> None:
+    """Name missing and unexpected keys as the plain model's."""
+    prefix = facade._load_prefix
+    ours = f"{prefix}{PLAIN}."
+    for names in keys:
+        names[:] = [prefix + n[len(ours) :] if n.startswith(ours) else n for n in names]

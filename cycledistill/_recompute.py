@@ -1,0 +1,90 @@
+"""Blocks that run again in the backward pass.
+
+A model that checkpoints its activations calls its blocks twice: once in the forward pass, once
+more inside of ``backward`` to make again what was not kept. The repetition must meet the same
+tokens as the first time, also where these were handed in by us. Which pass it repeats follows
+from the autograd node that asks for it: nodes are numbered in the order in which a thread makes
+them, so each pass owns a range of numbers. A record lives as long as the graph of its pass.
+
+`torch.utils.checkpoint` with ``use_reentrant=True`` runs the first time without gradients, inside
+of an autograd function, whose inputs are all that gradients flow to. Tokens that are handed in
+behind its back would get none, so this is refused where it matters.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch._C._autograd import _get_sequence_nr
+from torch.autograd.function import FunctionCtx
+
+if TYPE_CHECKING:
+    from cycledistill._setup import Pass, Setup
+
+
+class PassRecord:
+    """A finished pass and its range of autograd nodes."""
+
+    def __init__(self) -> None:
+        self.done: Pass | None = None
+        self.thread = threading.get_ident()
+        self.first = self.end = _get_sequence_nr()
+
+
+class PassRecords:
+    """The passes whose graphs are alive."""
+
+    def __init__(self) -> None:
+        self._alive: weakref.WeakSet[PassRecord] = weakref.WeakSet()
+
+    def begin(self) -> PassRecord | None:
+        """Note where a pass begins; None where it cannot be repeated."""
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return None
+        return PassRecord()
+
+    def end(self, record: PassRecord | None, done: Pass, tokens: Tensor) -> None:
+        """Note where it ended, for as long as the graph of its tokens lives."""
+        if record is None or tokens.grad_fn is None:
+            return
+        record.done, record.end = done, _get_sequence_nr()
+        tokens.grad_fn.metadata[self] = record  # type: ignore[index]
+        self._alive.add(record)
+
+    def find(self) -> Pass | None:
+        """The pass that is repeated right now, or None."""
+        if torch.compiler.is_compiling():
+            return None
+        node = torch._C._current_autograd_node()
+        if node is None:
+            return None
+        number, here = node._sequence_nr(), threading.get_ident()
+        found = [record for record in self._alive if record.first <= number < record.end]
+        found.sort(key=lambda record: record.thread != here)
+        return found[0].done if found else None
+
+
+def running_pass(setup: Setup) -> tuple[Pass | None, bool]:
+    """The pass that a block is called in, and whether it runs again in the backward pass."""
+    current = setup.running.current()
+    if current is not None:
+        return current, False
+    repeated = setup.records.find()
+    return repeated, repeated is not None
+
+
+def inside_reentrant_checkpoint() -> bool:
+    """Whether an autograd function's forward is on the stack, as a reentrant checkpoint has it."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "forward" and frame.f_code.co_argcount:
+            first = frame.f_locals.get(frame.f_code.co_varnames[0])
+            if isinstance(first, FunctionCtx):
+                return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

@@ -1,0 +1,545 @@
+"""Ordinary calls are right for models that no batch of all cycles could serve."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.utils.checkpoint import checkpoint
+
+from cycledistill import CycleWrapper
+from tests.core.models import BatchNormHead, Block, LoopModel
+from tests.core.reference import (
+    HandFed,
+    assert_same,
+    assert_same_gradients,
+    equation_4,
+    gradients,
+    hand_fed,
+    loss_of,
+)
+from tests.core.zoo import HUGGING_FACE_SIZES, ZOO, Case, Inputs, image, sequence, words
+
+
+def check(case: Case, num_cycles: int = 2, **options: Any) -> CycleWrapper:
+    """Predictions, tokens and gradients are those of cycles by hand."""
+    model = case.build()
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, num_cycles, case.blocks, **options)
+    args, kwargs = case.batch()
+    out = cycled(*args, **kwargs)
+    fed = hand_fed(plain, cycled.stack_path, num_cycles, args, kwargs)
+    assert cycled.cycles_run == num_cycles
+    assert_same(out.tokens, tuple(fed.tokens))
+    assert_same(out.predictions, tuple(fed.predictions))
+    loss_of(out).backward()
+    equation_4(fed).backward()
+    assert_same_gradients(model, gradients(plain))
+    return cycled
+
+
+class Residual(nn.Module):
+    """Adds the stack's input to its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(16, 16)
+        self.blocks = nn.Sequential(*(Block() for _ in range(3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x + self.blocks(x)
+
+
+class OwnQuery(nn.Module):
+    """Puts one query for each sample of the input before the tokens that left the stack."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block() for _ in range(3)))
+        self.query = nn.Parameter(torch.randn(1, 1, 16))
+        self.last = Block()
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        x = self.blocks(x)
+        return self.last(torch.cat([self.query.expand(batch, -1, -1), x], 1))[:, 0]
+
+
+def hugging_face(name: str, **config: Any) -> nn.Module:
+    import transformers
+
+    cls = getattr(transformers, name)
+    tokens = {"bos_token_id": 1, "eos_token_id": 49, "pad_token_id": 0, "vocab_size": 50}
+    return cls(cls.config_class(**{**tokens, **config}))
+
+
+def ended_words(size: int) -> Inputs:
+    (ids,), kwargs = words(size)
+    ids = ids.clamp(2, 48)
+    ids[:, -1] = 49
+    return (ids,), kwargs
+
+
+def uncached(size: int) -> Inputs:
+    args, kwargs = ended_words(size)
+    return args, {**kwargs, "use_cache": False}  # the reference calls blocks one by one
+
+
+def patches(size: int) -> Inputs:
+    rows, columns = torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij")
+    places = torch.stack([rows, columns], -1).reshape(1, 16, 2)
+    valid = torch.ones(size, 16, dtype=torch.bool)
+    valid[0, 12:] = False
+    made = torch.randn(size, 16, 192, dtype=torch.float64)
+    return (
+        {"patches": made, "patch_coord": places.expand(size, -1, -1), "patch_valid": valid},
+    ), {}
+
+
+def staged(name: str, stage: str, **kwargs: Any) -> Case:
+    return Case(lambda: timm.create_model(name, num_classes=5, **kwargs), image, stage, stage)
+
+
+GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 2, "resid_pdrop": 0.0}
+NOT_BATCHED: dict[str, Case] = {
+    "residual": Case(Residual, sequence),
+    "own-query": Case(OwnQuery, sequence),
+    "batch-norm": Case(BatchNormHead, sequence),
+    "centred": Case(lambda: LoopModel(lambda y, x: y - y.mean(0)), sequence),
+    "scalar": Case(lambda: LoopModel(lambda y, x: {"y": y, "loss": x.square().mean()}), sequence),
+    "naflexvit-masked": Case(ZOO["naflexvit"].make, patches),
+    "hf-clip-text": Case(
+        lambda: hugging_face("CLIPTextModel", **HUGGING_FACE_SIZES), ended_words, None
+    ),
+    "hf-gpt2-classifier": Case(
+        lambda: hugging_face("GPT2ForSequenceClassification", num_labels=3, **GPT2), uncached, None
+    ),
+    "pvt_v2": staged(
+        "pvt_v2_b1", "stages.1.blocks", embed_dims=(8, 16, 40, 64), depths=(1, 3, 1, 1)
+    ),
+    "pit": staged(
+        "pit_ti_224",
+        "transformers.1.blocks",
+        img_size=32,
+        patch_size=8,
+        stride=4,
+        base_dims=(8, 8, 8),
+        depth=(1, 2, 1),
+        heads=(1, 2, 2),
+    ),
+    "coat": staged("coat_lite_tiny", "serial_blocks3", img_size=32),
+    "twins": staged("twins_pcpvt_small", "blocks.2.1:", img_size=32),
+    "mobilevit": staged("mobilevit_xxs", "stages.3.1.transformer"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_BATCHED.values(), ids=NOT_BATCHED.keys())
+def test_models_that_cannot_be_batched(case: Case) -> None:
+    args, kwargs = case.batch()
+    batched = CycleWrapper(case.build(), 2, case.blocks, batched=True)
+    with pytest.raises(ValueError, match=r"batch.*Use batched=False"):
+        batched(*args, **kwargs)
+    check(case, 3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_checkpointing": "block"},
+        {"activation_checkpointing": "cycle"},
+        {"check_finite": True},
+        {"min_cycles": 2},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", ["residual", "hf-gpt2-classifier"])
+def test_with_other_options(name: str, options: dict[str, Any]) -> None:
+    check(NOT_BATCHED[name], **options)
+
+
+def test_with_options_that_change_the_tokens() -> None:
+    """Residual adds the stem's tokens, which no batch of all cycles could."""
+    torch.manual_seed(0)
+    model = Residual().double()
+    plain = copy.deepcopy(model)
+    options = {"input_injection": 0.5, "grad_cycles": 1, "cycle_embedding": True}
+    cycled = CycleWrapper(model, 3, **options).double()
+    (x,), _ = sequence(2)
+    out = cycled(x)
+    entered = plain.stem(x)
+    tokens = [plain.blocks(entered)]
+    for _ in range(2):
+        tokens.append(plain.blocks(tokens[-1].detach() + 0.5 * entered))
+    assert_same(out.tokens, tuple(tokens))
+    assert_same(out.predictions, tuple(entered + t for t in tokens))
+    loss_of(out).backward()
+    equation_4(HandFed([entered + t for t in tokens], tokens)).backward()
+    assert_same_gradients(model, gradients(plain))
+    assert cycled.teacher_state_dict()["embedding"].shape == (2, 16)
+    assert dict(cycled.named_parameters())["cycle_teacher.embedding"].grad is not None
+
+
+def test_hidden_states_are_each_cycles_own() -> None:
+    case = ZOO["hf-vit"]
+    model = case.build()
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, 3)
+    _, kwargs = case.batch()
+    out = cycled(output_hidden_states=True, **kwargs)
+    first = plain(output_hidden_states=True, **kwargs)
+    assert_same(out.predictions[0], first)
+    for prediction, before, after in zip(
+        out.predictions[1:], out.tokens[:-1], out.tokens[1:], strict=True
+    ):
+        assert len(prediction.hidden_states) == 4
+        states = [before]
+        for block in plain.vit.layers if hasattr(plain.vit, "layers") else plain.vit.encoder.layer:
+            states.append(block(states[-1]))
+        assert_same(tuple(prediction.hidden_states[1:3]), tuple(states[1:3]))
+        assert_same(after, states[3])
+
+
+def test_labels_are_welcome() -> None:
+    """Every cycle's samples stand alone, so a model may compute its own loss of each."""
+    case = ZOO["hf-vit"]
+    _, kwargs = case.batch()
+    labels = torch.tensor([1, 3])
+    out = CycleWrapper(case.build(), 2)(labels=labels, **kwargs)
+    for prediction in out.predictions:
+        expected = nn.functional.cross_entropy(prediction.logits, labels)
+        torch.testing.assert_close(prediction.loss, expected)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norms_before_the_stack_count_a_batch_once(momentum: float | None) -> None:
+    class Model(BatchNormHead):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.BatchNorm1d(6, momentum=momentum)
+            self.bn.momentum = momentum
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.first(x))
+
+    torch.manual_seed(0)
+    model = Model().double()
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, 3)
+    for seed in range(2):
+        torch.manual_seed(seed)
+        (x,), _ = sequence(4)
+        out = cycled(x)
+        t = plain.first(x)
+        expected = []
+        for _ in range(3):
+            t = plain.blocks(t)
+            expected.append(plain.head(plain.bn(t.mean(1))))
+        assert_same(out.predictions, tuple(expected))
+    for (name, got), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(got, wanted, msg=name)
+    assert model.first.num_batches_tracked == 2
+    assert model.first.track_running_stats and model.bn.track_running_stats
+
+
+def test_an_error_in_the_tail_leaves_the_blocks_running() -> None:
+    calls: list[int] = []
+
+    def head(y: Tensor, x: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyError("second cycle")
+        return y
+
+    model = LoopModel(head)
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, 2)
+    x = torch.randn(2, 6, 16)
+    with pytest.raises(KeyError, match=r"second cycle"):
+        cycled(x)
+    assert_same(model(x), plain(x), tolerance=0)
+    assert len(cycled(x).predictions) == 2
+
+
+# What a model does beside and between its blocks, against N calls by hand
+
+
+class Between(nn.Module):
+    """Blocks of any kind, and a loop over them that calls ``step`` for each."""
+
+    def __init__(
+        self,
+        step: Callable[[int, nn.Module, Tensor, list[Any]], Tensor],
+        finish: Callable[[Tensor, list[Any]], Any] = lambda y, notes: y,
+        block: Callable[[], nn.Module] = Block,
+    ) -> None:
+        super().__init__()
+        self.stem = nn.Linear(16, 16)
+        self.blocks = nn.ModuleList(block() for _ in range(3))
+        self.head = nn.Linear(16, 5)
+        self.step, self.finish = step, finish
+
+    def forward(self, x: Tensor, entering: Tensor | None = None) -> Any:
+        """With ``entering`` the first block gets it: one cycle by hand."""
+        x, notes = self.stem(x), []
+        for index, block in enumerate(self.blocks):
+            if index == 0 and entering is not None:
+                block = partial(self.swapped, block, entering)
+            x = self.step(index, block, x, notes)
+        self.left = x
+        return self.finish(self.head(x.mean(1)), notes)
+
+    @staticmethod
+    def swapped(block: nn.Module, entering: Tensor, x: Tensor, *rest: Any) -> Any:
+        return block(entering, *rest)
+
+
+class WithLoss(Block):
+    """A mixture of experts returns its balancing loss beside the tokens."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        x = super().forward(x, *args, **kwargs)
+        return x, x.square().mean()
+
+
+class ValueResidual(Block):
+    """Hands the first block's values on to all others."""
+
+    def forward(self, x: Tensor, first: Tensor | None = None) -> Any:  # type: ignore[override]
+        first = x * 2 if first is None else first
+        return super().forward(x + 0.1 * first), first
+
+
+def add_balancing_loss(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    x, loss = block(x)
+    notes.append(loss)
+    return x
+
+
+def pass_values_on(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    x, first = block(x, *notes)
+    notes[:] = [first]
+    return x
+
+
+def add_positions(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    return block(x if index == 0 else x + 0.3 * index)
+
+
+def keep_states(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    notes.append(block(x))
+    return notes[-1]
+
+
+def skip_as_in_a_u(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    x = block(x)
+    notes.append(x)
+    return x + notes[0] if index == 1 else x
+
+
+def freeze_the_first(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    with torch.set_grad_enabled(index > 0 and torch.is_grad_enabled()):
+        return block(x)
+
+
+def checkpoint_the_first(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    return checkpoint(block, x, use_reentrant=False) if index < 2 else block(x)
+
+
+BETWEEN: dict[str, Callable[[], Between]] = {
+    "mixture-of-experts": lambda: Between(
+        add_balancing_loss, lambda y, notes: (y, sum(notes)), WithLoss
+    ),
+    "value-residual": lambda: Between(pass_values_on, block=ValueResidual),
+    "positions": lambda: Between(add_positions),
+    "deep-supervision": lambda: Between(keep_states, lambda y, notes: {"y": y, "all": notes}),
+    "u-shaped": lambda: Between(skip_as_in_a_u),
+    "frozen-blocks": lambda: Between(freeze_the_first),
+    "checkpointed": lambda: Between(checkpoint_the_first),
+}
+
+
+@pytest.mark.parametrize("make", BETWEEN.values(), ids=BETWEEN.keys())
+@pytest.mark.parametrize("kind", [None, "block", "cycle"])
+def test_whatever_happens_between_the_blocks(make: Callable[[], Between], kind: str | None) -> None:
+    torch.manual_seed(0)
+    model = make().double()
+    plain = copy.deepcopy(model)
+    (x,), _ = sequence(3)
+    out = CycleWrapper(model, 3, activation_checkpointing=kind)(x)
+    predictions, left = [], [None]
+    for _ in range(3):
+        predictions.append(plain(x, left[-1]))
+        left.append(plain.left)
+    assert_same(out.predictions, tuple(predictions), tolerance=1e-13)
+    assert_same(out.tokens, tuple(left[1:]), tolerance=1e-13)
+    loss_of(out).backward()
+    equation_4(HandFed(predictions, left[1:])).backward()  # type: ignore[arg-type]
+    for (name, got), wanted in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert (got.grad is None) == (wanted.grad is None), name
+        if got.grad is not None:
+            torch.testing.assert_close(got.grad, wanted.grad, rtol=0, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("name", ["positions", "u-shaped", "mixture-of-experts"])
+def test_compiled_from_the_first_step(name: str) -> None:
+    torch.manual_seed(0)
+    model = BETWEEN[name]().double()
+    eager = CycleWrapper(copy.deepcopy(model), 2)
+    (x,), _ = sequence(3)
+    torch._dynamo.reset()
+    got = torch.compile(CycleWrapper(model, 2), backend="aot_eager")(x)
+    assert_same(got.predictions, eager(x).predictions)
+    torch._dynamo.reset()
+
+
+def test_a_dict_that_the_model_writes_into() -> None:
+    class Writes(LoopModel):
+        def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:  # type: ignore[override]
+            batch["logits"] = super().forward(batch["x"])
+            return batch
+
+    torch.manual_seed(0)
+    model = Writes().double()
+    (x,), _ = sequence(2)
+    batch = {"x": x}
+    expected = model({"x": x})["logits"]
+    out = CycleWrapper(model, 2)(batch)
+    assert_same(out.predictions[0]["logits"], expected, tolerance=0)
+    assert not torch.equal(out.predictions[1]["logits"], expected)
+    assert list(batch) == ["x"]
+
+
+def test_a_dataclass_with_fields_of_its_own_making() -> None:
+    @dataclass
+    class Output:
+        halves: Tensor = field(init=False)
+        logits: Tensor | None = None
+
+        def __post_init__(self) -> None:
+            assert self.logits is not None
+            self.halves = self.logits / 2
+
+    torch.manual_seed(0)
+    model = LoopModel(lambda y, x: Output(logits=y)).double()
+    (x,), _ = sequence(2)
+    expected = model(x)
+    for batched in (False, True):
+        out = CycleWrapper(copy.deepcopy(model), 2, batched=batched)(x)
+        assert_same(out.predictions[0], expected, tolerance=1e-13)
+        torch.testing.assert_close(out.predictions[1].halves, out.predictions[1].logits / 2)
+
+
+def test_hooks_of_a_user_belong_to_the_block() -> None:
+    """Whether they came before or after wrapping, also behind a change of mode."""
+
+    def doubles(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+        return output * 2
+
+    def halves(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (args[0] / 2,)
+
+    (x,), _ = sequence(2)
+    results = []
+    for after, modes in ((False, False), (True, False), (True, True)):
+        torch.manual_seed(0)
+        model = LoopModel().double()
+        cycled = CycleWrapper(model, 3) if after else None
+        model.blocks[-1].register_forward_hook(doubles)
+        model.blocks[0].register_forward_pre_hook(halves)
+        cycled = cycled or CycleWrapper(model, 3)
+        if modes:
+            cycled.eval()
+            cycled(x, num_cycles=2)
+            cycled.train()
+        results.append(cycled(x))
+    assert_same(results[1], results[0], tolerance=0)
+    assert_same(results[2], results[0], tolerance=0)
+
+
+def test_layerdrop() -> None:
+    """Blocks that are skipped at random: said when wrapping, and right all the same."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(8, 8),
+        conv_stride=(5, 2),
+        conv_kernel=(10, 3),
+        num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        layerdrop=0.3,
+        mask_time_prob=0.0,
+    )
+    model = transformers.Wav2Vec2Model(config).train()
+    with pytest.warns(UserWarning, match=r"config.layerdrop=0.3 and skips blocks at random"):
+        cycled = CycleWrapper(model, 3)
+    sound = torch.randn(2, 800)
+    for _ in range(10):
+        out = cycled(sound)
+        assert len(out.tokens) == 3
+        loss_of(out).backward()
+
+
+def test_padding_and_nested_tensors_in_eval_mode() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()
+    x, padding = torch.randn(3, 6, 16), torch.zeros(3, 6, dtype=torch.bool)
+    padding[:, 4:] = True
+    cycled = CycleWrapper(model, 2)
+    with torch.no_grad():
+        expected = model(x, src_key_padding_mask=padding)
+        assert_same(cycled(x, src_key_padding_mask=padding), expected, tolerance=0)
+        two = cycled(x, src_key_padding_mask=padding, num_cycles=2)
+        with torch.enable_grad():  # no fast path
+            once = model(x, src_key_padding_mask=padding)
+            twice = model(once, src_key_padding_mask=padding)
+    torch.testing.assert_close(two[:, :4], twice[:, :4], rtol=0, atol=1e-5)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_gradients_of_single_samples_from_the_first_call() -> None:
+    torch.manual_seed(0)
+    model = LoopModel().double()
+    cycled = CycleWrapper(model, 2)
+    (x,), _ = sequence(3)
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        out = functional_call(cycled, parameters, (x[None],))
+        return out.predictions[1].square().sum()
+
+    got = vmap(grad(loss), (None, 0))(parameters, x)
+    for sample in range(3):
+        model.zero_grad()
+        cycled(x[sample : sample + 1]).predictions[1].square().sum().backward()
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(got[name][sample], parameter.grad, rtol=0, atol=1e-10)
+
+
+def test_a_decoder_with_its_default_cache() -> None:
+    for name in ("GPT2LMHeadModel", "LlamaForCausalLM"):
+        sizes = (
+            GPT2 if name.startswith("GPT2") else {**HUGGING_FACE_SIZES, "num_key_value_heads": 2}
+        )
+        case = Case(partial(hugging_face, name, **sizes), ended_words, None)
+        model = case.build()
+        plain = copy.deepcopy(model)
+        (ids,), kwargs = case.batch()
+        out = CycleWrapper(model, 3)(ids, **kwargs)
+        without = CycleWrapper(plain, 3)(ids, use_cache=False, **kwargs)
+        for got, expected in zip(out.predictions, without.predictions, strict=True):
+            torch.testing.assert_close(got.logits, expected.logits, rtol=0, atol=1e-12)
+            assert got.past_key_values.get_seq_length() == ids.shape[1]

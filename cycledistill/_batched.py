@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cycledistill._calls import call_plain, entering_tokens
+from cycledistill._output import CycleOutput
 from cycledistill._recompute import inside_reentrant_checkpoint
 from cycledistill._refusals import (
     refuse_cache,
@@ -93,7 +94,7 @@ class BatchedPass:
 
     def run(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], list[Tensor], int]:
+    ) -> tuple[CycleOutput, int]:
         """Predictions and tokens of every cycle (or of the last alone), and how many ran."""
         setup = self.setup
         refuse_cache([*args, *kwargs.values()])
@@ -118,9 +119,9 @@ class BatchedPass:
         self.calls = []
         setup.records.end(record, self, tokens[-1])
         if not self.keep_all:
-            return (output,), tokens[-1:], len(tokens)
+            return CycleOutput((output,), (tokens[-1],)), len(tokens)
         predictions = split_output(setup, output, tokens, (args, kwargs))
-        return predictions, tokens, len(tokens)
+        return CycleOutput(predictions, tuple(tokens)), len(tokens)
 
     def before_block(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the arguments of a block's call in the first cycle."""
@@ -173,9 +174,9 @@ class BatchedPass:
                 refuse_infinite(setup, tokens, cycle)
             outputs.append(output)
             self.tokens.append(tokens)
-            if self.exit_tolerance is not None:
-                if relative_change(before, tokens, setup.batch_dim) < self.exit_tolerance:
-                    break
+            tolerance = self.exit_tolerance
+            if tolerance and relative_change(before, tokens, setup.batch_dim) < tolerance:
+                break
         return outputs
 
     def _run_cycle(self, entering: Tensor, cycle: int) -> Any:

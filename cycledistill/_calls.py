@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from cycledistill._output import CycleOutput
 from cycledistill._recompute import inside_reentrant_checkpoint
 from cycledistill._refusals import (
     refuse_cache,
@@ -78,7 +79,7 @@ class OrdinaryCall:
     def run(
         self, plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, Tensor, Tensor]:
-        """Call the model; returns its prediction and the tokens that entered and left its blocks."""
+        """Call the model; returns its prediction, and the tokens that entered and left."""
         setup = self.setup
         record = setup.records.begin()
         before = setup.running.set(self)
@@ -183,7 +184,7 @@ def run_ordinary_calls(
     kwargs: dict[str, Any],
     exit_tolerance: float | None = None,
     keep_all: bool = True,
-) -> tuple[list[Any], list[Tensor], int]:
+) -> tuple[CycleOutput, int]:
     """Run all cycles.
 
     Returns:
@@ -228,7 +229,7 @@ def run_ordinary_calls(
             break
         if cycle < num_cycles:
             entering = entering_tokens(setup, teacher, left, injected, cycle + 1)
-    return predictions, all_tokens, cycle
+    return CycleOutput(tuple(predictions), tuple(all_tokens)), cycle
 
 
 def call_plain(plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

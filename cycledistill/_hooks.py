@@ -130,9 +130,10 @@ class Attachment:
         for block, first, last in self._places:
             before, behind = block._forward_pre_hooks, block._forward_hooks
             if first in before and next(iter(before)) != first:
-                before.move_to_end(first, last=False)
+                others = {key: before.pop(key) for key in [*before] if key != first}
+                before.update(others)
             if last in behind and next(reversed(behind)) != last:
-                behind.move_to_end(last)
+                behind[last] = behind.pop(last)
 
     def _put_on(self, plain: nn.Module) -> None:
         setup = self.setup

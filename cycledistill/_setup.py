@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 
 import torch
 from torch import Tensor, nn
@@ -12,32 +12,13 @@ from torch import Tensor, nn
 from cycledistill._find import BlockStack
 from cycledistill._recompute import PassRecords
 
-Phase = Literal["stem", "stack", "later cycles", "tail"]
+if TYPE_CHECKING:
+    from cycledistill._batched import BatchedPass
+    from cycledistill._calls import OrdinaryCall
+
+Pass: TypeAlias = Union["OrdinaryCall", "BatchedPass"]
+Phase: TypeAlias = Literal["stem", "stack", "later cycles", "tail"]
 """Where a pass is: before the first block, between blocks, in batched later cycles, behind."""
-
-
-class Pass(Protocol):
-    """One call of the model with our hooks on its blocks: see `_calls` and `_batched`."""
-
-    @property
-    def checkpoints_blocks(self) -> bool:
-        """Whether blocks keep their inputs alone, as `activation_checkpointing` asks."""
-
-    def before_block(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """A block is about to run; returns other arguments, or None."""
-
-    def after_block(self, index: int, output: Any) -> Any:
-        """A block has run; returns another output, or None."""
-
-    def before_block_again(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """As `before_block`, of a block that runs again in the backward pass."""
-
-    def after_block_again(self, index: int, output: Any) -> Any:
-        """As `after_block`, of a block that runs again in the backward pass."""
 
 
 class Running:

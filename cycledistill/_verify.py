@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from cycledistill._batched import BatchedPass
 from cycledistill._calls import call_plain, run_ordinary_calls
+from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
 from cycledistill._teacher import TeacherOnly
 from cycledistill._tree import iter_tensors
@@ -60,11 +61,11 @@ def compare(
         ValueError: They differ; the text says in what, why, and what to do.
     """
 
-    def ordinary() -> tuple[Any, list[Tensor]]:
-        return run_ordinary_calls(setup, plain, teacher, num_cycles, args, kwargs)[:2]
+    def ordinary() -> CycleOutput:
+        return run_ordinary_calls(setup, plain, teacher, num_cycles, args, kwargs)[0]
 
     batched = BatchedPass(setup, plain, teacher, num_cycles)
-    parameters = {n: p for n, p in plain.named_parameters() if p.requires_grad}
+    parameters: dict[str, Tensor] = {n: p for n, p in plain.named_parameters() if p.requires_grad}
     sharded = dist.is_available() and dist.is_initialized()
     unchecked = ""
     if sharded or not torch.is_grad_enabled():
@@ -74,7 +75,7 @@ def compare(
         )
     with _undisturbed(plain):
         try:
-            got = _run(lambda: batched.run(args, kwargs)[:2], parameters)
+            got = _run(lambda: batched.run(args, kwargs)[0], parameters)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             call_plain(plain, args, kwargs)  # its own error comes through as it is
             raise ValueError(
@@ -95,7 +96,7 @@ def compare(
     return Verification(len(expected.tensors), len(expected.gradients), largest, unchecked)
 
 
-def _run(function: Any, parameters: dict[str, Tensor]) -> _Run:
+def _run(function: Callable[[], CycleOutput], parameters: dict[str, Tensor]) -> _Run:
     predictions, tokens = function()
     tensors = {}
     for cycle, (prediction, left) in enumerate(zip(predictions, tokens, strict=True), 1):

@@ -301,15 +301,15 @@ class CycleWrapper(Facade):
                 if not self._verified:
                     self._verify_once(compiling, cycles, args, kwargs)
                 batched = BatchedPass(setup, plain, teacher, cycles, exit_tolerance, keep_all)
-                predictions, tokens, self.cycles_run = batched.run(args, kwargs)
+                output, self.cycles_run = batched.run(args, kwargs)
             else:
-                predictions, tokens, self.cycles_run = run_ordinary_calls(
+                output, self.cycles_run = run_ordinary_calls(
                     setup, plain, teacher, cycles, args, kwargs, exit_tolerance, keep_all
                 )
         finally:
             if not held:
                 self._attachment.release()
-        return CycleOutput(tuple(predictions), tuple(tokens))
+        return output
 
     def _use(self, *args: Any, **kwargs: Any) -> CycleOutput:
         """`_run` in eval mode."""

@@ -80,7 +80,7 @@ def shard(module: LossModule, optimizer: Optimizer) -> None:
         dist.broadcast(tensor.detach(), src=0)
     names = {parameter: name for name, parameter in module.named_parameters()}
     places = [[names[parameter] for parameter in g["params"]] for g in optimizer.param_groups]
-    for unit in _shard_units(module.plain):
+    for unit in _shard_units(module.model):
         fully_shard(unit)
     fully_shard(module)
     sharded = dict(module.named_parameters())

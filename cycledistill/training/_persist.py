@@ -84,7 +84,7 @@ class RunState:
         self.rates.load_state_dict(state["schedule"])
         if self.average is not None:
             if state["average"] is None:
-                self.average.restart(self.module.plain)
+                self.average.restart(self.module.model)
             else:
                 self.average.load_state(state["average"])
         if self.accelerator.scaler is not None and state["scaler"]:

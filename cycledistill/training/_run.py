@@ -129,7 +129,7 @@ class Run:
         epoch = self.order.epoch_of(progress.step - 1)
         self.reporter.step(progress.step, epoch, outcome.num_samples)
         if outcome.learnt and self.state.average is not None:
-            self.state.average.update(self.state.module.plain)
+            self.state.average.update(self.state.module.model)
         if not outcome.incident:
             self._skips_in_a_row = 0
             return

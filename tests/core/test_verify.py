@@ -96,12 +96,12 @@ def test_the_stem_and_the_tail_run_once() -> None:
         model = LoopModel()
         cycled = CycleWrapper(model, 3, batched=batched)
         cycled.verify(tokens())
-        calls: list[str] = []
-        model.stem.register_forward_hook(lambda *_: calls.append("stem"))
-        model.head.register_forward_hook(lambda *_: calls.append("head"))
-        model.blocks[0].register_forward_hook(lambda *_: calls.append("block"))
+        calls: list[nn.Module] = []
+        parts = (model.stem, model.head, model.blocks[0])
+        for part in parts:
+            part.register_forward_hook(lambda module, *_, calls=calls: calls.append(module))
         cycled(tokens())
-        assert [calls.count(part) for part in ("stem", "head", "block")] == [times, times, 3]
+        assert [calls.count(part) for part in parts] == [times, times, 3]
 
 
 def test_a_model_declares_that_it_can_be_batched() -> None:

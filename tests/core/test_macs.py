@@ -16,13 +16,13 @@ def vit() -> nn.Module:
     )
 
 
-def vit_by_hand(num_cycles: int) -> MacCount:
+def vit_by_hand(num_cycles: int, batched: bool = False) -> MacCount:
     patches, tokens, width = 4, 5, 12
     stem = patches * 3 * 8 * 8 * width
     block = tokens * (width * 3 * width + width * width + 2 * width * 2 * width)
     products = 2 * tokens * tokens * width
     head = width * 5
-    plain = stem + num_cycles * (3 * block + head)
+    plain = (1 if batched else num_cycles) * stem + num_cycles * (3 * block + head)
     return MacCount(plain, plain + num_cycles * 3 * products)
 
 
@@ -34,8 +34,13 @@ def test_a_vit_counted_by_hand(num_cycles: int) -> None:
     assert count_macs(cycled, image) == vit_by_hand(1)
     found = count_macs(cycled, image, method="forward_cycles", num_cycles=num_cycles)
     assert found == vit_by_hand(num_cycles)
+    assert count_macs(cycled, image, num_cycles=num_cycles) == found
+    batched = CycleWrapper(cycled.unwrap(), num_cycles=2, batched=True)
+    batched.verify(torch.randn(2, 3, 16, 16))
+    found = count_macs(batched, image, method="forward_cycles", num_cycles=num_cycles)
+    assert found == vit_by_hand(num_cycles, batched=True)
     saved_heads = (num_cycles - 1) * 12 * 5  # in use, only the last cycle has a prediction
-    assert count_macs(cycled, image, num_cycles=num_cycles) == MacCount(
+    assert count_macs(batched, image, num_cycles=num_cycles) == MacCount(
         *(count - saved_heads for count in found)
     )
 

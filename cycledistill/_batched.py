@@ -92,9 +92,7 @@ class BatchedPass:
         kind = self.setup.activation_checkpointing
         return kind == "block" or (kind == "cycle" and self.phase != "later cycles")
 
-    def run(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[CycleOutput, int]:
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[CycleOutput, int]:
         """Predictions and tokens of every cycle (or of the last alone), and how many ran."""
         setup = self.setup
         refuse_cache([*args, *kwargs.values()])

@@ -94,9 +94,9 @@ class OrdinaryCall:
         # A record of the call must not hold what the call's own graph leads to.
         entered, self.entered = self.entered, None
         left, self.left = self.left, None
-        if entered is None or left is None:
+        whole = setup.skips_blocks or (self.blocks_run[:1] == [0] and self.phase == "tail")
+        if entered is None or left is None or not whole:
             refuse_cycles_that_did_not_run(setup, plain, self.blocks_run)
-        assert entered is not None and left is not None
         if self._inside_reentrant and not left.requires_grad:
             refuse_tokens_without_gradient(setup)
         setup.records.end(record, self, left)
@@ -223,6 +223,8 @@ def run_ordinary_calls(
         if not keep_all:
             predictions.clear()
             all_tokens.clear()
+        if num_cycles > 1:  # the model may fill and return the same dict in every call
+            prediction = fresh_containers(prediction)
         predictions.append(prediction)
         all_tokens.append(left)
         if settled:

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def refuse_cycles_that_did_not_run(
     setup: Setup, plain: nn.Module, blocks_run: Sequence[int]
 ) -> NoReturn:
-    """Every cycle must pass through the last block."""
+    """Every cycle must pass through the first and the last block."""
+    depth = len(setup.stack.blocks)
+    which = "last" if depth - 1 not in blocks_run else "first"
     raise RuntimeError(
-        f"the cycles did not run: {setup.model} did not call the last of the "
-        f"{len(setup.stack.blocks)} blocks of {setup.stack.path!r} (it called "
-        f"{list(blocks_run) or 'none'}). {_why_not(setup, plain)}"
+        f"the cycles did not run: {setup.model} did not call the {which} of the {depth} blocks of "
+        f"{setup.stack.path!r} (it called {list(blocks_run) or 'none'}). {_why_not(setup, plain)}"
     )
 
 

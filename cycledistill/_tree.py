@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor
@@ -41,12 +42,16 @@ def iter_tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def fresh_containers(tree: Any) -> Any:
-    """The same tensors in containers of their own, which may be written into."""
-    return map_tensors(_itself, tree)
+    """The same tensors in containers of their own, which may be written into.
 
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
+    Other objects that say how they are copied, such as a graph with its tensors, are copied too.
+    """
+    if isinstance(tree, Tensor):
+        return tree
+    parts = _parts(tree)
+    if parts is None:
+        return copy.copy(tree) if hasattr(tree, "__copy__") else tree
+    return _rebuilt(tree, [fresh_containers(part) for part in parts])
 
 
 def _parts(tree: Any) -> list[Any] | None:
@@ -57,6 +62,8 @@ def _parts(tree: Any) -> list[Any] | None:
         return list(tree)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         return [getattr(tree, name) for name in _fields(tree)]
+    if isinstance(tree, SimpleNamespace):
+        return list(vars(tree).values())
     return None
 
 
@@ -66,6 +73,8 @@ def _rebuilt(tree: Any, parts: list[Any]) -> Any:
         return dict(zip(tree, parts, strict=True))
     if isinstance(tree, (tuple, list)):
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if isinstance(tree, SimpleNamespace):
+        return type(tree)(**dict(zip(vars(tree), parts, strict=True)))
     result: Any = copy.copy(tree)
     if isinstance(tree, Mapping):
         for key, part in zip(tree, parts, strict=True):

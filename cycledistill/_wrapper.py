@@ -439,12 +439,12 @@ def _wrapper_of(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module | No
 
 def _skips_blocks(model: nn.Module) -> str:
     """The setting by which a model of transformers skips blocks at random, or ""."""
-    config = getattr(model, "config", None)
-    for owner, prefix in ((config, "config."), (model, "")):
-        for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
-            value = getattr(owner, name, 0)
-            if isinstance(value, float) and value > 0:
-                return f"{prefix}{name}={value}"
+    for module in model.modules():
+        for owner, prefix in ((getattr(module, "config", None), "config."), (module, "")):
+            for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+                value = getattr(owner, name, 0)
+                if isinstance(value, float) and value > 0:
+                    return f"{prefix}{name}={value}"
     return ""
 
 

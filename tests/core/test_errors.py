@@ -267,6 +267,16 @@ def test_cycles_that_did_not_run(
     assert cycled(tokens()).shape == (2, 6, 16)
 
 
+@pytest.mark.parametrize(("index", "which"), [(0, "first"), (2, "last")])
+def test_a_block_that_was_replaced(index: int, which: str) -> None:
+    """Tokens would enter behind the new first block, or leave before the new last one."""
+    model = LoopModel()
+    cycled = CycleWrapper(model, 2)
+    model.blocks[index] = Block()
+    with pytest.raises(RuntimeError, match=rf"did not call the {which} of.*replaced or removed"):
+        cycled(tokens())
+
+
 def test_a_last_block_that_is_skipped() -> None:
     skipping = Looping(lambda index, block, x: x if index == 2 else block(x))
     with pytest.raises(RuntimeError, match=r"did not call the last .*it called \[0, 1\]"):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -416,6 +417,26 @@ def test_a_dict_that_the_model_writes_into() -> None:
     assert_same(out.predictions[0]["logits"], expected, tolerance=0)
     assert not torch.equal(out.predictions[1]["logits"], expected)
     assert list(batch) == ["x"]
+
+
+def test_a_dict_that_the_model_keeps_and_returns() -> None:
+    class Keeps(LoopModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: dict[str, Any] = {}
+
+        def forward(self, batch: SimpleNamespace) -> dict[str, Any]:  # type: ignore[override]
+            batch.x = batch.x * 2
+            self.made["logits"] = super().forward(batch.x)
+            return self.made
+
+    torch.manual_seed(0)
+    model = Keeps().double()
+    (x,), _ = sequence(2)
+    expected = model(SimpleNamespace(x=x))["logits"].clone()
+    out = CycleWrapper(model, 2)(SimpleNamespace(x=x))
+    assert_same(out.predictions[0]["logits"], expected, tolerance=0)
+    assert not torch.equal(out.predictions[1]["logits"], expected)
 
 
 def test_a_dataclass_with_fields_of_its_own_making() -> None:

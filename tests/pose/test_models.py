@@ -457,7 +457,7 @@ def test_loss_defaults() -> None:
     losses.total.backward()
     assert losses.task.shape == (2,) and losses.tokens["visual"].shape == (1,)
     l1 = nn.L1Loss()
-    assert sdpose_loss(regression.model, l1, task_cycles="last").task_loss is l1
+    assert sdpose_loss(regression.plain, l1, task_cycles="last").task_loss is l1
     with pytest.raises(TypeError, match="got Linear"):
         sdpose_loss(nn.Linear(2, 2))
 

@@ -67,8 +67,8 @@ class OrdinaryCall:
         self._with_gradients = torch.is_grad_enabled()
         self._inside_reentrant = False
         self._tokens_in: Tensor | None = None
-        self._extras: list[Any] = []
-        self._previous: tuple[list[Any], Any] | None = None
+        self._beside: dict[int | str, Any] = {}
+        self._earlier: tuple[dict[int | str, Any], Any] | None = None
 
     @property
     def checkpoints_blocks(self) -> bool:
@@ -89,8 +89,8 @@ class OrdinaryCall:
             setup.running.set(before)
             for norm in self.held:
                 norm.track_running_stats = True
-            self._tokens_in = self._previous = None
-            self._extras = []
+            self._tokens_in = self._earlier = None
+            self._beside = {}
         # A record of the call must not hold what the call's own graph leads to.
         entered, self.entered = self.entered, None
         left, self.left = self.left, None
@@ -110,10 +110,11 @@ class OrdinaryCall:
         tokens, name = setup.split_tokens(index, args, kwargs)
         if self.phase == "tail" or (self.blocks_run and index <= self.blocks_run[-1]):
             refuse_second_run(setup, index)
-        if not torch.compiler.is_compiling():
-            self._extras = [*args[1:], *kwargs.values()]
-            if self._previous is not None and len(self.blocks_run) > 1:
-                refuse_second_state(setup, *self._previous, index, self._extras)
+        beside: dict[int | str, Any] = dict(enumerate(args[1:], 1))
+        beside.update(kwargs)
+        if self._earlier is not None:
+            refuse_second_state(setup, index, tokens, beside, self._earlier)
+        self._beside = beside
         self.blocks_run.append(index)
         changed = None
         if self.phase == "stem":
@@ -130,11 +131,11 @@ class OrdinaryCall:
     def after_block(self, index: int, output: Any) -> Any:
         """Note the tokens; behind the last block the tail begins."""
         changed = self._changed(index, output)
-        self._previous = (self._extras, output)
+        self._earlier = (self._beside, output)
         last = index == len(self.setup.stack.blocks) - 1
         if last:
             self.phase = "tail"
-            self._previous = None
+            self._earlier = None
             self._inside_reentrant = self._is_inside_reentrant()
         if last or self.setup.skips_blocks:
             self.left = tokens_of(output if changed is None else changed)

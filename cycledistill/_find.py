@@ -91,6 +91,8 @@ def stacks_within(model: nn.Module, prefix: str = "", shortest: int = 2) -> list
             run = _longest_run(path, container)
             if children and all(map(_is_layer_list, children)):
                 path = path.rpartition(".")[0]
+                if not path:
+                    continue
                 found.append(BlockStack(path, (model.get_submodule(path),), len(children)))
             elif _is_stack(run, container):
                 found.append(run)
@@ -126,6 +128,13 @@ def _search(model: nn.Module) -> BlockStack:
         return alone[0]
     looked_at = []
     for path, container in _containers(model):
+        if "." not in path and path in USUAL_NAMES and all(map(_is_layer_list, container)):
+            raise ValueError(
+                f"{type(model).__name__} runs the parts of its {len(container)} layers in {path!r} "
+                "itself, so that no module of it takes and returns the tokens: expected a module "
+                "that runs a layer, or all of them. If the model as a whole takes and returns "
+                "tokens, say so with blocks=''"
+            )
         length = len(_longest_run(path, container).blocks)
         if length > 1:
             looked_at.append(f"{path!r} ({length} of {len(container)})")

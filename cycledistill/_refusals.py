@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
@@ -55,30 +55,39 @@ def refuse_second_run(setup: Setup, index: int) -> NoReturn:
 
 
 def refuse_second_state(
-    setup: Setup, inputs: Sequence[Any], output: Any, index: int, passed: Sequence[Any]
+    setup: Setup,
+    index: int,
+    tokens: Tensor,
+    inputs: Mapping[int | str, Any],
+    earlier: tuple[Mapping[int | str, Any], Any],
 ) -> None:
-    """Blocks must not hand each other a second tensor that each of them changes.
+    """Blocks must hand on their tokens first, and no second tensor that each of them changes.
 
     Args:
         setup: Of the wrapper.
-        inputs: What the block before got beside its tokens.
-        output: What it returned.
         index: The block that is about to run.
-        passed: What this one got beside its tokens.
+        tokens: The tokens that it gets.
+        inputs: What it gets beside them, by position or name.
+        earlier: What the block before got beside its tokens, and what it returned.
     """
+    before, output = earlier
     if not isinstance(output, (tuple, list)):
         return
-    for extra in output[1:]:
-        if (
-            isinstance(extra, Tensor)
-            and any(extra is value for value in passed)
-            and not any(extra is value for value in inputs)
-        ):
+    for place, extra in enumerate(output[1:], 1):
+        if not isinstance(extra, Tensor):
+            continue
+        if extra is tokens and extra is not output[0]:
             raise ValueError(
-                f"{setup.name_of(index)} gets more than tokens from the block before (a second "
-                f"tensor of shape {list(extra.shape)} that every block changes); only one sequence "
-                "of tokens can be cycled"
+                f"{setup.name_of(index)} gets the block before's output {place} as its tokens: "
+                "expected blocks that return their tokens first"
             )
+        for key, value in inputs.items():
+            if value is extra and isinstance(before.get(key), Tensor) and before[key] is not extra:
+                raise ValueError(
+                    f"{setup.name_of(index)} gets more than tokens from the block before (a second "
+                    f"tensor of shape {list(extra.shape)} that every block changes); only one "
+                    "sequence of tokens can be cycled"
+                )
 
 
 def refuse_cache(values: Sequence[Any]) -> None:

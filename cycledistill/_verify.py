@@ -78,8 +78,10 @@ def compare(
             got = _run(lambda: batched.run(args, kwargs)[0], parameters)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             call_plain(plain, args, kwargs)  # its own error comes through as it is
+            text = str(error).rstrip(". ")
+            advice = "" if "batched=False" in text else ". Use batched=False"
             raise ValueError(
-                f"{setup.model} cannot run its cycles in one batch: {error}. Use batched=False"
+                f"{setup.model} cannot run its cycles in one batch: {text}{advice}"
             ) from error
         if batched.pruned:
             why = "the blocks prune tokens, which every ordinary call would do again"

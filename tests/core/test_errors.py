@@ -191,9 +191,35 @@ def test_two_states_that_every_block_changes() -> None:
         num_heads_outer=2,
     )
     with pytest.raises(
-        ValueError, match=r"block 2 \(Block\) gets more than tokens.*only one sequence of tokens"
+        ValueError, match=r"block 1 \(Block\) gets more than tokens.*only one sequence of tokens"
     ):
         CycleWrapper(model.train(), 2)(images())
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_blocks_that_return_their_tokens_second(depth: int) -> None:
+    """As those of some diffusion models, which return the text before the image."""
+
+    class TextFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.of_text, self.of_image = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+            return self.of_text(text), self.of_image(image) + text.mean(1, keepdim=True)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(TextFirst() for _ in range(depth))
+
+        def forward(self, image: Tensor, text: Tensor) -> Tensor:
+            for block in self.blocks:
+                text, image = block(image, text=text)
+            return image
+
+    with pytest.raises(ValueError, match=r"output 1 as its tokens: expected blocks that return"):
+        CycleWrapper(Model(), 2)(tokens(), tokens())
 
 
 def test_a_stack_that_runs_twice() -> None:

@@ -191,3 +191,66 @@ def test_blocks_in_another_order() -> None:
     cycled = CycleWrapper(model, 2, [model.blocks[2], model.blocks[1]])
     with pytest.raises(ValueError, match=r"or in another order than given"):
         cycled(tokens())
+
+
+class Layers(nn.Module):
+    """Runs lists of parts, as vit-pytorch's and x-transformers' models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList([None, nn.Linear(16, 16), nn.LayerNorm(16)]) for _ in range(3)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _, linear, norm in self.layers:
+            x = x + linear(norm(x))
+        return x
+
+
+def test_a_list_that_nobody_calls_is_offered_by_its_parent() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.transformer = Layers()
+            self.pooling = nn.ModuleList([nn.Linear(16, 16), nn.Linear(16, 16)])
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.transformer(x).mean(1)
+
+    model = Model()
+    cycled = CycleWrapper(model, 2)
+    assert cycled.stack_path == "transformer"
+    x = torch.randn(2, 6, 16)
+    out = cycled(x)
+    torch.testing.assert_close(out.tokens[1], model.transformer(model.transformer(x)))
+
+    with pytest.raises(ValueError, match=r"runs the parts of its 3 layers in 'layers' itself.*=''"):
+        CycleWrapper(Layers(), 2)
+    layers = Layers()
+    out = CycleWrapper(layers, 2, blocks="")(x)
+    torch.testing.assert_close(out.tokens[1], layers(layers(x)))
+
+
+def test_a_list_with_gaps() -> None:
+    model = LoopModel()
+    model.blocks = nn.ModuleList([model.blocks[0], None, model.blocks[1], model.blocks[2]])  # type: ignore[list-item]
+    cycled = CycleWrapper(model, 2)
+    assert cycled.stack_path == "blocks" and len(cycled._setup.stack.blocks) == 3
+
+
+def test_blocks_that_are_left_out_are_named() -> None:
+    class Model(nn.Module):
+        def __init__(self, widths: list[int]) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Block(width) for width in widths)
+
+    with pytest.warns(UserWarning, match=r"found the stack 'blocks.0:3'; blocks 3 of 'blocks'"):
+        CycleWrapper(Model([16, 16, 16, 8]), 2)
+
+
+def test_a_block_with_fewer_norms_belongs_to_the_stack() -> None:
+    """ModernBert's first layer has no norm in front of its attention."""
+    model = LoopModel()
+    model.blocks[0].norm1 = nn.Identity()
+    assert CycleWrapper(model, 2).stack_path == "blocks"

@@ -147,7 +147,7 @@ NOT_BATCHED: dict[str, Case] = {
 def test_models_that_cannot_be_batched(case: Case) -> None:
     args, kwargs = case.batch()
     batched = CycleWrapper(case.build(), 2, case.blocks, batched=True)
-    with pytest.raises(ValueError, match=r"batch.*Use batched=False"):
+    with pytest.raises(ValueError, match=r"batch.*batched=False"):
         batched(*args, **kwargs)
     check(case, 3)
 

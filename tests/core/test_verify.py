@@ -138,7 +138,7 @@ def test_a_tail_that_mixes_samples(head: Callable[[Tensor, Tensor], Any]) -> Non
         for context in (torch.enable_grad, torch.no_grad):
             with context(), pytest.raises(ValueError, match=text) as error:
                 use(CycleWrapper(LoopModel(head), 2, batched=True))
-            assert "Use batched=False" in str(error.value)
+            assert str(error.value).count("batched=False") == 1
     assert len(CycleWrapper(LoopModel(head), 2)(tokens(3)).tokens) == 2
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Sampler
 
-from cycledistill.training._dataset import leave_signals_to_parent
+from cycledistill.training._dataset import start_worker
 from cycledistill.training._parallel import gather_lists
 
 
@@ -64,7 +64,7 @@ def evaluation_loader(
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=start_worker,
     )
 
 

@@ -18,7 +18,7 @@ from cycledistill.training._checkpoint import CheckpointStore
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import save_config
 from cycledistill.training._curves import draw_curves
-from cycledistill.training._dataset import KeyedDataset, leave_signals_to_parent
+from cycledistill.training._dataset import KeyedDataset, start_worker
 from cycledistill.training._device import deterministic_algorithms, make_accelerator
 from cycledistill.training._ema import MovingAverage
 from cycledistill.training._evaluator import BestEvaluation, Evaluate, Evaluator, make_replica
@@ -223,7 +223,7 @@ def fit(
             collate_fn=collate_fn,
             pin_memory=accelerator.device.type == "cuda",
             generator=torch.Generator(),
-            worker_init_fn=leave_signals_to_parent,
+            worker_init_fn=start_worker,
         )
         stepper = Stepper(config, accelerator, wrapped, module, prepared, order)
         run = Run(

@@ -17,13 +17,13 @@ class SampleKey(NamedTuple):
     """Address of one augmented sample.
 
     Attributes:
-        sample: Its index in the dataset.
-        draw: The number of its augmentation: the epoch, or with repeated augmentation
-            ``epoch * repeats + copy``.
+        index: Its index in the dataset.
+        epoch: The epoch of its augmentation: with repeated augmentation, in which an epoch holds
+            several copies, ``epoch * repeats + copy``.
     """
 
-    sample: int
-    draw: int
+    index: int
+    epoch: int
 
 
 class Share(NamedTuple):

@@ -148,7 +148,7 @@ def test_datasets_and_folders(toy: Any, tmp_path: Path) -> None:
             yield from range(3)
 
     model, criterion = toy.parts()
-    with pytest.raises(TypeError, match=r"must have a length and indices.*got Stream"):
+    with pytest.raises(TypeError, match=r"with a length and indices.*got Stream"):
         fit(
             toy.default_config(tmp_path),
             model=model,
@@ -206,7 +206,7 @@ def test_nonfinite_loss_stops(toy: Any, tmp_path: Path) -> None:
     step = next(
         number
         for number in range(5)
-        if any(key.sample == 5 for key in GlobalOrder(config, 37).batch(number))
+        if any(key.index == 5 for key in GlobalOrder(config, 37).batch(number))
     )
     assert f"non-finite loss in step {step + 1} (epoch 1)" in text
     assert "task of cycle 1 is nan; task of cycle 2 is nan; tokens/all of cycle 1 is nan" in text

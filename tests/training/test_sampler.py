@@ -48,15 +48,15 @@ def test_every_sample_of_an_epoch_once(
                 counted.update(k for piece in share if not piece.is_filler for k in piece.keys)
         assert sum(counted.values()) == num_samples
         assert set(counted.values()) == {1}
-        assert {key.draw // repeats for key in counted} == {epoch}
+        assert {key.epoch // repeats for key in counted} == {epoch}
         if repeats == 1:
-            assert {key.sample for key in counted} == set(range(num_samples))
+            assert {key.index for key in counted} == set(range(num_samples))
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     def order(**changes: Any) -> list[int]:
         made = GlobalOrder(TrainConfig(batch_size=5, **changes), 50)
-        return [key.sample for step in range(20) for key in made.batch(step)]
+        return [key.index for step in range(20) for key in made.batch(step)]
 
     assert order() == order(accumulate=2, num_workers=7)
     assert order() != order(seed=1)
@@ -111,9 +111,9 @@ def test_samples_have_seeds_of_their_own() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected_after = random.random(), np.random.rand(), float(torch.rand(()))
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    samples = [dataset[SampleKey(index, draw)] for index in range(4) for draw in range(3)]
+    samples = [dataset[SampleKey(index, epoch)] for index in range(4) for epoch in range(3)]
     assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected_after
-    keys = [SampleKey(index, draw) for index in range(4) for draw in range(3)]
+    keys = [SampleKey(index, epoch) for index in range(4) for epoch in range(3)]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     assert dataset.__getitems__(keys) == samples
     assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected_after

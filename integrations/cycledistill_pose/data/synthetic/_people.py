@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cycledistill_pose.data._augmentation import PoseAugmentation
-from cycledistill_pose.data._sample import Cropping, EpochClock
+from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.data.synthetic._scene import Scene, draw_scene
 from cycledistill_pose.skeletons import COCO
 
@@ -79,33 +79,27 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         self._image_size = (width, height)
         self._length = length
         self._cropping = Cropping(COCO, input_size, padding, udp, augmentation)
-        self._clock = EpochClock()
+        self.epoch = 0
 
     def __len__(self) -> int:
         """The number of samples."""
         return self._length
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose augmentation (and people, if ``fresh``) are drawn."""
-        return self._clock.get()
-
     def set_epoch(self, epoch: int) -> None:
-        """Draw those of this epoch from now on, in all workers."""
-        self._clock.set(epoch)
+        """Draw those of this epoch from now on."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One person, drawn and cut out."""
         if not -self._length <= index < self._length:
             raise IndexError(f"index {index} of {self._length} people")
         index %= self._length
-        epoch = self.epoch
-        stream = epoch if self.fresh else 0
+        stream = self.epoch if self.fresh else 0
         scene = _scene(self.seed, index, self._image_size, stream, self.easy)
         person = scene.people[0]
         keypoints = person.keypoints[:, :2]
         visible = (person.keypoints[:, 2] > 0).astype(np.float32)
-        key = (self.seed, epoch, index)
+        key = (self.seed, self.epoch, index)
         matrix, flip = self._cropping.draw_matrix(key, person.box_xyxy, keypoints, visible)
         crop = self._cropping.warp(scene.image, matrix)
         return self._cropping.sample(

@@ -22,20 +22,29 @@ class _ByKey(Dataset[dict[str, Tensor]]):
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        self._in_epochs = _in_epochs(dataset)
+
+    @property
+    def epoch(self) -> int:
+        return self._in_epochs[0].epoch if self._in_epochs else 0
+
+    def _set_epoch(self, epoch: int) -> None:
+        for dataset in self._in_epochs:
+            dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, keys: Sequence[_Key]) -> list[dict[str, Tensor]]:
         """The samples of a batch, all of one epoch."""
-        before = self.dataset.epoch
-        self.dataset.set_epoch(keys[0].epoch)
+        before = self.epoch
+        self._set_epoch(keys[0].epoch)
         try:
             several = getattr(self.dataset, "__getitems__", None)
             indices = [key.index for key in keys]
             return several(indices) if several else [self.dataset[index] for index in indices]
         finally:
-            self.dataset.set_epoch(before)  # without workers it is the user's own object
+            self._set_epoch(before)  # without workers it is the user's own object
 
     def __getitem__(self, key: _Key) -> dict[str, Tensor]:
         return self.__getitems__([key])[0]
@@ -44,7 +53,7 @@ class _ByKey(Dataset[dict[str, Tensor]]):
 class _WithEpoch(Sampler[Any]):
     """Another sampler's indices, or lists of them, each with the epoch in which it began."""
 
-    def __init__(self, sampler: Any, dataset: Any) -> None:
+    def __init__(self, sampler: Any, dataset: _ByKey) -> None:
         self._sampler = sampler
         self._dataset = dataset
 
@@ -63,7 +72,7 @@ class _WithEpoch(Sampler[Any]):
 class _EpochShuffle(Sampler[int]):
     """A permutation that depends on the seed and on the dataset's epoch alone."""
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: _ByKey, seed: int) -> None:
         self._dataset = dataset
         self._seed = seed
 
@@ -73,6 +82,14 @@ class _EpochShuffle(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng((self._seed, self._dataset.epoch))
         yield from generator.permutation(len(self._dataset)).tolist()
+
+
+def _in_epochs(dataset: Any) -> list[Any]:
+    """The datasets that have an epoch, also those inside a ``Subset`` or a ``ConcatDataset``."""
+    if hasattr(dataset, "set_epoch"):
+        return [dataset]
+    inner = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
+    return [found for one in inner if one is not None for found in _in_epochs(one)]
 
 
 def _start_worker(_worker: int) -> None:
@@ -102,7 +119,7 @@ def pose_loader(
     after ``dataset.set_epoch(epoch)`` sees what it would have seen.
 
     Args:
-        dataset: with ``epoch`` and ``set_epoch``.
+        dataset: with ``epoch`` and ``set_epoch``, or a ``Subset`` of such a one.
         batch_size: people in a batch.
         shuffle: another order in every epoch.
         num_workers: processes that load; 0 loads in this one.
@@ -117,11 +134,12 @@ def pose_loader(
         "worker_init_fn": _start_worker,
         **options,
     }
+    people = _ByKey(dataset)
     if settings.get("batch_sampler") is not None:
-        settings["batch_sampler"] = _WithEpoch(settings["batch_sampler"], dataset)
+        settings["batch_sampler"] = _WithEpoch(settings["batch_sampler"], people)
     else:
         if settings.get("sampler") is None:
-            settings["sampler"] = _EpochShuffle(dataset, seed) if shuffle else range(len(dataset))
-        settings["sampler"] = _WithEpoch(settings["sampler"], dataset)
+            settings["sampler"] = _EpochShuffle(people, seed) if shuffle else range(len(dataset))
+        settings["sampler"] = _WithEpoch(settings["sampler"], people)
         settings |= {"batch_size": batch_size, "drop_last": drop_last}
-    return DataLoader(_ByKey(dataset), **settings)
+    return DataLoader(people, **settings)

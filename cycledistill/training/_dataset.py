@@ -65,8 +65,8 @@ class KeyedDataset(Dataset[Any]):
     def _sample(self, key: SampleKey) -> Any:
         for set_epoch in self._set_epoch:
             set_epoch(key.epoch)
-        seed_cpu(self.seed, key.epoch, key.index)
-        return self.dataset[key.index]
+        seed_cpu(self.seed, key.epoch, key.sample)
+        return self.dataset[key.sample]
 
 
 def start_worker(worker: int) -> None:

@@ -17,12 +17,12 @@ class SampleKey(NamedTuple):
     """Address of one augmented sample.
 
     Attributes:
-        index: Its index in the dataset.
+        sample: Its index in the dataset.
         epoch: The epoch of its augmentation: with repeated augmentation, in which an epoch holds
             several copies, ``epoch * repeats + copy``.
     """
 
-    index: int
+    sample: int
     epoch: int
 
 

@@ -179,7 +179,7 @@ class Stepper:
         return incident
 
     def _samples(self, micro: _MicroBatch) -> str:
-        indices = [key.index for key in micro.share.keys]
+        indices = [key.sample for key in micro.share.keys]
         positions: list[int] = []
         if not is_sharded(self.module) and len(indices) == micro.num_samples:
             seed_step(*micro.place)
@@ -199,7 +199,7 @@ class Stepper:
             if everything or bad_terms(micro.scalars):
                 _, step, number, process = micro.place
                 path = folder / f"step-{step + 1:08d}-process-{process}-part-{number}.pt"
-                indices = [key.index for key in micro.share.keys]
+                indices = [key.sample for key in micro.share.keys]
                 save_reproducer(path, micro.batch, state, micro.place, indices)
                 paths.append(str(path))
         return paths

@@ -36,8 +36,8 @@ class ClassificationConfig(CycledConfig):
     """Weight of the KL divergence between consecutive cycles' predictions (0: not in the paper)."""
 
     image_size: int | None = None
-    """Side of the square input in pixels; None takes the model's own. Likewise the next five: timm's
-    configuration of the model says how its images are prepared."""
+    """Side of the square input in pixels; None takes the model's own. Likewise the next five:
+    timm's configuration of the model says how its images are prepared."""
 
     mean: tuple[float, ...] | None = None
     """Mean that is subtracted from each channel, or from all of them, after scaling to 0..1."""

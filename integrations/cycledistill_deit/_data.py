@@ -54,9 +54,7 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     return data
 
 
-def _folders(
-    root: Path, mode: str, train_transform: Any, val_transform: Any
-) -> ClassificationData:
+def _folders(root: Path, mode: str, train_transform: Any, val_transform: Any) -> ClassificationData:
     for folder in (root, root / "train", root / "val"):
         if not folder.is_dir():
             raise FileNotFoundError(

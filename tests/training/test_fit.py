@@ -50,7 +50,7 @@ def by_hand(toy: Any, config: TrainConfig, schedule: Any) -> tuple[Any, dict[str
     for step in range(order.total_steps):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * schedule(step)
-        chosen = [key.index for key in order.batch(step)]
+        chosen = [key.sample for key in order.batch(step)]
         optimizer.zero_grad()
         criterion(model(data.points[chosen]), data.labels[chosen]).total.backward()
         norm = math.sqrt(sum(float((p.grad**2).sum()) for p in parameters))

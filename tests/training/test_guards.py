@@ -206,7 +206,7 @@ def test_nonfinite_loss_stops(toy: Any, tmp_path: Path) -> None:
     step = next(
         number
         for number in range(5)
-        if any(key.index == 5 for key in GlobalOrder(config, 37).batch(number))
+        if any(key.sample == 5 for key in GlobalOrder(config, 37).batch(number))
     )
     assert f"non-finite loss in step {step + 1} (epoch 1)" in text
     assert "task of cycle 1 is nan; task of cycle 2 is nan; tokens/all of cycle 1 is nan" in text

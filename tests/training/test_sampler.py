@@ -50,13 +50,13 @@ def test_every_sample_of_an_epoch_once(
         assert set(counted.values()) == {1}
         assert {key.epoch // repeats for key in counted} == {epoch}
         if repeats == 1:
-            assert {key.index for key in counted} == set(range(num_samples))
+            assert {key.sample for key in counted} == set(range(num_samples))
 
 
 def test_order_depends_on_seed_and_epoch_alone() -> None:
     def order(**changes: Any) -> list[int]:
         made = GlobalOrder(TrainConfig(batch_size=5, **changes), 50)
-        return [key.index for step in range(20) for key in made.batch(step)]
+        return [key.sample for step in range(20) for key in made.batch(step)]
 
     assert order() == order(accumulate=2, num_workers=7)
     assert order() != order(seed=1)

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class _Key(NamedTuple):
-    index: int
+    sample: int
     epoch: int
 
 
@@ -41,7 +41,7 @@ class _ByKey(Dataset[dict[str, Tensor]]):
         self._set_epoch(keys[0].epoch)
         try:
             several = getattr(self.dataset, "__getitems__", None)
-            indices = [key.index for key in keys]
+            indices = [key.sample for key in keys]
             return several(indices) if several else [self.dataset[index] for index in indices]
         finally:
             self._set_epoch(before)  # without workers it is the user's own object

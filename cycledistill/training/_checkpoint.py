@@ -17,19 +17,20 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill.training._errors import CheckpointError
-from cycledistill.training._files import flush_to_disk, sync_folder
+from cycledistill.training._files import flush_to_disk, replacing, sync_folder
 from cycledistill.training._state import load_module_state
 
-FORMAT = 1
+FORMAT = 2
 STATE_FILE = "state.pt"
 META_FILE = "meta.json"
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read and found whole."""
+    """A checkpoint that was read and found whole: its tensors, and what is said about them."""
 
     folder: Path
     state: dict[str, Any]
+    meta: dict[str, Any]
 
 
 class CheckpointStore:
@@ -65,9 +66,8 @@ class CheckpointStore:
         try:
             temporary.mkdir(parents=True)
             digest = _write_state(temporary / STATE_FILE, state)
-            with open(temporary / META_FILE, "w", encoding="utf-8") as file:
+            with replacing(temporary / META_FILE) as file:
                 json.dump({"format": FORMAT, "step": step, **digest, **meta}, file, indent=1)
-                flush_to_disk(file)
             sync_folder(temporary)
             if target.exists():
                 self._remove(target)
@@ -82,6 +82,13 @@ class CheckpointStore:
                 f"{error.strerror or error}; {earlier}. Make room, then run the same command again"
             ) from error
         return target
+
+    def note(self, step: int, meta: Mapping[str, Any]) -> None:
+        """Change what the checkpoint of ``step`` says beside its state."""
+        path = self.path(step) / META_FILE
+        known = json.loads(path.read_text(encoding="utf-8"))
+        with replacing(path) as file:
+            json.dump({**known, **meta}, file, indent=1)
 
     def newest(self) -> Checkpoint | None:
         """The newest whole checkpoint; each broken one that is passed over gives a warning."""
@@ -147,7 +154,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"checkpoint {folder} is broken: {error}") from error
-    return Checkpoint(folder, state)
+    return Checkpoint(folder, state, meta)
 
 
 def load_weights(checkpoint: str | Path, model: nn.Module, average: bool = True) -> None:

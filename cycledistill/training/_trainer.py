@@ -170,13 +170,8 @@ class Trainer:
                 self.load_state_dict(checkpoint)
                 origin = CheckpointStore(checkpoint.folder.parent)
             self._open(origin, checkpoint)
-            batches = iter(self._loader())
             try:
-                with StopRequest(self.accelerator.num_processes) as self.request:
-                    self._evaluate_if_due()
-                    self._announce_epoch()
-                    while self.step < self.order.total_steps:
-                        self._advance(batches)
+                self._loop()
             finally:
                 self.reporter.stop()
                 if self.log is not None:
@@ -353,6 +348,14 @@ class Trainer:
             generator=torch.Generator(),
             worker_init_fn=start_worker,
         )
+
+    def _loop(self) -> None:
+        batches = iter(self._loader())  # its workers end with this frame
+        with StopRequest(self.accelerator.num_processes) as self.request:
+            self._evaluate_if_due()
+            self._announce_epoch()
+            while self.step < self.order.total_steps:
+                self._advance(batches)
 
     def _advance(self, batches: Iterator[Any]) -> None:
         """A train step and what follows it."""

@@ -332,3 +332,41 @@ def test_last_and_best_are_kept(toy: Any, tmp_path: Path) -> None:
     assert meta["step"] == 10 and meta["epochs_done"] == 2
     evaluations = [r for r in read_log(tmp_path / "log.jsonl") if r["event"] == "evaluate"]
     assert [r["score"] for r in evaluations] == [0.1, 0.9, 0.3, 0.2, None]
+
+
+def test_the_best_value_is_known_without_the_log(toy: Any, tmp_path: Path) -> None:
+    """What was best, and what was measured last, stands in the checkpoint."""
+
+    def scored(*scores: float) -> Any:
+        left = list(scores)
+        return {"evaluate": lambda model: {"score": left.pop(0)}, "best_metric": "score"}
+
+    config = toy.default_config(tmp_path, epochs=5, keep_checkpoints=1)
+    with pytest.raises(Crash):
+        toy.train(config, forward_loss=crash_at(toy, 17), **scored(0.1, 0.9, 0.3))
+    (tmp_path / "log.jsonl").unlink()
+    result = toy.train(config, **scored(0.5, 0.2))  # the third evaluation is not done again
+    assert result.best is not None and result.best[:4] == ("score", 0.9, 1, 10)
+    assert result.metrics == {"score": 0.2}
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["step-00000010", "step-00000025"]
+    again = toy.train(config, **scored())
+    assert again.best == result.best and again.metrics == result.metrics
+    longer = toy.default_config(tmp_path, epochs=6, keep_checkpoints=1, allow_changes=True)
+    assert toy.train(longer, **scored(0.7)).best == result.best
+
+
+def test_killed_between_an_evaluation_and_its_note(toy: Any, tmp_path: Path) -> None:
+    """The log has it, the checkpoint does not: it is done again, and stands in the log once."""
+    config = toy.default_config(tmp_path)
+    with pytest.raises(Crash):
+        toy.train(config, forward_loss=crash_at(toy, 10))
+    whole = toy.losses(tmp_path)
+    assert [r["step"] for r in whole if r["event"] == "evaluate"] == [5, 10]
+    path = tmp_path / "checkpoints" / "step-00000010" / "meta.json"
+    before = tmp_path / "checkpoints" / "step-00000005" / "meta.json"
+    known = json.loads(before.read_text())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "evaluation": known["evaluation"]}))
+    with pytest.raises(Crash):
+        toy.train(config, forward_loss=crash_at(toy, 0))
+    assert toy.losses(tmp_path) == whole

@@ -9,7 +9,6 @@ import importlib.util
 
 _NEEDED = {
     "accelerate": "accelerate",
-    "docstring_parser": "docstring-parser",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "rich": "rich",

@@ -48,9 +48,6 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure | None:
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.7 * rows), layout="constrained")
-    order = sorted(
-        panels, key=lambda title: (title != "training loss", "terms" not in title, title)
-    )
     for place, (title, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(rows, columns, place)
         for number, (name, points) in enumerate(curves.items()):

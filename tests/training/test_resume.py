@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import random
+import resource
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from cycledistill.training import CheckpointError, _checkpoint, load_weights, read_log
+from cycledistill.training import CheckpointError, fit, load_weights, read_log
 
 
 class Crash(Exception):
@@ -264,48 +264,43 @@ def test_all_broken(toy: Any, tmp_path: Path) -> None:
         toy.train(toy.default_config(tmp_path, epochs=1))
 
 
-class FullDisk:
-    """A file on a disk with little room."""
-
-    def __init__(self, file: Any, room: int) -> None:
-        self.file, self.room = file, room
-
-    def write(self, data: Any) -> int:
-        self.room -= memoryview(data).nbytes
-        if self.room < 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return self.file.write(data)
-
-    def __enter__(self) -> FullDisk:
-        return self
-
-    def __exit__(self, *details: object) -> None:
-        self.file.close()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
-
-
-@pytest.mark.parametrize("room", [0, 100, 5000])
-def test_full_disk(
-    toy: Any, uninterrupted: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
-) -> None:
+@pytest.mark.parametrize("room", [4000, 8000])
+def test_full_disk(toy: Any, uninterrupted: Any, tmp_path: Path, room: int) -> None:
+    """No file may become larger than some bytes: the log fits, a checkpoint does not."""
     config = toy.default_config(tmp_path)
-
-    def open_on_full_disk(path: Path, mode: str = "r", **options: Any) -> Any:
-        file = open(path, mode, **options)  # noqa: SIM115
-        return FullDisk(file, room) if "w" in mode else file
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(epoch: int) -> None:
         if epoch == 1:
-            monkeypatch.setattr(_checkpoint, "open", open_on_full_disk, raising=False)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
 
-    with pytest.raises(CheckpointError, match=r"No space left on device.*step-00000005 is intact"):
-        toy.train(config, before_epoch=[full])
+    try:
+        with pytest.raises(CheckpointError, match=r"MiB free: .*step-00000005 is intact"):
+            toy.train(config, before_epoch=[full])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
-    monkeypatch.undo()
     toy.train(config)
     assert toy.losses(tmp_path) == toy.losses(uninterrupted[0])
+
+
+def test_a_state_that_could_not_be_loaded_is_refused(toy: Any, tmp_path: Path) -> None:
+    """When it is saved, and not when the run is to continue."""
+    model, criterion = toy.parts()
+    optimizer = torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    schedule.reason = Crash()
+    with pytest.raises(TypeError, match="holds more than tensors, numbers, texts, lists"):
+        fit(
+            toy.default_config(tmp_path),
+            model=model,
+            criterion=criterion,
+            optimizer=optimizer,
+            train_dataset=toy.Points(),
+            forward_loss=toy.forward_loss,
+            schedule=schedule,
+        )
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_last_and_best_are_kept(toy: Any, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ from cycledistill.training._parallel import (
 )
 from cycledistill.training._progress import Reporter, summary_rows
 from cycledistill.training._resume import find_checkpoint, settings_of
-from cycledistill.training._sampler import GlobalOrder, ShareSampler
+from cycledistill.training._sampler import GlobalOrder
 from cycledistill.training._schedule import RateSetter
 from cycledistill.training._seeding import seed_step
 from cycledistill.training._signals import StopRequest
@@ -248,7 +248,7 @@ class Trainer:
             "left_out": self.left_out,
             "window": self.window,
             "module": module_state(self.module),
-            "optimizer": optimizer_state(self.raw_optimizer),
+            "optimizer": optimizer_state(self.module, self.raw_optimizer),
             "schedule": self.rates.state_dict(),
             "average": None if self.average is None else module_state(self.average.module),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -265,7 +265,7 @@ class Trainer:
         """
         state, what = checkpoint.state, f"checkpoint {checkpoint.folder}"
         load_module_state(self.module, state["module"], what)
-        load_optimizer_state(self.raw_optimizer, state["optimizer"], what)
+        load_optimizer_state(self.module, self.raw_optimizer, state["optimizer"], what)
         self.rates.load_state_dict(state["schedule"])
         if self.average is not None:
             averages = state["average"] or module_state(self.module.model)
@@ -338,10 +338,10 @@ class Trainer:
         self.log.start(self.step, evaluated, copy_from=origin.folder.parent / "log.jsonl")
 
     def _loader(self) -> DataLoader[Any]:
-        process, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         return DataLoader(
             self.dataset,
-            batch_sampler=ShareSampler(self.order, self.step, process, world_size),
+            batch_sampler=self.order.batches(self.step, rank, world_size),
             num_workers=self.config.num_workers,
             collate_fn=self.collate_fn,
             pin_memory=self.accelerator.device.type == "cuda",
@@ -391,19 +391,19 @@ class Trainer:
             self._announce_epoch()
 
     def _forward_backward(self, batches: Iterator[Any], planned: int) -> list[MicroBatch]:
-        process, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        shares = self.order.shares(self.step, process, world_size)
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        microbatches = self.order.microbatches(self.step, rank, world_size)
         done, kept = [], []
-        for number, share in enumerate(shares):
+        for number, (keys, is_filler) in enumerate(microbatches):
             batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
-            place = (self.config.seed, self.step, number, process)
+            place = (self.config.seed, self.step, number, rank)
             seed_step(*place)
-            with gradient_sync(self.wrapped, wanted=number == len(shares) - 1):
+            with gradient_sync(self.wrapped, wanted=number == len(microbatches) - 1):
                 losses, num_samples = self.wrapped(batch)
-                counted = 0 if share.is_filler else num_samples
+                counted = 0 if is_filler else num_samples
                 self.accelerator.backward(losses.total * (counted * world_size / planned))
             kept.append(terms_of(losses))
-            done.append((place, [key.sample for key in share.keys], batch, counted))
+            done.append((place, [key.sample for key in keys], batch, counted))
         # Read once for all, when the device has all of the step's work: it need not wait for us.
         read = read_terms(kept)
         return [MicroBatch(*micro, terms) for micro, terms in zip(done, read, strict=True)]

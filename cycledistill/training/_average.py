@@ -23,7 +23,7 @@ class MovingAverage(AveragedModel):
     """
 
     def __init__(self, module: nn.Module, decay: float, sharded: bool = False) -> None:
-        # Shards cannot be averaged together with the whole tensors of buffers.
+        # Shards cannot be averaged together with buffers, which have none.
         together = None if sharded else get_ema_multi_avg_fn(decay)
         one_by_one = get_ema_avg_fn(decay) if sharded else None
         super().__init__(module, avg_fn=one_by_one, multi_avg_fn=together, use_buffers=True)

@@ -26,7 +26,7 @@ META_FILE = "meta.json"
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read and found whole: its tensors, and what is said about them."""
+    """A checkpoint that was read and is complete: its tensors, and what is said about them."""
 
     folder: Path
     state: dict[str, Any]
@@ -100,7 +100,7 @@ class CheckpointStore:
             json.dump({**known, **meta}, file, indent=1)
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; each broken one that is passed over gives a warning."""
+        """The newest intact checkpoint; warns of each broken one that is passed over."""
         for step in reversed(self.steps()):
             try:
                 return read_checkpoint(self.path(step))

@@ -46,7 +46,7 @@ def parse_cli(
     Args:
         config_class: The dataclass.
         presets: Values to choose from by name.
-        default: Name of the preset to take when none is asked for; without it, the dataclass's own
+        default: Name of the preset to take when none is named; without it, the dataclass's own
             defaults.
         args: The arguments; ``sys.argv[1:]`` when ``None``.
         description: Text at the top of ``--help``; the dataclass's docstring when ``None``.
@@ -55,7 +55,7 @@ def parse_cli(
         ValueError: The preset is unknown, the file has an unknown option, or a ``TrainConfig`` has
             a value out of range.
         FileNotFoundError: There is no such file.
-        SystemExit: Flags are wrong (2), or ``--help`` was asked for (0).
+        SystemExit: Flags are wrong (2), or ``--help`` was given (0).
     """
     presets = presets or {}
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

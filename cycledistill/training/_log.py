@@ -16,7 +16,7 @@ import torch
 
 from cycledistill.training._files import flush_to_disk, replacing
 
-# One computation's share of the mean: its number of samples (the weight), and its terms.
+# What one microbatch adds to a mean: its number of samples (the weight), and its terms.
 WindowEntry = tuple[float, dict[str, float]]
 
 

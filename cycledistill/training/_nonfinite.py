@@ -23,7 +23,7 @@ from cycledistill.training._parallel import (
 )
 from cycledistill.training._sampler import GlobalOrder
 from cycledistill.training._seeding import seed_step
-from cycledistill.training._state import load_module_state, module_state, whole
+from cycledistill.training._state import full_tensor, load_module_state, module_state
 
 REPRODUCERS_KEPT = 3
 
@@ -76,7 +76,8 @@ class Incidents:
         names = [
             name
             for name, parameter in self._module.named_parameters()
-            if parameter.grad is not None and not math.isfinite(float(whole(parameter.grad.sum())))
+            if parameter.grad is not None
+            and not math.isfinite(float(full_tensor(parameter.grad.sum())))
         ]
         what = f"finite losses, but no finite gradient of {', '.join(names[:5]) or 'all together'}"
         return self._report("gradient", [what] if self._is_main else [], done)

@@ -1,4 +1,4 @@
-"""Model and loss as one module, and how several processes share it."""
+"""Model and loss as one module, and how several processes train it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole states of modules and optimisers, sharded or not."""
+"""Full states of modules and optimisers, sharded or not."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-WHOLE = StateDictOptions(full_state_dict=True)
+FULL = StateDictOptions(full_state_dict=True)
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
     """``module.state_dict()`` with sharded tensors gathered; all processes must call it."""
-    return get_model_state_dict(module, options=WHOLE)
+    state: dict[str, Any] = get_model_state_dict(module, options=FULL)
+    return state
 
 
 def load_module_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load whole tensors into a module that may be sharded.
+    """Load full tensors into a module that may be sharded.
 
     Raises:
         ValueError: Names or shapes differ; the text lists them and says ``what`` was loaded.
@@ -40,12 +41,12 @@ def load_module_state(module: nn.Module, state: Mapping[str, Tensor], what: str)
     if problems:
         listed = "; ".join(problems[:8]) + (f"; {len(problems) - 8} more" * (len(problems) > 8))
         raise ValueError(f"{what} is of another model than this one. {listed}")
-    set_model_state_dict(module, dict(state), options=WHOLE)
+    set_model_state_dict(module, dict(state), options=FULL)
 
 
 def optimizer_state(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The optimiser's state by names of parameters, whole. All processes must call it."""
-    return get_optimizer_state_dict(module, optimizer, options=WHOLE)
+    """The optimiser's state by names of parameters, unsharded. All processes must call it."""
+    return get_optimizer_state_dict(module, optimizer, options=FULL)
 
 
 def load_optimizer_state(
@@ -65,12 +66,12 @@ def load_optimizer_state(
             f"{[len(group) for group in saved]} parameters, this one's "
             f"{[len(group) for group in own]}{' other ones' * (len(own) == len(saved))}"
         )
-    # Without any tensor (plain SGD) torch would not know on which device to put a whole state.
+    # Without any tensor (plain SGD) torch would not know on which device to put a full state.
     options = StateDictOptions(full_state_dict=any(state["state"].values()))
     set_optimizer_state_dict(module, optimizer, state, options=options)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor with all its shards gathered; itself when it has none."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()

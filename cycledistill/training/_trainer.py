@@ -50,11 +50,11 @@ from cycledistill.training._schedule import RateSetter
 from cycledistill.training._seeding import seed_step
 from cycledistill.training._signals import StopRequest
 from cycledistill.training._state import (
+    full_tensor,
     load_module_state,
     load_optimizer_state,
     module_state,
     optimizer_state,
-    whole,
 )
 from cycledistill.training._terms import read_terms, terms_of
 
@@ -66,8 +66,8 @@ class FitResult:
     """What came of a run.
 
     Attributes:
-        model: The model with its final weights, whole and in eval mode: the object that was given
-            to ``fit``, or a copy of it when a moving average was kept or the weights were sharded.
+        model: The model with its final weights, unsharded and in eval mode: the object that was
+            given to ``fit``, or a copy of it with a moving average or sharded weights.
         metrics: The last evaluation.
         best: The best evaluation, or ``None`` without ``best_metric``.
         steps: Optimiser steps done.
@@ -415,8 +415,8 @@ class Trainer:
         if factor != 1:
             torch._foreach_mul_(gradients, factor)
         self.accelerator.unscale_gradients(self.optimizer)
-        # The whole norm: some versions of torch clip each shard by a norm of their own rounding.
-        norm = whole(nn.utils.get_total_norm(gradients))
+        # The full norm: some versions of torch clip each shard by a norm of their own rounding.
+        norm = full_tensor(nn.utils.get_total_norm(gradients))
         if self.config.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.config.clip_grad_norm, norm)
         return float(norm)

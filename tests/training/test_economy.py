@@ -41,7 +41,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_step_reads_from_the_device_twice(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
-    """All micro-batches' losses at once, then the norm of the gradient."""
+    """All microbatches' losses at once, then the norm of the gradient."""
     train_step, reads = Trainer.train_step, []
 
     def counted(self: Trainer, batches: Iterator[Any]) -> Any:

@@ -284,8 +284,8 @@ class Trainer:
             state = self.state_dict()
             on_main(lambda: self._write_checkpoint(state, meta))
             self._saved_step = self.step
-        elif self.is_main:
-            self.store.note(self.step, meta)
+        else:
+            on_main(lambda: self.store.note(self.step, meta))
         if self.is_main:
             self.store.prune(self.config.keep_checkpoints, self.evaluator.best_step)
 
@@ -311,8 +311,8 @@ class Trainer:
         self.accelerator.init_trackers(
             self.folder.resolve().name,
             {
-                n: v if isinstance(v, (int, float, str)) else str(v)
-                for n, v in self.settings.items()
+                name: value if isinstance(value, (int, float, str)) else str(value)
+                for name, value in self.settings.items()
             },
             {"wandb": {"dir": str(self.folder)}},
         )

@@ -97,11 +97,11 @@ def test_killed_twenty_times(runner: Any, toy: Any, tmp_path: Path) -> None:
     codes, output = runner(tmp_path / "whole", *arguments)
     assert codes == [0], output
     moments = random.Random(0)
-    steps_at_kill = []
+    steps_at_kill = [0]
     for number in range(22):
-        request: dict[str, Any] = {"signal": signal.SIGKILL, "after": moments.uniform(0.0, 0.25)}
-        if number % 2:
-            request["wait_for"] = "output"
+        request: dict[str, Any] = {"signal": signal.SIGKILL, "after": moments.uniform(0.0, 0.1)}
+        if number % 2:  # however busy the machine is, some steps further
+            request["wait_for"] = f"step {steps_at_kill[-1] + moments.randint(1, 7)}/180 "
         codes, output = runner(tmp_path / "parts", *arguments, "--pause", 0.025, **request)
         assert codes == [-signal.SIGKILL], output
         log = tmp_path / "parts" / "log.jsonl"

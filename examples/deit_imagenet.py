@@ -12,9 +12,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
+from timm.data import create_transform, resolve_model_data_config
 from timm.optim import create_optimizer_v2
 
 from cycledistill import CycleWrapper
@@ -94,7 +94,7 @@ def main() -> None:
         summary=budget_rows(
             config,
             cycled,
-            torch.zeros(1, config.in_chans, config.image_size, config.image_size),
+            data.val[0][0][None],
             num_samples=len(data.train),  # type: ignore[arg-type]
         ),
     )
@@ -104,20 +104,21 @@ def main() -> None:
 def finish(
     config: ClassificationConfig, result: FitResult, val: Any, class_names: tuple[str, ...]
 ) -> None:
-    """Save the plain model, load it with timm alone, and show that it is as good."""
+    """Save the plain model, load it and its images as timm alone does, and show it is as good."""
     folder = Path(config.output_dir) / "plain"
     plain = result.model.unwrap()
     if is_main_process():
         save_plain(plain, config, class_names, folder, result.metrics)
     gather_over_processes([])  # wait for the files
 
-    def accuracy(model: Any) -> float:
+    def accuracy(model: Any, images: Any) -> float:
         wrapped = CycleWrapper(model.eval(), num_cycles=1, blocks=config.blocks)
-        batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)
+        batches = evaluation_loader(images, config.eval_batch_size, config.num_workers)
         return cycle_accuracies(wrapped, batches, len(class_names), num_cycles=1)["accuracy/1"]
 
-    trained = accuracy(plain)
-    again = accuracy(load_plain(folder).to(next(plain.parameters()).device))
+    loaded = load_plain(folder).to(next(plain.parameters()).device)
+    transform = create_transform(**resolve_model_data_config(loaded))
+    trained, again = accuracy(plain, val), accuracy(loaded, load_data(config, transform).val)
     if again != trained:
         raise RuntimeError(
             f"the model reloaded from {folder} has top-1 {again:.3f} %, the trained one "

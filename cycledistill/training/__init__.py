@@ -9,7 +9,6 @@ import importlib.util
 
 _NEEDED = {
     "accelerate": "accelerate",
-    "docstring_parser": "docstring-parser",
     "matplotlib": "matplotlib",
     "numpy": "numpy",
     "rich": "rich",
@@ -42,12 +41,13 @@ from cycledistill.training._evaluation import (  # noqa: E402
     sum_over_processes,
 )
 from cycledistill.training._evaluator import BestEvaluation  # noqa: E402
-from cycledistill.training._fit import FitResult, fit  # noqa: E402
+from cycledistill.training._fit import fit  # noqa: E402
 from cycledistill.training._log import read_log  # noqa: E402
 from cycledistill.training._nonfinite import replay  # noqa: E402
 from cycledistill.training._parallel import Losses  # noqa: E402
 from cycledistill.training._sampler import steps_per_epoch  # noqa: E402
 from cycledistill.training._schedule import WarmupCosine, WarmupSteps  # noqa: E402
+from cycledistill.training._trainer import FitResult, Trainer  # noqa: E402
 
 __all__ = [
     "BestEvaluation",
@@ -58,6 +58,7 @@ __all__ = [
     "Losses",
     "NonFiniteLossError",
     "TrainConfig",
+    "Trainer",
     "TrainingError",
     "WarmupCosine",
     "WarmupSteps",

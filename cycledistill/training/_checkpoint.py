@@ -14,22 +14,23 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cycledistill.training._errors import CheckpointError
-from cycledistill.training._files import flush_to_disk, sync_folder
+from cycledistill.training._files import flush_to_disk, replacing, sync_folder
 from cycledistill.training._state import load_module_state
 
-FORMAT = 1
+FORMAT = 2
 STATE_FILE = "state.pt"
 META_FILE = "meta.json"
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read and found whole."""
+    """A checkpoint that was read and is complete: its tensors, and what is said about them."""
 
     folder: Path
     state: dict[str, Any]
+    meta: dict[str, Any]
 
 
 class CheckpointStore:
@@ -37,7 +38,7 @@ class CheckpointStore:
 
     A checkpoint is written under a temporary name, forced to the disk and then renamed, so that
     one with its final name is complete; ``meta.json`` holds the SHA-256 by which later damage is
-    noticed.
+    noticed, and the evaluations so far.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -52,39 +53,54 @@ class CheckpointStore:
         names = self.folder.glob("step-*") if self.folder.is_dir() else ()
         return sorted(int(p.name[5:]) for p in names if p.name[5:].isdigit())
 
-    def save(self, step: int, state: dict[str, Any], meta: Mapping[str, Any]) -> Path:
+    def save(self, step: int, state: dict[str, Any], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of ``step``; an older one of the same step is replaced.
 
         Raises:
             CheckpointError: It could not be written (full disk); nothing else was touched.
             TypeError: The state holds something that cannot be loaded with ``weights_only=True``.
         """
-        _require_plain(state, "state")
         target = self.path(step)
         temporary = self.folder / f".writing-{target.name}-{os.getpid()}"
         try:
             temporary.mkdir(parents=True)
-            digest = _write_state(temporary / STATE_FILE, state)
-            with open(temporary / META_FILE, "w", encoding="utf-8") as file:
-                json.dump({"format": FORMAT, "step": step, **digest, **meta}, file, indent=1)
+            torch.save(state, temporary / STATE_FILE)
+            with open(temporary / STATE_FILE, "rb+") as file:
                 flush_to_disk(file)
-            sync_folder(temporary)
+                about = {"format": FORMAT, "step": step, "sha256": _digest(file)}
+            torch.load(temporary / STATE_FILE, mmap=True, weights_only=True)
+            with replacing(temporary / META_FILE) as file:
+                json.dump({**about, **meta}, file, indent=1)
             if target.exists():
                 self._remove(target)
             os.rename(temporary, target)
             sync_folder(self.folder)
-        except OSError as error:
+        except pickle.UnpicklingError as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            raise TypeError(
+                "the state of the run (of the schedule or the optimiser) holds more than tensors, "
+                f"numbers, texts, lists and dicts: {error}"
+            ) from error
+        except (OSError, RuntimeError) as error:  # torch's writer raises the latter
+            shutil.rmtree(temporary, ignore_errors=True)
+            free = shutil.disk_usage(self.folder if self.folder.exists() else ".").free
             others = [known for known in self.steps() if known != step]
             earlier = f"{self.path(others[-1])} is intact" if others else "there is no earlier one"
             raise CheckpointError(
-                f"could not save the checkpoint of step {step} in {self.folder}: "
-                f"{error.strerror or error}; {earlier}. Make room, then run the same command again"
+                f"could not save the checkpoint of step {step} in {self.folder}, with "
+                f"{free / 2**20:.0f} MiB free: {error}; {earlier}. Make room, then run the same "
+                "command again"
             ) from error
-        return target
+
+    def note(self, step: int, meta: Mapping[str, Any]) -> None:
+        """Change what the checkpoint of ``step`` says beside its state."""
+        path = self.path(step) / META_FILE
+        known = json.loads(path.read_text(encoding="utf-8"))
+        with replacing(path) as file:
+            json.dump({**known, **meta}, file, indent=1)
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint; each broken one that is passed over gives a warning."""
+        """The newest intact checkpoint; warns of each broken one that is passed over."""
         for step in reversed(self.steps()):
             try:
                 return read_checkpoint(self.path(step))
@@ -141,13 +157,14 @@ def read_checkpoint(folder: Path) -> Checkpoint:
                 )
             file.seek(0)
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (
+        *(OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError),
+        *(pickle.UnpicklingError, zipfile.BadZipFile),
+    ) as error:
         raise CheckpointError(f"checkpoint {folder} is broken: {error}") from error
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"checkpoint {folder} is broken: {error}") from error
-    return Checkpoint(folder, state)
+    return Checkpoint(folder, state, meta)
 
 
 def load_weights(checkpoint: str | Path, model: nn.Module, average: bool = True) -> None:
@@ -167,53 +184,11 @@ def load_weights(checkpoint: str | Path, model: nn.Module, average: bool = True)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no checkpoint folder {folder}")
     state = read_checkpoint(folder).state
-    weights: dict[str, Tensor] | None = state["average"] if average else None
+    weights = state["average"] if average else None
     if weights is None:
-        prefix = "model."
-        weights = {
-            name[len(prefix) :]: tensor
-            for name, tensor in state["module"].items()
-            if name.startswith(prefix)
-        }
+        own = {name: t for name, t in state["module"].items() if name.startswith("model.")}
+        weights = {name.removeprefix("model."): tensor for name, tensor in own.items()}
     load_module_state(model, weights, f"checkpoint {folder}")
-
-
-class _HashingFile:
-    """Passes writes on and hashes them; keeps the first error for later.
-
-    The zip writer of ``torch.save`` does not survive an exception from the file it writes to, so
-    a full disk is reported after it is done.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.sha256 = hashlib.sha256()
-        self.size = 0
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        if self.error is None:
-            try:
-                self.file.write(data)
-            except OSError as error:
-                self.error = error
-        self.sha256.update(data)
-        length = memoryview(data).nbytes
-        self.size += length
-        return length
-
-    def flush(self) -> None:
-        """Nothing to do: the file is flushed when it is complete."""
-
-
-def _write_state(path: Path, state: dict[str, Any]) -> dict[str, Any]:
-    with open(path, "wb") as file:
-        hashing: Any = _HashingFile(file)
-        torch.save(state, hashing)
-        if hashing.error is not None:
-            raise hashing.error
-        flush_to_disk(file)
-    return {"sha256": hashing.sha256.hexdigest(), "bytes": hashing.size}
 
 
 def _digest(file: Any) -> str:
@@ -221,17 +196,3 @@ def _digest(file: Any) -> str:
     while chunk := file.read(1 << 20):
         sha256.update(chunk)
     return sha256.hexdigest()
-
-
-def _require_plain(value: Any, where: str) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _require_plain(item, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _require_plain(item, f"{where}[{index}]")
-    elif value is not None and not isinstance(value, (Tensor, str, bytes, int, float, bool)):
-        raise TypeError(
-            f"{where} is a {type(value).__module__}.{type(value).__qualname__}; checkpoints hold "
-            "tensors, numbers, texts and lists and dicts of them only"
-        )

@@ -16,7 +16,6 @@ import tyro
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import read_config
 from cycledistill.training._errors import TrainingError
-from cycledistill.training._help import describe_options, explain_fields
 from cycledistill.training._seeding import seed_everything
 
 ConfigT = TypeVar("ConfigT")
@@ -41,13 +40,13 @@ def parse_cli(
 
     ``--preset NAME`` picks the values to start from, ``--config FILE.yaml`` replaces those that the
     file has, and flags replace both. ``--help`` shows every field with its docstring and the
-    preset's value. The seed of a ``TrainConfig`` is given to the global random generators, so that
-    what is built from the config, the model's first weights for one, is the same each time.
+    preset's value. The seed of a ``TrainConfig`` seeds the global random generators, so that what
+    is built from the config, such as the model's initial weights, is the same each time.
 
     Args:
         config_class: The dataclass.
         presets: Values to choose from by name.
-        default: Name of the preset to take when none is asked for; without it, the dataclass's own
+        default: Name of the preset to take when none is named; without it, the dataclass's own
             defaults.
         args: The arguments; ``sys.argv[1:]`` when ``None``.
         description: Text at the top of ``--help``; the dataclass's docstring when ``None``.
@@ -56,10 +55,9 @@ def parse_cli(
         ValueError: The preset is unknown, the file has an unknown option, or a ``TrainConfig`` has
             a value out of range.
         FileNotFoundError: There is no such file.
-        SystemExit: Flags are wrong (2), or ``--help`` was asked for (0).
+        SystemExit: Flags are wrong (2), or ``--help`` was given (0).
     """
     presets = presets or {}
-    explain_fields(config_class)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", default=default)
     first.add_argument("--config")
@@ -77,12 +75,17 @@ def parse_cli(
         except SystemExit:
             print(f"error: {chosen.config} has wrong values (see above)", file=sys.stderr)
             raise
-    text = description or (config_class.__doc__ or "").split("\n\n")[0]
+    lines = [description or (config_class.__doc__ or "").split("\n\n")[0], ""]
+    if presets:
+        names = ", ".join(f"{name}{' (default)' * (name == default)}" for name in presets)
+        lines.append(f"--preset NAME       start from the values of {names}")
+    lines.append("--config FILE.yaml  values from a file, such as a run's config.yaml; flags win")
+    lines.append("--debug             show the traceback of errors")
     config = tyro.cli(
         config_class,
         default=config,
         args=rest,
-        description=f"{text}\n\n{describe_options(presets, default)}",
+        description="\n".join(lines),
         console_outputs=_main(),
     )
     if isinstance(config, TrainConfig):
@@ -94,8 +97,8 @@ def parse_cli(
 def run_cli(main: Callable[[], object]) -> None:
     """Run a program's ``main``; users' errors end it with one line and exit status 1.
 
-    With ``--debug`` among the arguments, or when the error is none of a user's making, the
-    traceback is shown.
+    The traceback is shown with ``--debug`` among the arguments, and for other errors, which are
+    bugs.
 
     Args:
         main: Called without arguments.

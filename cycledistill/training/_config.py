@@ -39,11 +39,11 @@ class TrainConfig:
     """Passes over the training set (300: paper, section 4.1.2)."""
 
     batch_size: int = 512
-    """Samples of one optimiser step, over all processes and micro-batches together (512 = 8 GPUs
+    """Samples of one optimiser step, over all processes and microbatches together (512 = 8 GPUs
     x 64: the paper's released recipe)."""
 
     accumulate: int = 1
-    """Micro-batches that one batch is cut into on every process; more of them need less memory
+    """Microbatches that one batch is cut into on every process; more of them need less memory
     and give the same gradient (exactly the mean over the batch)."""
 
     drop_last: bool = True
@@ -75,7 +75,7 @@ class TrainConfig:
     """auto takes the GPU when there is one; asking for one that is missing is an error."""
 
     parallel: Literal["ddp", "fsdp2"] = free("ddp")
-    """How several processes share the work: each holds the whole model (ddp), or parameters,
+    """How several processes work together: each holds the full model (ddp), or parameters,
     gradients and optimiser state are divided among them (fsdp2)."""
 
     compile: bool = free(False)
@@ -160,5 +160,5 @@ class TrainConfig:
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate={self.accumulate} is more than batch_size={self.batch_size}: each "
-                "micro-batch needs at least one sample"
+                "microbatch needs at least one sample"
             )

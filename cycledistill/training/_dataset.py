@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
@@ -23,16 +25,17 @@ class KeyedDataset(Dataset[Any]):
         ...     def __getitem__(self, index):
         ...         return random.random()
         >>> dataset = KeyedDataset(Noise(), seed=0)
-        >>> dataset[SampleKey(1, draw=0)] == dataset[SampleKey(1, draw=0)]
+        >>> dataset[SampleKey(1, epoch=0)] == dataset[SampleKey(1, epoch=0)]
         True
-        >>> dataset[SampleKey(1, draw=0)] == dataset[SampleKey(1, draw=1)]
+        >>> dataset[SampleKey(1, epoch=0)] == dataset[SampleKey(1, epoch=1)]
         False
 
     While a sample is made, the global generators of Python, NumPy and PyTorch, which most
-    transforms draw from, are seeded by (seed, draw, index); their states are put back afterwards. A
-    dataset that has ``set_epoch`` is told the draw before. As the draw travels with every index to
-    whichever worker makes the sample, the result is the same for any number of workers and
-    processes and after a resume, and workers can live as long as the run.
+    transforms draw from, are seeded by (seed, epoch, index); their states are restored afterwards.
+    A dataset that has ``set_epoch`` is told the epoch before each sample, also inside a ``Subset``
+    or a ``ConcatDataset``. As the epoch travels with every index to the worker that makes the
+    sample, the result is the same for any number of workers and processes and after a resume, and
+    workers can live as long as the run.
 
     Raises:
         TypeError: The dataset has no length or cannot be indexed.
@@ -41,20 +44,18 @@ class KeyedDataset(Dataset[Any]):
     def __init__(self, dataset: Any, seed: int) -> None:
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise TypeError(
-                "train_dataset must have a length and indices, as an order that can be resumed "
-                f"needs; got {type(dataset).__name__}"
+                "expected a train_dataset with a length and indices, so that its order can be "
+                f"resumed, got {type(dataset).__name__}"
             )
         self.dataset = dataset
         self.seed = seed
-        self._set_epoch = getattr(dataset, "set_epoch", None)
-        self._draw: int | None = None
+        self._set_epoch = _epoch_setters(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, key: SampleKey) -> Any:
-        with states_kept():
-            return self._sample(key)
+        return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[SampleKey]) -> list[Any]:
         """The samples of a batch: the generators' states are kept once for all of them."""
@@ -62,14 +63,26 @@ class KeyedDataset(Dataset[Any]):
             return [self._sample(key) for key in keys]
 
     def _sample(self, key: SampleKey) -> Any:
-        if self._set_epoch is not None and key.draw != self._draw:
-            self._set_epoch(key.draw)
-            self._draw = key.draw
-        seed_cpu(self.seed, key.draw, key.sample)
+        for set_epoch in self._set_epoch:
+            set_epoch(key.epoch)
+        seed_cpu(self.seed, key.epoch, key.sample)
         return self.dataset[key.sample]
 
 
-def leave_signals_to_parent(worker: int) -> None:
-    """Let a data worker outlive Ctrl-C and SIGTERM, so that the loop can finish its step."""
+def start_worker(worker: int) -> None:
+    """Prepare a data worker: it ignores Ctrl-C and SIGTERM, and OpenCV starts no threads in it.
+
+    The loop can finish its step after a signal only while its workers live. PyTorch limits its own
+    threads in workers; OpenCV, where a dataset uses it, would start one per core in each of them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if (cv2 := sys.modules.get("cv2")) is not None:
+        cv2.setNumThreads(0)
+
+
+def _epoch_setters(dataset: Any) -> list[Callable[[int], None]]:
+    if hasattr(dataset, "set_epoch"):
+        return [dataset.set_epoch]
+    inner = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
+    return [setter for one in inner if one is not None for setter in _epoch_setters(one)]

@@ -1,8 +1,9 @@
-"""Accelerate's object for a run, and deterministic algorithms."""
+"""The device and the processes of a run."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator
 
@@ -11,6 +12,69 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from cycledistill.training._config import TrainConfig
+
+
+def check_launcher_and_device(config: TrainConfig) -> TrainConfig:
+    """Check that what was asked for is there; the config as the launcher completes it.
+
+    ``accelerate launch --use_fsdp`` means ``parallel="fsdp2"``. The request is taken out of the
+    environment: sharding is done here, the same way for every launcher and device, and Accelerate
+    must not do it a second time.
+
+    Raises:
+        ValueError: The launcher and the options disagree, or the device is missing or lacks what
+            the options need.
+    """
+    launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if launched not in ("no", config.mixed_precision):
+        raise ValueError(
+            f"accelerate launch was told mixed_precision={launched}, the run has "
+            f"{config.mixed_precision}: give the script --mixed-precision {launched}"
+        )
+    for variable in ("ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM"):
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ValueError(
+                f"{variable}=true: DeepSpeed and Megatron are not supported; use DDP or FSDP2"
+            )
+    if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        version = os.environ.get("FSDP_VERSION", "1")
+        if version != "2":
+            raise ValueError(
+                f"accelerate launch asked for FSDP version {version}; only version 2 is supported: "
+                "pass --fsdp_version 2, or start without --use_fsdp and give the script "
+                "--parallel fsdp2"
+            )
+        config = dataclasses.replace(config, parallel="fsdp2")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("device=mps was asked for, but this machine has no Metal GPU")
+    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+    if on_gpu:
+        _check_gpu(config)
+    if config.mixed_precision == "fp16" and not on_gpu:
+        raise ValueError("mixed_precision=fp16 needs a CUDA GPU, and there is none; use bf16 or no")
+    if config.mixed_precision == "fp16" and config.parallel == "fsdp2":
+        raise ValueError("mixed_precision=fp16 does not go with parallel=fsdp2; use bf16")
+    return config
+
+
+def _check_gpu(config: TrainConfig) -> None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not torch.cuda.is_available():
+        if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
+            reason = f"PyTorch {torch.__version__} is built without GPU support"
+        else:
+            reason = f"PyTorch sees no GPU (CUDA_VISIBLE_DEVICES={visible!r}; try nvidia-smi)"
+        raise ValueError(f"device=cuda was asked for, but {reason}")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    count = torch.cuda.device_count()
+    if local_rank >= count:
+        raise ValueError(
+            f"process {local_rank} of this machine has no GPU: PyTorch sees {count} (start at most "
+            f"{count} processes here; CUDA_VISIBLE_DEVICES={visible!r})"
+        )
+    if config.mixed_precision == "bf16" and not torch.cuda.is_bf16_supported():
+        name = torch.cuda.get_device_name(local_rank)
+        raise ValueError(f"GPU {local_rank} ({name}) has no bf16; use mixed_precision=fp16 or no")
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from cycledistill.training._dataset import leave_signals_to_parent
+from cycledistill.training._dataset import start_worker
 from cycledistill.training._parallel import gather_lists
-
-
-class ShardSampler(Sampler[int]):
-    """Every ``num_processes``-th index, from ``process`` on; nothing is repeated.
-
-    Example:
-        >>> [list(ShardSampler(5, process, 2)) for process in range(2)]
-        [[0, 2, 4], [1, 3]]
-    """
-
-    def __init__(self, num_samples: int, process: int, num_processes: int) -> None:
-        self._indices = range(process, num_samples, num_processes)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
-
-    def __len__(self) -> int:
-        return len(self._indices)
 
 
 def evaluation_loader(
@@ -38,16 +20,16 @@ def evaluation_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
-    """This process's share of a dataset, in order, each sample on one process only.
+    """This process's part of a dataset, in order, each sample on one process only.
 
     Example:
         >>> loader = evaluation_loader([1.0, 2.0, 3.0], batch_size=2)
         >>> [len(batch) for batch in loader]
         [2, 1]
 
-    Shares may differ by a sample and be empty. That is no matter: the model that ``fit`` hands to
-    ``evaluate`` does not talk to other processes. Sum or gather what was counted with
-    ``sum_over_processes``, ``gather_over_processes`` or a torchmetrics metric.
+    Parts may differ by a sample and be empty, since the model that ``fit`` hands to ``evaluate``
+    does not communicate. Sum or gather what was counted with ``sum_over_processes``,
+    ``gather_over_processes`` or a torchmetrics metric.
 
     Args:
         dataset: Anything with a length and indices.
@@ -55,16 +37,16 @@ def evaluation_loader(
         num_workers: Processes that load data.
         collate_fn: As for ``DataLoader``.
     """
-    process, num_processes = _place()
+    rank, world_size = _place()
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=ShardSampler(len(cast(Sized, dataset)), process, num_processes),
+        sampler=range(rank, len(dataset), world_size),
         num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=leave_signals_to_parent,
+        worker_init_fn=start_worker,
     )
 
 

@@ -14,8 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from cycledistill.training._ema import MovingAverage
-from cycledistill.training._parallel import broadcast_buffers, broadcast_value
+from cycledistill.training._average import MovingAverage
+from cycledistill.training._checkpoint import CheckpointStore
+from cycledistill.training._parallel import broadcast_from_main, broadcast_value, shard_model
 from cycledistill.training._seeding import seeded
 from cycledistill.training._state import load_module_state, module_state
 
@@ -41,94 +42,102 @@ class BestEvaluation(NamedTuple):
 
 
 class Evaluator:
-    """Calls the user's ``evaluate`` with the weights that count, and keeps the best result.
+    """Calls the user's ``evaluate`` with the weights that count, and remembers the best result.
 
-    These are the moving average where there is one; sharded weights are gathered. In both cases
-    they are put into a copy of the model.
+    These are the moving average where there is one; sharded weights are gathered into a copy.
 
     Args:
         evaluate: The user's function.
         metric: Name of the metric that decides which checkpoint is best.
         lower_is_better: Whether it is the smaller value that is better.
-        accelerator: The run's.
-        model: The model in training.
-        replica: An unsharded copy of it for these weights, or ``None`` to use the model itself.
-        average: The moving average.
         seed: Seed of random numbers during evaluation.
+
+    Attributes:
+        step: Steps done at the last evaluation, -1 before the first.
+        metrics: Its result.
     """
 
     def __init__(
-        self,
-        evaluate: Evaluate | None,
-        metric: str | None,
-        lower_is_better: bool,
-        accelerator: Accelerator,
-        model: nn.Module,
-        replica: nn.Module | None,
-        average: MovingAverage | None,
-        seed: int,
+        self, evaluate: Evaluate | None, metric: str | None, lower_is_better: bool, seed: int
     ) -> None:
         self.evaluate = evaluate
-        self.metric = metric
-        self.lower_is_better = lower_is_better
-        self.accelerator = accelerator
-        self.model = model
-        self.replica = replica
-        self.average = average
-        self.seed = seed
-        self.best: tuple[float, int, int] | None = None
-        self.last: dict[str, float] = {}
-        self.last_step = -1
+        self._metric = metric
+        self._sign = -1 if lower_is_better else 1
+        self._seed = seed
+        self._best: dict[str, Any] | None = None
+        self.step = -1
+        self.metrics: dict[str, float] = {}
+
+    def attach(
+        self, accelerator: Accelerator, model: nn.Module, decay: float | None, sharded: bool
+    ) -> MovingAverage | None:
+        """Begin the moving average and make what copies are needed, before the model is sharded."""
+        self._accelerator = accelerator
+        self._model, self._replica = model, copy.deepcopy(model) if sharded else None
+        self._average = None if decay is None else MovingAverage(model, decay, sharded)
+        if self._average is not None and sharded:
+            shard_model(self._average.module)
+        return self._average
 
     def ready_model(self) -> nn.Module:
         """The model with the weights that count, in eval mode. All processes must call it."""
-        target = self.model
-        if self.replica is not None:
-            averaged = None if self.average is None else self.average.state()
-            weights = module_state(self.model) if averaged is None else averaged
-            target = self.replica
-            load_module_state(target, weights, "the evaluated copy")
-        broadcast_buffers(target)
-        return target.eval()
+        model = self._model if self._average is None else self._average.module
+        if self._replica is not None:
+            load_module_state(self._replica, module_state(model), "the evaluated copy")
+            model = self._replica
+        broadcast_from_main(model.buffers())  # running statistics
+        return model.eval()
 
-    def run(self, step: int) -> dict[str, float]:
-        """Evaluate; the main process's metrics, on every process."""
-        assert self.evaluate is not None
-        model = self.ready_model()
-        with torch.no_grad(), seeded(self.seed, step), _in_autocast(model, self.accelerator):
-            metrics = self.evaluate(model)
-        numbers = {name: float(value) for name, value in metrics.items()}
-        return broadcast_value(numbers)
-
-    def take(self, record: Mapping[str, Any]) -> bool:
-        """Take notice of an evaluation's log record; whether it is the best so far.
+    def run(self, step: int, epoch: int) -> bool:
+        """Evaluate; whether the result, the main process's on every process, is the best so far.
 
         Raises:
             ValueError: The metric that decides is missing.
         """
-        own = ("event", "step", "epoch")
-        self.last = {name: value for name, value in record.items() if name not in own}
-        self.last_step = record["step"]
-        if self.metric is None:
+        assert self.evaluate is not None
+        model = self.ready_model()
+        with torch.no_grad(), seeded(self._seed, step), _in_autocast(model, self._accelerator):
+            metrics = self.evaluate(model)
+        numbers = {name: float(value) for name, value in metrics.items()}
+        self.metrics, self.step = broadcast_value(numbers), step
+        if self._metric is None:
             return False
-        if self.metric not in self.last:
+        if self._metric not in self.metrics:
             raise ValueError(
-                f"best_metric={self.metric!r} is not among what evaluate returned: "
-                f"{', '.join(self.last) or 'nothing'}"
+                f"best_metric={self._metric!r} is not among what evaluate returned: "
+                f"{', '.join(self.metrics) or 'nothing'}"
             )
-        value = self.last[self.metric]
-        if value is None or not math.isfinite(value):
+        value = self.metrics[self._metric]
+        better = self._best is None or self._sign * value > self._sign * self._best["value"]
+        if not math.isfinite(value) or not better:
             return False
-        sign = -1 if self.lower_is_better else 1
-        if self.best is not None and sign * value <= sign * self.best[0]:
-            return False
-        self.best = (value, record["step"], record["epoch"])
+        self._best = {"metric": self._metric, "value": value, "epoch": epoch, "step": step}
         return True
 
+    def meta(self) -> dict[str, Any]:
+        """The last evaluation and the best one, for a checkpoint."""
+        evaluated = {"step": self.step, "metrics": self.metrics} if self.step >= 0 else None
+        return {"evaluation": evaluated, "best": self._best}
 
-def make_replica(model: nn.Module, average_kept: bool, sharded: bool) -> nn.Module | None:
-    """A copy of the model to evaluate with, where it is needed; call before sharding."""
-    return copy.deepcopy(model) if average_kept or sharded else None
+    def load(self, meta: Mapping[str, Any]) -> None:
+        """Take back what ``meta`` gave; a best value of another metric does not count."""
+        if meta["evaluation"] is not None:
+            self.step, self.metrics = meta["evaluation"]["step"], meta["evaluation"]["metrics"]
+        if meta["best"] is not None and meta["best"]["metric"] == self._metric:
+            self._best = meta["best"]
+
+    @property
+    def best_step(self) -> int | None:
+        """Steps done at the best evaluation."""
+        return None if self._best is None else self._best["step"]
+
+    def best_of(self, *stores: CheckpointStore) -> BestEvaluation | None:
+        """The best evaluation with its checkpoint, in the first of the stores that has it."""
+        if self._best is None:
+            return None
+        places = [store.path(self._best["step"]) for store in stores]
+        folder = next((path for path in places if path.exists()), places[0])
+        return BestEvaluation(**self._best, checkpoint=folder)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import torch
 
 from cycledistill.training._files import flush_to_disk, replacing
 
-# One computation's share of the mean: its number of samples (the weight), and its terms.
+# What one microbatch adds to a mean: its number of samples (the weight), and its terms.
 WindowEntry = tuple[float, dict[str, float]]
 
 
@@ -30,21 +30,26 @@ class RunLog:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def start(self, step: int, copy_from: Path | None = None) -> list[dict[str, Any]]:
-        """Cut off all that lies after ``step`` and return what stays.
+    def start(self, step: int, evaluated: bool, copy_from: Path | None = None) -> None:
+        """Cut off all that lies after ``step``.
 
         Args:
             step: Steps done by the checkpoint that is resumed; 0 for a new run.
+            evaluated: Whether the checkpoint knows of an evaluation after this step.
             copy_from: Log of the run that is continued, to begin with where there is none here.
         """
         source = copy_from if copy_from is not None and not self.path.exists() else self.path
         records = _undamaged(source) if step > 0 and source.exists() else []
-        kept = [record for record in records if record["step"] <= step]
+        kept = [
+            record
+            for record in records
+            if record["step"] < step
+            or (record["step"] == step and (evaluated or record["event"] != "evaluate"))
+        ]
         with replacing(self.path) as file:
             for record in kept:
                 file.write(json.dumps(record) + "\n")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
-        return kept
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record."""

@@ -1,20 +1,134 @@
-"""What to say and keep when a loss is infinite or not a number."""
+"""What to say and keep when a loss or a gradient is infinite or not a number."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
+from cycledistill.training._config import TrainConfig
+from cycledistill.training._errors import NonFiniteLossError
 from cycledistill.training._files import replacing
-from cycledistill.training._parallel import ForwardLoss, Losses, LossModule
+from cycledistill.training._parallel import (
+    ForwardLoss,
+    Losses,
+    LossModule,
+    gather_lists,
+    is_sharded,
+)
+from cycledistill.training._sampler import GlobalOrder
 from cycledistill.training._seeding import seed_step
-from cycledistill.training._state import load_module_state
+from cycledistill.training._state import full_tensor, load_module_state, module_state
+
+REPRODUCERS_KEPT = 3
+
+
+class MicroBatch(NamedTuple):
+    """A microbatch that was computed.
+
+    Attributes:
+        place: Seed, step, number and process: what its random numbers follow from.
+        indices: Of its samples in the training set.
+        batch: Its data.
+        num_samples: Samples that count in the gradient.
+        scalars: Its loss terms.
+    """
+
+    place: tuple[int, int, int, int]
+    indices: list[int]
+    batch: Any
+    num_samples: int
+    scalars: dict[str, float]
+
+
+class Incidents:
+    """Reports non-finite numbers, with the samples to blame and a file to compute them again."""
+
+    def __init__(
+        self, config: TrainConfig, module: LossModule, order: GlobalOrder, is_main: bool
+    ) -> None:
+        self._config = config
+        self._module = module
+        self._order = order
+        self._is_main = is_main
+        self._reproducers = 0
+
+    def bad_loss(self, done: Sequence[MicroBatch]) -> str:
+        """Say which terms of which samples are not finite. All processes must call it.
+
+        Raises:
+            NonFiniteLossError: The run is to stop then.
+        """
+        found = []
+        for micro in done:
+            if terms := bad_terms(micro.scalars):
+                words = "; ".join(describe_term(name, micro.scalars[name]) for name in terms)
+                found.append(f"{words}; {self._samples(micro)}")
+        return self._report("loss", found, done)
+
+    def bad_gradient(self, done: Sequence[MicroBatch]) -> str:
+        """Say which parameters have no finite gradient, as `bad_loss` does."""
+        names = [
+            name
+            for name, parameter in self._module.named_parameters()
+            if parameter.grad is not None
+            and not math.isfinite(float(full_tensor(parameter.grad.sum())))
+        ]
+        what = f"finite losses, but no finite gradient of {', '.join(names[:5]) or 'all together'}"
+        return self._report("gradient", [what] if self._is_main else [], done)
+
+    def _report(self, kind: str, found: list[str], done: Sequence[MicroBatch]) -> str:
+        step = done[0].place[1]
+        incident = (
+            f"non-finite {kind} in step {step + 1} (epoch {self._order.epoch_of(step) + 1}): "
+        )
+        saved = self._save_reproducers(done, everything=kind == "gradient")
+        incident += " / ".join(gather_lists(found))
+        if files := gather_lists(saved):
+            incident += f". Batch and weights saved for cycledistill.training.replay: {files[0]}"
+        if self._config.on_nonfinite == "stop":
+            raise NonFiniteLossError(
+                f"{incident}. To leave such steps out instead: --on-nonfinite skip"
+            )
+        return incident
+
+    def _samples(self, micro: MicroBatch) -> str:
+        positions: list[int] = []
+        if not is_sharded(self._module) and len(micro.indices) == micro.num_samples:
+            seed_step(*micro.place)
+            positions = _culprits(self._module, micro.batch, micro.num_samples)
+        if positions:
+            return f"training samples {', '.join(str(micro.indices[p]) for p in positions)}"
+        return f"no single sample to blame in the batch of training samples {micro.indices}"
+
+    def _save_reproducers(self, done: Sequence[MicroBatch], everything: bool) -> list[str]:
+        """Write batch, weights and seed of failed microbatches; their files."""
+        if self._reproducers >= REPRODUCERS_KEPT:
+            return []
+        self._reproducers += 1
+        state = {name: tensor.cpu() for name, tensor in module_state(self._module).items()}
+        folder = Path(self._config.output_dir) / "nonfinite"
+        paths = []
+        for micro in done:
+            if everything or bad_terms(micro.scalars):
+                _, step, number, process = micro.place
+                path = folder / f"step-{step + 1:08d}-process-{process}-part-{number}.pt"
+                folder.mkdir(parents=True, exist_ok=True)
+                content = {
+                    "batch": recursively_apply(lambda tensor: tensor.detach().cpu(), micro.batch),
+                    "module": state,
+                    "place": list(micro.place),
+                    "indices": micro.indices,
+                }
+                with replacing(path, "wb") as file:
+                    torch.save(content, file)
+                paths.append(str(path))
+        return paths
 
 
 def bad_terms(scalars: Mapping[str, float]) -> list[str]:
@@ -39,51 +153,10 @@ def describe_term(name: str, value: float) -> str:
     return f"{term} of cycle {cycle} is {value}" if cycle.isdigit() else f"{name} is {value}"
 
 
-@torch.no_grad()
-def culprits(module: LossModule, batch: Any, num_samples: int) -> list[int]:
-    """Positions of the samples whose loss on their own is not finite.
-
-    Empty when no single one is to blame, or the batch cannot be cut into samples.
-    """
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    found = []
-    try:
-        for position in range(num_samples):
-            one = recursively_apply(_cut(position, num_samples), batch)
-            losses, _ = module(one)
-            if bad_terms(losses.scalars()):
-                found.append(position)
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return []
-    finally:
-        for buffer, saved in buffers:
-            buffer.copy_(saved)
-    return found
-
-
-def save_reproducer(
-    path: Path,
-    batch: Any,
-    module_state: Mapping[str, Tensor],
-    place: Sequence[int],
-    indices: Sequence[int],
-) -> None:
-    """Write batch, weights and seed of a failed computation, for ``replay``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = {
-        "batch": recursively_apply(lambda tensor: tensor.detach().cpu(), batch),
-        "module": {name: tensor.cpu() for name, tensor in module_state.items()},
-        "place": list(place),
-        "indices": list(indices),
-    }
-    with replacing(path, "wb") as file:
-        torch.save(content, file)
-
-
 def replay(
     reproducer: str | Path, model: nn.Module, criterion: nn.Module, forward_loss: ForwardLoss
 ) -> Losses:
-    """Compute the failed losses of a saved reproducer again, for a look with a debugger.
+    """Compute the failed losses of a saved reproducer again, to look at them in a debugger.
 
     Args:
         reproducer: The file that the error message names.
@@ -100,10 +173,27 @@ def replay(
     return losses
 
 
-def _cut(position: int, num_samples: int) -> Any:
-    def cut(tensor: Tensor) -> Tensor:
-        if tensor.ndim and tensor.shape[0] == num_samples:
-            return tensor[position : position + 1]
-        return tensor
+@torch.no_grad()
+def _culprits(module: LossModule, batch: Any, num_samples: int) -> list[int]:
+    """Positions of the samples whose loss on their own is not finite.
 
-    return cut
+    Empty when no single one is to blame, or the batch cannot be cut into samples.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    found = []
+
+    def cut(tensor: Tensor) -> Tensor:
+        cuttable = tensor.ndim and tensor.shape[0] == num_samples
+        return tensor[position : position + 1] if cuttable else tensor
+
+    try:
+        for position in range(num_samples):
+            losses, _ = module(recursively_apply(cut, batch))
+            if bad_terms(losses.scalars()):
+                found.append(position)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return []
+    finally:
+        for buffer, saved in buffers:
+            buffer.copy_(saved)
+    return found

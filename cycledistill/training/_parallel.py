@@ -1,10 +1,9 @@
-"""Model and loss as one module, and how several processes share it."""
+"""Model and loss as one module, and how several processes train it."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -47,45 +46,27 @@ class LossModule(nn.Module):
         return self._forward_loss(self.model, self.criterion, batch)
 
 
-def fsdp_requested_by_launcher() -> bool:
-    """Whether ``accelerate launch --use_fsdp`` started this process; then FSDP2 it is.
-
-    Takes the request out of the environment: the sharding is done here, the same way for every
-    launcher and device, and Accelerate must not do it a second time.
-
-    Raises:
-        ValueError: Version 1 was asked for.
-    """
-    if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() != "true":
-        return False
-    version = os.environ.get("FSDP_VERSION", "1")
-    if version != "2":
-        raise ValueError(
-            f"accelerate launch asked for FSDP version {version}; only version 2 is supported: "
-            "pass --fsdp_version 2, or start without --use_fsdp and give the script "
-            "--parallel fsdp2"
-        )
-    return True
-
-
 def shard(module: LossModule, optimizer: Optimizer) -> None:
-    """Divide the main process's parameters among all (FSDP2), in place, and tell the optimiser.
-
-    Each element of the model's lists of equal modules is gathered on its own while it runs, all
-    other parameters together.
-    """
-    from torch.distributed.fsdp import fully_shard
-
-    for tensor in (*module.parameters(), *module.buffers()):
-        dist.broadcast(tensor.detach(), src=0)
+    """Divide the parameters among the processes (FSDP2), in place, and tell the optimiser."""
     names = {parameter: name for name, parameter in module.named_parameters()}
     places = [[names[parameter] for parameter in g["params"]] for g in optimizer.param_groups]
-    for unit in _shard_units(module.model):
-        fully_shard(unit)
-    fully_shard(module)
+    shard_model(module)
     sharded = dict(module.named_parameters())
     for group, group_names in zip(optimizer.param_groups, places, strict=True):
         group["params"] = [sharded[name] for name in group_names]
+
+
+def shard_model(module: nn.Module) -> None:
+    """Divide a module's parameters among the processes, in place.
+
+    Each element of its lists of equal modules is gathered on its own while it runs, all other
+    parameters together.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    for unit in _shard_units(module):
+        fully_shard(unit)
+    fully_shard(module)
 
 
 def is_sharded(module: nn.Module) -> bool:
@@ -171,11 +152,11 @@ def lost_processes_explained() -> Iterator[None]:
         ) from error
 
 
-def broadcast_buffers(module: nn.Module) -> None:
-    """Give every process the main process's buffers (running statistics)."""
+def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
+    """Give every process the main process's values, in place."""
     if _distributed():
-        for buffer in module.buffers():
-            dist.broadcast(buffer, src=0)
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), src=0)
 
 
 def _distributed() -> bool:

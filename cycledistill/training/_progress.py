@@ -10,11 +10,8 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 
 from cycledistill.training._config import TrainConfig
@@ -24,33 +21,26 @@ from cycledistill.training._sampler import GlobalOrder
 class Reporter:
     """Prints summary, progress, evaluations and incidents; silent on all but the main process."""
 
-    def __init__(self, is_main: bool, total_steps: int, epochs: int) -> None:
-        self._console = Console(quiet=not is_main, soft_wrap=True, highlight=False)
-        self._total_steps = total_steps
-        self._epochs = epochs
-        self._started: float | None = None
-        self._samples = 0.0
-        self._steps = 0
-        self._live: Live | None = None
+    def __init__(self, is_main: bool, order: GlobalOrder, console: Console | None = None) -> None:
+        self._console = console or Console(soft_wrap=True, highlight=False)
+        self._console.quiet = not is_main
+        self._order = order
+        self._epochs = order.total_steps // order.steps_per_epoch
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.completed}/{task.total} {task.fields[speed]}"),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
         )
-        self._task = self._bar.add_task("starting", total=total_steps, speed="")
-        self._losses = ""
+        self._task = self._bar.add_task("starting", total=order.total_steps, note="")
 
     def summary(self, rows: Mapping[str, Any]) -> None:
-        """Print what is about to be trained: a table, or a line each when not in a terminal."""
-        if not self._console.is_terminal:
-            width = max(map(len, rows))
-            for name, value in rows.items():
-                self.line(f"{name:{width}}  {value}")
-            return
-        table = Table(show_header=False, box=None, pad_edge=False)
+        """Print what is about to be trained."""
+        width = max(map(len, rows))
         for name, value in rows.items():
-            table.add_row(f"{name}", str(value), style=None)
-        self._console.print(table)
+            self.line(f"{name:{width}}  {value}")
 
     def line(self, text: str) -> None:
         """Print one line."""
@@ -59,71 +49,57 @@ class Reporter:
     def start(self, step: int) -> None:
         """Begin to measure, ``step`` steps being done."""
         self.restart_clock()
-        if self._console.is_terminal and not self._console.quiet:
-            self._bar.update(self._task, completed=step)
-            self._live = Live(
-                get_renderable=lambda: Group(self._bar, Text(self._losses)),
-                console=self._console,
-                refresh_per_second=4,
-            )
-            self._live.start()
+        self._bar.update(self._task, completed=step)
+        self._bar.start()
 
     def stop(self) -> None:
-        """Take the bar away."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        """End the bar."""
+        self._bar.stop()
 
     def restart_clock(self) -> None:
         """Measure the speed from here on; called where something other than steps took time."""
         self._started, self._samples, self._steps = time.perf_counter(), 0.0, 0
 
-    def step(self, step: int, epoch: int, num_samples: float) -> None:
+    def step(self, step: int, num_samples: float) -> None:
         """Count one finished step."""
         self._samples += num_samples
         self._steps += 1
-        self._bar.update(
-            self._task, completed=step, description=f"epoch {epoch + 1}/{self._epochs}"
-        )
+        self._bar.update(self._task, completed=step, description=self._epoch(step))
 
-    def speed(self, step: int) -> dict[str, float]:
-        """Throughput since the last call, time left in seconds, peak memory in MiB."""
-        assert self._started is not None
+    def means(
+        self, step: int, means: Mapping[str, float], counts: Mapping[str, int]
+    ) -> dict[str, float]:
+        """Show the means since the last call, the speed, and what was left out so far.
+
+        Returns:
+            Throughput since the last call, time left in seconds, peak memory in MiB.
+        """
         seconds = max(time.perf_counter() - self._started, 1e-9)
-        per_step = seconds / max(self._steps, 1)
-        measured = {
+        left = seconds / max(self._steps, 1) * (self._order.total_steps - step)
+        speed = {
             "samples_per_second": round(self._samples / seconds, 2),
-            "seconds_left": round(per_step * (self._total_steps - step), 1),
+            "seconds_left": round(left, 1),
             "memory_mib": round(_peak_memory_mib(), 1),
         }
         self.restart_clock()
-        return measured
-
-    def losses(
-        self,
-        step: int,
-        epoch: int,
-        means: Mapping[str, float],
-        speed: Mapping[str, float],
-        incidents: Mapping[str, int],
-    ) -> None:
-        """Show the means of the last steps, the speed, and what was left out so far."""
-        self._losses = format_losses(means)
         note = (
-            f"{speed['samples_per_second']:.4g} samples/s, "
-            f"{format_duration(speed['seconds_left'])} left, {speed['memory_mib']:.0f} MiB"
+            f"{format_losses(means)} | {speed['samples_per_second']:.4g} samples/s, "
+            f"{format_duration(left)} left, {speed['memory_mib']:.0f} MiB"
         )
         names = {"skipped": "steps skipped", "left_out": "samples left out"}
-        note += "".join(f", {count} {names[name]}" for name, count in incidents.items())
-        self._bar.update(self._task, speed=f"| {note}")
-        if self._live is None:
-            place = f"epoch {epoch + 1}/{self._epochs} step {step}/{self._total_steps}"
-            self.line(f"{place} | {self._losses} | {note}")
+        note += "".join(f", {count} {names[name]}" for name, count in counts.items())
+        self._bar.update(self._task, note=f"| {note}")
+        if self._bar.disable:
+            self.line(f"{self._epoch(step)} step {step}/{self._order.total_steps} | {note}")
+        return speed
 
-    def evaluation(self, epoch: int, metrics: Mapping[str, float], is_best: bool) -> None:
+    def evaluation(self, step: int, metrics: Mapping[str, float], is_best: bool) -> None:
         """Show an evaluation."""
         figures = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
-        self.line(f"epoch {epoch + 1}/{self._epochs} evaluated: {figures}{' (best)' * is_best}")
+        self.line(f"{self._epoch(step)} evaluated: {figures}{' (best)' * is_best}")
+
+    def _epoch(self, step: int) -> str:
+        return f"epoch {self._order.epoch_of(step - 1) + 1}/{self._epochs}"
 
 
 def summary_rows(
@@ -148,14 +124,15 @@ def summary_rows(
         figures += f" + {in_loss:,} in the loss"
     inner = getattr(model, "plain", None)
     name = type(model).__name__
-    steps = order.total_steps
+    device, world_size = accelerator.device, accelerator.num_processes
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "model": f"{name}({type(inner).__name__})" if isinstance(inner, nn.Module) else name,
         "parameters": figures,
         "budget": f"{config.epochs} epochs x {order.steps_per_epoch} steps x {order.batch_size} "
-        f"samples = {steps:,} steps on {order.num_samples:,} samples",
-        "device": f"{_device_name(accelerator.device)}, {accelerator.num_processes} process"
-        f"{'es' * (accelerator.num_processes > 1)}, precision {config.mixed_precision}",
+        f"samples = {order.total_steps:,} steps on {order.num_samples:,} samples",
+        "device": f"{on}, {world_size} process{'es' * (world_size > 1)}, "
+        f"precision {config.mixed_precision}",
         "output": str(config.output_dir),
     }
 
@@ -181,15 +158,9 @@ def format_duration(seconds: float) -> str:
         >>> format_duration(3725)
         '1:02:05'
     """
-    if not math.isfinite(seconds):
-        return "?"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _peak_memory_mib() -> float:

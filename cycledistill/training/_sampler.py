@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
 from cycledistill.training._config import TrainConfig
 
@@ -18,20 +17,20 @@ class SampleKey(NamedTuple):
 
     Attributes:
         sample: Its index in the dataset.
-        draw: The number of its augmentation: the epoch, or with repeated augmentation
-            ``epoch * repeats + copy``.
+        epoch: The epoch of its augmentation: with repeated augmentation, in which an epoch holds
+            several copies, ``epoch * repeats + copy``.
     """
 
     sample: int
-    draw: int
+    epoch: int
 
 
-class Share(NamedTuple):
-    """What one process computes of one micro-batch.
+class LocalMicrobatch(NamedTuple):
+    """What one process computes of one microbatch.
 
     Attributes:
         keys: Its samples, never empty.
-        is_filler: The process has no sample of this micro-batch; it computes another's first one
+        is_filler: The process has no sample of this microbatch; it computes another's first one
             to keep step with the others, with weight 0.
     """
 
@@ -68,14 +67,14 @@ class GlobalOrder:
         >>> order = GlobalOrder(TrainConfig(batch_size=4, drop_last=False), num_samples=10)
         >>> [len(order.batch(step)) for step in range(order.steps_per_epoch)]
         [4, 4, 2]
-        >>> both = [order.shares(0, process, 2)[0].keys for process in range(2)]
+        >>> both = [order.microbatches(0, rank, world_size=2)[0].keys for rank in range(2)]
         >>> both[0] + both[1] == order.batch(0)
         True
 
-    Batch ``i`` of an epoch is the same for any number of processes: it is cut into micro-batches,
-    and each of these into one piece for every process. Pieces differ by at most one sample, and no
-    sample stands in two of them. Any step can be asked for at any time, which is how a run resumes
-    in the middle of an epoch.
+    Batch ``i`` of an epoch is the same for any world size: it is cut into microbatches, and each of
+    these into one piece for every process. Pieces differ by at most one sample, and no sample
+    stands in two of them. The samples of any step can be computed at any time, which is how a run
+    resumes in the middle of an epoch.
     """
 
     def __init__(self, config: TrainConfig, num_samples: int) -> None:
@@ -93,7 +92,7 @@ class GlobalOrder:
         return step // self.steps_per_epoch
 
     def batch(self, step: int) -> tuple[SampleKey, ...]:
-        """All samples of ``step``, over all processes and micro-batches."""
+        """All samples of ``step``, over all processes and microbatches."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = self._epoch_order(epoch)
         start = position * self.batch_size
@@ -105,38 +104,27 @@ class GlobalOrder:
             for place in range(start, stop)
         )
 
-    def shares(self, step: int, process: int, num_processes: int) -> list[Share]:
-        """This process's piece of each micro-batch of ``step``.
+    def microbatches(self, step: int, rank: int, world_size: int) -> list[LocalMicrobatch]:
+        """This process's piece of each microbatch of ``step``.
 
-        A micro-batch that would be empty on every process is left out, on all of them.
+        A microbatch that would be empty on every process is left out, on all of them.
         """
-        shares = []
-        for micro_batch in _pieces(self.batch(step), self.accumulate):
-            if micro_batch:
-                piece = _pieces(micro_batch, num_processes)[process]
-                shares.append(Share(piece or micro_batch[:1], is_filler=not piece))
-        return shares
+        local = []
+        for keys in _pieces(self.batch(step), self.accumulate):
+            if keys:
+                piece = _pieces(keys, world_size)[rank]
+                local.append(LocalMicrobatch(piece or keys[:1], is_filler=not piece))
+        return local
+
+    def batches(self, first_step: int, rank: int, world_size: int) -> Iterator[list[SampleKey]]:
+        """What this process loads from ``first_step`` to the end, for a ``DataLoader``."""
+        for step in range(first_step, self.total_steps):
+            for microbatch in self.microbatches(step, rank, world_size):
+                yield list(microbatch.keys)
 
     def _make_epoch_order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
         return torch.randperm(self.num_samples, generator=generator)
-
-
-class ShareSampler(Sampler[list[SampleKey]]):
-    """Batch sampler of one process: its shares of all steps from ``first_step`` to the end."""
-
-    def __init__(
-        self, order: GlobalOrder, first_step: int, process: int, num_processes: int
-    ) -> None:
-        self.order = order
-        self.first_step = first_step
-        self.process = process
-        self.num_processes = num_processes
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        for step in range(self.first_step, self.order.total_steps):
-            for share in self.order.shares(step, self.process, self.num_processes):
-                yield list(share.keys)
 
 
 def mix_seed(*numbers: int) -> int:

@@ -19,13 +19,13 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def seed_step(seed: int, step: int, micro_batch: int, process: int) -> None:
-    """Seed every global generator for one micro-batch.
+def seed_step(seed: int, step: int, microbatch: int, process: int) -> None:
+    """Seed every global generator for one microbatch.
 
     PyTorch's CPU generator gets the same seed on every process, so that all of them draw the same
     number of cycles; Python's, NumPy's and the GPU's differ from process to process.
     """
-    shared = mix_seed(seed, step, micro_batch)
+    shared = mix_seed(seed, step, microbatch)
     own = mix_seed(shared, process)
     random.seed(own)
     np.random.seed(own % 2**32)

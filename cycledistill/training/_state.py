@@ -1,33 +1,36 @@
-"""Whole states of modules and optimisers as plain tensors, sharded or not."""
+"""Full states of modules and optimisers, sharded or not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim import Optimizer
+
+FULL = StateDictOptions(full_state_dict=True)
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
-    """Every parameter and persistent buffer by its full name, whole.
-
-    Unlike ``state_dict()`` of a ``CycleWrapper`` this holds the teacher-only parameters as well.
-    Sharded parameters are gathered, so all processes must call it. Tensors that are not sharded
-    are the module's own, not copies.
-    """
-    return {name: whole(tensor.detach()) for name, tensor in named_tensors(module)}
+    """``module.state_dict()`` with sharded tensors gathered; all processes must call it."""
+    state: dict[str, Any] = get_model_state_dict(module, options=FULL)
+    return state
 
 
-@torch.no_grad()
 def load_module_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Copy whole tensors into a module that may be sharded.
+    """Load full tensors into a module that may be sharded.
 
     Raises:
         ValueError: Names or shapes differ; the text lists them and says ``what`` was loaded.
     """
-    own = dict(named_tensors(module))
+    own = module.state_dict()
     problems = [f"missing: {name}" for name in own if name not in state]
     problems += [f"unknown: {name}" for name in state if name not in own]
     problems += [
@@ -38,74 +41,37 @@ def load_module_state(module: nn.Module, state: Mapping[str, Tensor], what: str)
     if problems:
         listed = "; ".join(problems[:8]) + (f"; {len(problems) - 8} more" * (len(problems) > 8))
         raise ValueError(f"{what} is of another model than this one. {listed}")
-    for name, tensor in own.items():
-        tensor.copy_(like(state[name].to(tensor.device), tensor))
+    set_model_state_dict(module, dict(state), options=FULL)
 
 
-def optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """``optimizer.state_dict()`` with whole tensors. All processes must call it."""
-    state = optimizer.state_dict()
-    return {
-        "state": {
-            index: {
-                key: whole(value) if isinstance(value, Tensor) else value
-                for key, value in entry.items()
-            }
-            for index, entry in state["state"].items()
-        },
-        "param_groups": state["param_groups"],
-    }
+def optimizer_state(module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """The optimiser's state by names of parameters, unsharded. All processes must call it."""
+    return get_optimizer_state_dict(module, optimizer, options=FULL)
 
 
-def load_optimizer_state(optimizer: Optimizer, state: dict[str, Any], what: str) -> None:
-    """Load what ``optimizer_state`` gave, sharding it as the parameters are.
+def load_optimizer_state(
+    module: nn.Module, optimizer: Optimizer, state: dict[str, Any], what: str
+) -> None:
+    """Load what ``optimizer_state`` gave, sharded as the parameters are.
 
     Raises:
-        ValueError: The optimiser's groups are of other sizes.
+        ValueError: The optimiser's groups hold other parameters.
     """
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    sizes = [len(group["params"]) for group in optimizer.param_groups]
-    saved_sizes = [len(group["params"]) for group in state["param_groups"]]
-    if sizes != saved_sizes:
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    own = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+    saved = [list(group["params"]) for group in state["param_groups"]]
+    if own != saved:
         raise ValueError(
-            f"{what} is of another optimiser: its parameter groups hold {saved_sizes} parameters, "
-            f"this one's {sizes}"
+            f"{what} is of another optimiser: its parameter groups hold "
+            f"{[len(group) for group in saved]} parameters, this one's "
+            f"{[len(group) for group in own]}{' other ones' * (len(own) == len(saved))}"
         )
-    placed = {
-        index: {
-            key: like(value, parameters[index])
-            if isinstance(value, Tensor) and value.shape == parameters[index].shape
-            else value
-            for key, value in entry.items()
-        }
-        for index, entry in state["state"].items()
-    }
-    optimizer.load_state_dict({"state": placed, "param_groups": state["param_groups"]})
+    # Without any tensor (plain SGD) torch would not know on which device to put a full state.
+    options = StateDictOptions(full_state_dict=any(state["state"].values()))
+    set_optimizer_state_dict(module, optimizer, state, options=options)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A tensor with all its shards gathered; itself when it has none."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
-
-
-def like(tensor: Tensor, model: Tensor) -> Tensor:
-    """A whole tensor, cut into shards when ``model`` is."""
-    if not hasattr(model, "placements"):
-        return tensor
-    from torch.distributed.tensor import distribute_tensor
-
-    sharded: Any = model
-    return distribute_tensor(tensor, sharded.device_mesh, sharded.placements)
-
-
-def named_tensors(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and persistent buffers by full name, each tensor once."""
-    found: list[tuple[str, Tensor]] = list(module.named_parameters())
-    seen = set()
-    for prefix, owner in module.named_modules():
-        for name, buffer in owner.named_buffers(recurse=False):
-            if name not in owner._non_persistent_buffers_set and buffer not in seen:
-                seen.add(buffer)
-                found.append((f"{prefix}.{name}" if prefix else name, buffer))
-    return found

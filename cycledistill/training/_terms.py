@@ -16,12 +16,12 @@ Terms: TypeAlias = "tuple[list[str], Tensor] | dict[str, float]"
 
 
 def terms_of(losses: Losses) -> Terms:
-    """The terms of a micro-batch, cut from its graph and not read yet where that can be had."""
+    """The terms of a microbatch, cut from its graph and not read yet where that can be had."""
     return losses.flat() if isinstance(losses, CycleLosses) else losses.scalars()
 
 
 def read_terms(kept: Sequence[Terms]) -> list[dict[str, float]]:
-    """The terms of several micro-batches as numbers, in one transfer from the device.
+    """The terms of several microbatches as numbers, in one transfer from the device.
 
     Example:
         >>> read_terms([(["loss"], torch.tensor([0.5])), {"loss": 2.0}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cycledistill.training import CycledConfig, free
 
@@ -34,8 +35,25 @@ class ClassificationConfig(CycledConfig):
     prediction_weight: float = 0.0
     """Weight of the KL divergence between consecutive cycles' predictions (0: not in the paper)."""
 
-    image_size: int = 224
-    """Side of the square input, in pixels."""
+    image_size: int | None = None
+    """Side of the square input in pixels; None takes the model's own. Likewise the next five:
+    timm's configuration of the model says how its images are prepared."""
+
+    mean: tuple[float, ...] | None = None
+    """Mean that is subtracted from each channel, or from all of them, after scaling to 0..1."""
+
+    std: tuple[float, ...] | None = None
+    """Deviation by which each channel, or all of them, are divided after that."""
+
+    interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
+    """How images are resized."""
+
+    crop_fraction: float | None = None
+    """Part of the image that the crop at test keeps."""
+
+    crop_mode: Literal["center", "squash", "border"] | None = None
+    """How images that are not square are cropped at test: the centre, squashed, or whole with a
+    border."""
 
     in_chans: int = 3
     """Channels of the input: 3 for colour, 1 for grey."""
@@ -83,9 +101,6 @@ class ClassificationConfig(CycledConfig):
     """Pixels to pad before a random crop of the input's size, for small images. None: random
     resized crops, as for ImageNet."""
 
-    crop_fraction: float = 0.875
-    """Part of the image that the centre crop at test keeps (0.875: DeiT)."""
-
     mixup: float = 0.8
     """Mixup's alpha, 0 for none (0.8: DeiT)."""
 
@@ -116,8 +131,18 @@ class ClassificationConfig(CycledConfig):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
-        if not 0 < self.crop_fraction <= 1:
+        if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
             raise ValueError(f"crop_fraction must lie in (0, 1], got {self.crop_fraction}")
+        if self.in_chans not in (1, 3):
+            raise ValueError(f"in_chans must be 1 (grey) or 3 (colour), got {self.in_chans}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is not None and len(values) not in (1, self.in_chans):
+                raise ValueError(
+                    f"{name} must have 1 or in_chans={self.in_chans} values, got {values}"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
 
 
 PRESETS = {
@@ -129,6 +154,7 @@ PRESETS = {
         lr_batch_size=512,
         ema_decay=0.99996,
         repeated_augmentation=3,
+        crop_fraction=0.875,  # DeiT's; timm's configuration of its models says 0.9
         mixed_precision="bf16",
         num_workers=8,
     ),

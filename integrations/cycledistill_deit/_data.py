@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from timm.data import create_transform
+from timm.data import create_transform, str_to_interp_mode
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from cycledistill_deit._config import ClassificationConfig
+from cycledistill_deit._data_config import data_config
 
 NUM_DIGIT_TRAIN = 1297  # of 1,797; the rest is for validation
 
@@ -27,18 +29,22 @@ class ClassificationData(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def load_data(config: ClassificationConfig) -> ClassificationData:
+def load_data(config: ClassificationConfig, val_transform: Any = None) -> ClassificationData:
     """The data that a config asks for.
+
+    Args:
+        config: The run's.
+        val_transform: From a PIL image to the input, for validation; ``None`` takes the config's.
 
     Raises:
         FileNotFoundError: The folder, or its train/ or val/, is missing.
         ValueError: A class folder has no image, or train/ and val/ have other classes.
     """
-    train_transform, val_transform = _transform(config, True), _transform(config, False)
+    transforms = _transform(config, True), val_transform or _transform(config, False)
     if config.data_dir is None:
-        data = _digits(train_transform, val_transform)
+        data = _digits(*transforms)
     else:
-        data = _folders(Path(config.data_dir), train_transform, val_transform)
+        data = _folders(Path(config.data_dir), "L" if config.in_chans == 1 else "RGB", *transforms)
     if config.limit_train is not None:
         total = len(data.train)  # type: ignore[arg-type]
         if not 1 <= config.limit_train <= total:
@@ -48,16 +54,17 @@ def load_data(config: ClassificationConfig) -> ClassificationData:
     return data
 
 
-def _folders(root: Path, train_transform: Any, val_transform: Any) -> ClassificationData:
+def _folders(root: Path, mode: str, train_transform: Any, val_transform: Any) -> ClassificationData:
     for folder in (root, root / "train", root / "val"):
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"--data-dir {root}: {folder} is no folder; expected train/CLASS/*.jpg and "
                 "val/CLASS/*.jpg (ImageNet's layout)"
             )
+    open_image = functools.partial(_open, mode=mode)
     try:
-        train = ImageFolder(str(root / "train"), train_transform, loader=_open)
-        val = ImageFolder(str(root / "val"), val_transform, loader=_open)
+        train = ImageFolder(str(root / "train"), train_transform, loader=open_image)
+        val = ImageFolder(str(root / "val"), val_transform, loader=open_image)
     except FileNotFoundError as error:
         raise ValueError(f"--data-dir {root}: {error}") from error
     if train.classes != val.classes:
@@ -69,10 +76,10 @@ def _folders(root: Path, train_transform: Any, val_transform: Any) -> Classifica
     return ClassificationData(train, val, tuple(train.classes))
 
 
-def _open(path: str) -> Image.Image:
+def _open(path: str, mode: str) -> Image.Image:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return image.convert(mode)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"cannot read the image {path}: {error}") from error
 
@@ -106,21 +113,19 @@ def _digits(train_transform: Any, val_transform: Any) -> ClassificationData:
 
 
 def _transform(config: ClassificationConfig, training: bool) -> Any:
-    size = config.image_size
-    grey = {"mean": (0.5,), "std": (0.5,)} if config.in_chans == 1 else {}
+    prepared = data_config(config)
     made = create_transform(
-        (config.in_chans, size, size),
+        **prepared,
         is_training=training,
         hflip=config.flip,
         color_jitter=config.color_jitter,
         auto_augment=config.auto_augment,
-        interpolation="bicubic",
         re_prob=config.random_erasing if training else 0.0,
         re_mode="pixel",
-        crop_pct=config.crop_fraction,
-        **grey,
     )
     if training and config.crop_padding is not None:
-        crop = [transforms.Resize(size), transforms.RandomCrop(size, config.crop_padding)]
-        made.transforms[:1] = crop
+        size = prepared["input_size"][1:]
+        how = str_to_interp_mode(prepared["interpolation"])
+        resize = transforms.Resize(size if size[0] != size[1] else size[0], how)
+        made.transforms[:1] = [resize, transforms.RandomCrop(size, config.crop_padding)]
     return made

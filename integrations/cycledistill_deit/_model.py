@@ -9,6 +9,7 @@ import timm
 from torch import nn
 
 from cycledistill_deit._config import ClassificationConfig
+from cycledistill_deit._data_config import data_config
 
 
 def create_classifier(config: ClassificationConfig, num_classes: int) -> nn.Module:
@@ -38,14 +39,20 @@ def create_classifier(config: ClassificationConfig, num_classes: int) -> nn.Modu
 
 def model_arguments(config: ClassificationConfig, num_classes: int) -> dict[str, Any]:
     """Keyword arguments for ``timm.create_model``; options that are None are left to the model."""
-    defaults = timm.get_pretrained_cfg(config.model)
-    arguments: dict[str, Any] = {"num_classes": num_classes, "drop_path_rate": config.drop_path}
+    prepared = data_config(config)
+    size = prepared["input_size"][1:]
+    arguments: dict[str, Any] = {
+        "num_classes": num_classes,
+        "drop_path_rate": config.drop_path,
+        # So the model says itself how it is trained, and timm saves it with the weights. What timm
+        # advises for tests of its own weights does not hold for these.
+        "pretrained_cfg_overlay": {**prepared, "test_input_size": None, "test_crop_pct": None},
+    }
     if config.in_chans != 3:
         arguments["in_chans"] = config.in_chans
-        if config.in_chans == 1:
-            arguments["pretrained_cfg_overlay"] = {"mean": (0.5,), "std": (0.5,)}
-    if defaults is None or defaults.input_size[-1] != config.image_size:
-        arguments["img_size"] = config.image_size
+    defaults = timm.get_pretrained_cfg(config.model)
+    if defaults is None or (defaults.fixed_input_size and defaults.input_size[1:] != size):
+        arguments["img_size"] = size
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
         value = getattr(config, name)
         if value is not None:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import timm
 import torch
 import yaml
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
 from timm.optim import create_optimizer_v2
 from torch import nn
 
 from cycledistill import CycleWrapper
 from cycledistill_deit import (
     PRESETS,
+    ClassificationConfig,
     build_criterion,
     create_classifier,
     cycle_accuracies,
+    load_data,
     load_plain,
     save_plain,
 )
@@ -45,6 +50,9 @@ def test_presets_are_valid_and_the_default_is_deits_recipe():
         ({"warmup_epochs": 80}, "warmup_epochs=80 must be fewer than epochs=80"),
         ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\), got 1.0"),
         ({"crop_fraction": 0.0}, r"crop_fraction must lie in \(0, 1\]"),
+        ({"in_chans": 2}, r"in_chans must be 1 \(grey\) or 3 \(colour\), got 2"),
+        ({"mean": (0.5, 0.5)}, r"mean must have 1 or in_chans=1 values, got \(0.5, 0.5\)"),
+        ({"std": (0.0,)}, r"std must be above 0, got \(0.0,\)"),
     ],
 )
 def test_bad_options_are_named(changes, text):
@@ -144,6 +152,88 @@ def test_exported_folder_loads_strictly_into_bare_timm(tmp_path, preset):
     assert written["label_names"] == ["a", "b", "c"]
     # timms before 1.0.31 take the channels from here alone.
     assert written["model_args"].get("in_chans", 3) == config.in_chans
+    size = f"{config.in_chans} x {config.image_size} x {config.image_size}"
+    assert f"Images: {size}, bicubic, center crop of 1.0, mean [0." in card
+
+
+@pytest.fixture
+def folder_of_images(tmp_path):
+    """Images of two classes that are neither square nor of one colour."""
+    numbers = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for index, size in enumerate(((150, 201, 3), (90, 70, 3))):
+                coarse = numbers.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+                image = Image.fromarray(coarse).resize(size[1::-1], Image.Resampling.BICUBIC)
+                image.save(tmp_path / split / name / f"{index}.png")
+    return tmp_path
+
+
+def plainly(value):
+    """As JSON has it: lists for tuples."""
+    return json.loads(json.dumps(value))
+
+
+SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "drop_path": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "expected"),
+    [
+        # Means of 0.5, a crop of 0.9.
+        ("vit_tiny_patch16_224", SMALL, {"mean": (0.5,) * 3, "crop_pct": 0.9}),
+        # Another size, fixed, and a crop of 0.95.
+        ("test_vit", {}, {"input_size": (3, 160, 160), "mean": (0.5,) * 3, "crop_pct": 0.95}),
+        # Squashed, not cropped; what holds for these weights of the model, not for all of it.
+        (
+            "vit_base_patch16_clip_384.laion2b_ft_in12k_in1k",
+            SMALL,
+            {"crop_mode": "squash", "crop_pct": 1.0, "input_size": (3, 384, 384)},
+        ),
+        # Weights of timm's that want another size and crop at test: these weights do not.
+        ("convnext_atto", {}, {"input_size": (3, 224, 224), "crop_pct": 0.875}),
+        ("convnext_atto", {"image_size": 96}, {"input_size": (3, 96, 96)}),
+        # Options over all of it.
+        (
+            "vit_tiny_patch16_224",
+            {
+                **SMALL,
+                **{"image_size": 64, "mean": (0.4, 0.5, 0.6), "std": (0.3,), "crop_fraction": 1.0},
+                **{"interpolation": "bilinear", "crop_mode": "border"},
+            },
+            {
+                **{"input_size": (3, 64, 64), "mean": (0.4, 0.5, 0.6), "std": (0.3,) * 3},
+                **{"interpolation": "bilinear", "crop_mode": "border", "crop_pct": 1.0},
+            },
+        ),
+        ("vit_tiny_patch16_224", {**SMALL, "in_chans": 1}, {"mean": (0.5,), "std": (0.5,)}),
+    ],
+)
+def test_a_stranger_sees_the_images_of_the_run(folder_of_images, model, changes, expected):
+    """timm alone loads the folder and prepares pixels and predicts as the run did."""
+    config = ClassificationConfig(model=model, data_dir=folder_of_images, **changes)
+    config.validate()
+    data = load_data(config)
+    plain = create_classifier(config, 2).eval()
+    folder = save_plain(plain, config, data.class_names, folder_of_images / "plain")
+    stranger = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    for use_test_size in (False, True):
+        told = resolve_model_data_config(stranger, use_test_size=use_test_size)
+        assert plainly({name: told[name] for name in expected}) == plainly(expected)
+    transform = create_transform(**told, is_training=False)
+    for (path, _), (pixels, _) in zip(data.val.samples, data.val, strict=True):
+        image = Image.open(path).convert("L" if config.in_chans == 1 else "RGB")
+        seen = transform(image)
+        assert torch.equal(seen, pixels)
+        assert torch.equal(stranger(seen[None]), plain(pixels[None]))
+    assert plainly(resolve_model_data_config(plain)) == plainly(told)
+    train = torch.stack([image for image, _ in data.train])
+    assert list(train.shape[1:]) == plainly(told["input_size"])
+    unmixed = load_data(replace(config, random_erasing=0.0, auto_augment=None, color_jitter=None))
+    lightest = max(image.amax() for image, _ in unmixed.train)
+    white = max((1 - mean) / std for mean, std in zip(told["mean"], told["std"], strict=True))
+    assert lightest <= white + 1e-6
 
 
 def test_failed_export_leaves_nothing(tmp_path, monkeypatch):

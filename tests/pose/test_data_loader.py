@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+
+import cv2
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import ConcatDataset, Subset
 
+from cycledistill.training import TrainConfig, fit
 from cycledistill_pose.data import (
     CocoKeypoints,
     PoseAugmentation,
@@ -87,3 +94,93 @@ def test_options_reach_the_loader():
     dataset = SyntheticPeople(4, input_size=(48, 64))
     loader = pose_loader(dataset, 2, sampler=[3, 1], shuffle=True)
     assert collect(loader)["image_id"].tolist() == [3, 1]
+    batches = list(pose_loader(dataset, 9, batch_sampler=[[2], [0, 1]]))
+    assert [batch["image_id"].tolist() for batch in batches] == [[2], [0, 1]]
+
+
+class Slow(SyntheticPeople):
+    """Every other sample takes longer, so that workers are in different epochs at a time."""
+
+    def __getitem__(self, index):
+        time.sleep(0.01 * (index % 2))
+        threads = torch.tensor(cv2.getNumThreads())
+        return super().__getitem__(index) | {"threads": threads}
+
+
+@pytest.mark.parametrize("hide", [lambda people: people, lambda d: Subset(d, range(12))])
+def test_the_epoch_may_change_while_workers_load(hide):
+    """What was asked for in one epoch is of that epoch, whatever is set meanwhile."""
+    people = Slow(12, (48, 64), augmentation=PoseAugmentation(), fresh=True)
+    expected = collect(pose_loader(hide(people), 2))["crop_matrix"]
+    seen = []
+    for number, batch in enumerate(pose_loader(hide(people), 2, num_workers=2)):
+        people.set_epoch(number + 1)
+        seen.append(batch["crop_matrix"])
+    assert torch.equal(torch.cat(seen), expected)
+    assert people.epoch == 6
+
+
+class Loss(nn.Module):
+    """A loss as `fit` expects it, of nothing but the model's weight."""
+
+    def forward(self, total):
+        self.total = total
+        return self
+
+    def scalars(self):
+        return {"loss": self.total.item()}
+
+
+def train(folder, hide=lambda people: people, stop_after=None, **options):
+    """The crops and the numbers of OpenCV's threads that a run of 3 epochs sees."""
+    crops, threads = [], []
+
+    def forward_loss(model, criterion, batch):
+        if len(crops) == stop_after:
+            raise InterruptedError
+        crops.append(batch["crop_matrix"])
+        threads.extend(batch["threads"].tolist())
+        return criterion(model(torch.ones(1, 1)).sum()), len(batch["image"])
+
+    model = nn.Linear(1, 1)
+    people = Slow(16, (48, 64), augmentation=PoseAugmentation(), easy=True)
+    defaults = {"epochs": 3, "batch_size": 4, "device": "cpu", "checkpoint_every_steps": 1}
+    with contextlib.suppress(InterruptedError):
+        fit(
+            TrainConfig(folder, **{**defaults, **options}),
+            model=model,
+            criterion=Loss(),
+            optimizer=torch.optim.SGD(model.parameters(), lr=1e-6),
+            train_dataset=hide(people),
+            forward_loss=forward_loss,
+        )
+    return crops, threads
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_training_sees_the_same_crops_with_any_number_of_workers(tmp_path, repeats):
+    """Other crops in each epoch, whether or not a run is resumed in the middle of one."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    try:
+        alone, threads = train(tmp_path / "0", repeated_augmentation=repeats, num_workers=0)
+        assert set(threads) == {3}
+        assert not torch.equal(torch.cat(alone[:4]), torch.cat(alone[4:8]))
+        for workers in (1, 3):
+            crops, threads = train(
+                tmp_path / str(workers), repeated_augmentation=repeats, num_workers=workers
+            )
+            assert set(threads) == {1}  # the workers are the threads
+            assert torch.equal(torch.cat(crops), torch.cat(alone))
+    finally:
+        cv2.setNumThreads(before)
+    first, _ = train(tmp_path / "r", repeated_augmentation=repeats, num_workers=2, stop_after=6)
+    rest, _ = train(tmp_path / "r", repeated_augmentation=repeats, num_workers=1)
+    assert torch.equal(torch.cat(first + rest), torch.cat(alone))
+
+
+@pytest.mark.parametrize("hide", [lambda d: Subset(d, range(12)), lambda d: ConcatDataset([d])])
+def test_the_epoch_reaches_a_dataset_inside_another(tmp_path, hide):
+    crops, _ = train(tmp_path, hide, num_workers=0)
+    seen = [set(map(tuple, part.tolist())) for part in torch.cat(crops).flatten(1).chunk(3)]
+    assert not seen[0] & seen[1] and not seen[1] & seen[2]

@@ -27,6 +27,7 @@ from cycledistill.training import (
 from cycledistill.training._curves import curves_figure
 from cycledistill.training._log import RunLog, window_means
 from cycledistill.training._progress import Reporter, format_duration, format_losses
+from cycledistill.training._sampler import GlobalOrder
 
 
 @dataclasses.dataclass
@@ -219,7 +220,7 @@ def test_other_ends_of_a_program(capsys: Any, monkeypatch: pytest.MonkeyPatch) -
 def test_log_is_cut_where_a_run_continues(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     log = RunLog(path)
-    assert log.start(0) == []
+    log.start(0, evaluated=False)
     for step in range(1, 5):
         log.write({"event": "train", "step": step, "loss": 0.1 * step})
     log.write({"event": "evaluate", "step": 4, "accuracy": float("nan")})
@@ -227,9 +228,9 @@ def test_log_is_cut_where_a_run_continues(tmp_path: Path) -> None:
     whole = path.read_text()
     path.write_text(whole + '{"event": "train", "st')
     assert [record["step"] for record in read_log(path)] == [1, 2, 3, 4, 4]
-    kept = RunLog(path).start(3)
-    assert [record["step"] for record in kept] == [1, 2, 3]
-    assert path.read_text() == "".join(line + "\n" for line in whole.splitlines()[:3])
+    for step, evaluated, lines in ((4, True, 5), (4, False, 4), (3, True, 3)):
+        RunLog(path).start(step, evaluated)
+        assert path.read_text() == "".join(line + "\n" for line in whole.splitlines()[:lines])
     path.write_text("nonsense\n" + whole)
     with pytest.raises(ValueError, match="line 1: no log record: 'nonsense'"):
         read_log(path)
@@ -245,32 +246,32 @@ def test_means_are_exact_and_in_any_order() -> None:
 
 
 def test_formats() -> None:
-    assert format_duration(59.6) == "0:01:00" and format_duration(float("inf")) == "?"
+    assert format_duration(59.6) == "0:01:00"
     means = {"loss": 1.0, "task/1": 0.5, "task/2": 0.25, "tokens/visual/1": 1e-7, "grad_norm": 2.0}
     assert format_losses(means) == "loss 1 | task 0.5 0.25 | tokens/visual 1e-07 | grad_norm 2"
 
 
 def test_live_bar_in_a_terminal() -> None:
-    reporter = Reporter(is_main=True, total_steps=10, epochs=2)
     stream = io.StringIO()
-    reporter._console = Console(file=stream, force_terminal=True, width=160, highlight=False)
+    console = Console(file=stream, force_terminal=True, width=160, highlight=False)
+    order = GlobalOrder(TrainConfig(epochs=2, batch_size=8), num_samples=40)
+    reporter = Reporter(is_main=True, order=order, console=console)
     reporter.start(0)
-    reporter.step(5, 0, 40.0)
-    reporter.losses(5, 0, {"loss": 1.25}, reporter.speed(5), {"skipped": 2})
-    reporter.evaluation(0, {"AP": 0.5}, is_best=True)
+    reporter.step(5, 40.0)
+    reporter.means(5, {"loss": 1.25}, {"skipped": 2})
+    reporter.evaluation(5, {"AP": 0.5}, is_best=True)
     reporter.stop()
     text = stream.getvalue()
     assert "epoch 1/2" in text and "5/10" in text and "loss 1.25" in text
     assert "2 steps skipped" in text and "evaluated: AP 0.5 (best)" in text
-    silent = Reporter(is_main=False, total_steps=10, epochs=2)
-    silent._console.file = io.StringIO()
-    silent.line("x")
-    assert silent._console.file.getvalue() == ""
+    stream.seek(0), stream.truncate()
+    Reporter(is_main=False, order=order, console=console).line("x")
+    assert stream.getvalue() == ""
 
 
 def test_curves(tmp_path: Path) -> None:
     log = RunLog(tmp_path / "log.jsonl")
-    log.start(0)
+    log.start(0, evaluated=False)
     for step in range(1, 9):
         losses = {"loss": -1.0 / step, "task/1": 1.0, "tokens/all/1": 1e-3 / step}
         log.write({"event": "train", "step": step, "epoch": 0, "lr": 0.1, **losses})

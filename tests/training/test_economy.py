@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cycledistill import CycleDistillLoss, CycleOutput
-from cycledistill.training._step import Stepper
+from cycledistill.training import Trainer
 from cycledistill.training._terms import read_terms, terms_of
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__", "__index__")
@@ -41,18 +41,18 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_step_reads_from_the_device_twice(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int
 ) -> None:
-    """All micro-batches' losses at once, then the norm of the gradient."""
-    run, reads = Stepper.run, []
+    """All microbatches' losses at once, then the norm of the gradient."""
+    train_step, reads = Trainer.train_step, []
 
-    def counted(self: Stepper, step: int, batches: Iterator[Any], stop_signal: int) -> Any:
+    def counted(self: Trainer, batches: Iterator[Any]) -> Any:
         loaded = [next(batches) for _ in range(accumulate)]
         with monkeypatch.context() as watched:
             found = count_reads(watched)
-            outcome = run(self, step, iter(loaded), stop_signal)
+            outcome = train_step(self, iter(loaded))
         reads.append(found)
         return outcome
 
-    monkeypatch.setattr(Stepper, "run", counted)
+    monkeypatch.setattr(Trainer, "train_step", counted)
     # SGD: an Adam that is not fused reads its count of steps for every parameter on the CPU.
     config = toy.default_config(tmp_path, accumulate=accumulate, epochs=1)
     toy.train(config, size=16, optimizer=torch.optim.SGD, min_cycles=None)

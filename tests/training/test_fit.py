@@ -40,7 +40,7 @@ def plain_parts(toy: Any) -> Any:
 
 
 def by_hand(toy: Any, config: TrainConfig, schedule: Any) -> tuple[Any, dict[str, torch.Tensor]]:
-    """The same training, without micro-batches, processes and the engine."""
+    """The same training, without microbatches, processes and the engine."""
     model, criterion = plain_parts(toy)
     data = toy.Points(augment=False)
     parameters = [*model.parameters(), *criterion.parameters()]

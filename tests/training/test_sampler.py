@@ -10,10 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycledistill.training import TrainConfig, WarmupCosine, WarmupSteps, steps_per_epoch
+from cycledistill.training import (
+    TrainConfig,
+    WarmupCosine,
+    WarmupSteps,
+    evaluation_loader,
+    steps_per_epoch,
+)
 from cycledistill.training._dataset import KeyedDataset
-from cycledistill.training._evaluation import ShardSampler
-from cycledistill.training._sampler import GlobalOrder, SampleKey, ShareSampler, mix_seed
+from cycledistill.training._sampler import GlobalOrder, SampleKey, mix_seed
 from cycledistill.training._seeding import seed_step
 
 
@@ -39,7 +44,7 @@ def test_every_sample_of_an_epoch_once(
         counted: Counter[SampleKey] = Counter()
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         for step in steps:
-            shares = [order.shares(step, p, processes) for p in range(processes)]
+            shares = [order.microbatches(step, p, processes) for p in range(processes)]
             assert len({len(share) for share in shares}) == 1  # in step with one another
             sizes = [len(s.keys) for share in shares for s in share if not s.is_filler]
             assert sum(sizes) == len(order.batch(step))
@@ -48,7 +53,7 @@ def test_every_sample_of_an_epoch_once(
                 counted.update(k for piece in share if not piece.is_filler for k in piece.keys)
         assert sum(counted.values()) == num_samples
         assert set(counted.values()) == {1}
-        assert {key.draw // repeats for key in counted} == {epoch}
+        assert {key.epoch // repeats for key in counted} == {epoch}
         if repeats == 1:
             assert {key.sample for key in counted} == set(range(num_samples))
 
@@ -66,10 +71,10 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_sampler_starts_anywhere() -> None:
     order = GlobalOrder(TrainConfig(batch_size=8, accumulate=2, epochs=3, drop_last=False), 37)
-    whole = list(ShareSampler(order, 0, 1, 2))
+    whole = list(order.batches(0, 1, 2))
     for first in (1, 5, 7, 14):
-        before = sum(len(order.shares(step, 1, 2)) for step in range(first))
-        assert list(ShareSampler(order, first, 1, 2)) == whole[before:]
+        before = sum(len(order.microbatches(step, 1, 2)) for step in range(first))
+        assert list(order.batches(first, 1, 2)) == whole[before:]
 
 
 def test_steps_per_epoch() -> None:
@@ -90,13 +95,19 @@ def test_mixed_seeds_differ() -> None:
     assert 31 < ones < 32  # half of 63 bits
 
 
-@given(st.integers(0, 50), st.integers(1, 7))
-def test_shards_cover_once(num_samples: int, processes: int) -> None:
-    shards = [list(ShardSampler(num_samples, p, processes)) for p in range(processes)]
-    assert sorted(i for shard in shards for i in shard) == list(range(num_samples))
-    assert [len(ShardSampler(num_samples, p, processes)) for p in range(processes)] == [
-        len(shard) for shard in shards
-    ]
+@pytest.mark.parametrize(("num_samples", "world_size"), [(11, 1), (11, 4), (2, 3), (0, 2)])
+def test_evaluations_cover_every_sample_once(
+    monkeypatch: pytest.MonkeyPatch, num_samples: int, world_size: int
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    for rank in range(world_size):
+        monkeypatch.setenv("RANK", str(rank))
+        loader = evaluation_loader(list(range(num_samples)), batch_size=2)
+        batches = [batch.tolist() for batch in loader]
+        assert len(batches) == len(loader)
+        seen += [index for batch in batches for index in batch]
+    assert sorted(seen) == list(range(num_samples))
 
 
 def test_samples_have_seeds_of_their_own() -> None:
@@ -111,9 +122,9 @@ def test_samples_have_seeds_of_their_own() -> None:
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     expected_after = random.random(), np.random.rand(), float(torch.rand(()))
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
-    samples = [dataset[SampleKey(index, draw)] for index in range(4) for draw in range(3)]
+    samples = [dataset[SampleKey(index, epoch)] for index in range(4) for epoch in range(3)]
     assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected_after
-    keys = [SampleKey(index, draw) for index in range(4) for draw in range(3)]
+    keys = [SampleKey(index, epoch) for index in range(4) for epoch in range(3)]
     random.seed(1), np.random.seed(1), torch.manual_seed(1)
     assert dataset.__getitems__(keys) == samples
     assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected_after

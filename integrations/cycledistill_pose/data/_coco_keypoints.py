@@ -22,7 +22,7 @@ from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._detections import read_detections
 from cycledistill_pose.data._images import ImageSource, ImageStore
 from cycledistill_pose.data._people_images import PeopleImages
-from cycledistill_pose.data._sample import Cropping, EpochClock
+from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.skeletons import Skeleton
 
 
@@ -65,8 +65,13 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     testing alike. With ``detections`` there is one sample for each detected box and nothing
     labelled. Everything left out is counted in ``report()``. Labelled keypoints more than one
     pixel outside of their image count as not labelled. All randomness of a sample comes from
-    (``seed``, epoch, index) alone, so it depends neither on the number of workers nor on what was
-    loaded before; call ``set_epoch`` before each epoch (workers that live on see it).
+    (``seed``, epoch, index) alone; call ``set_epoch`` before each epoch. `pose_loader` and
+    ``cycledistill.training.fit`` send the epoch to their workers with every index, so there it
+    depends neither on the number of workers nor on what was loaded before. Workers of a loader of
+    your own have a copy of the dataset: make them anew each epoch (no ``persistent_workers``).
+
+    Attributes:
+        epoch: The epoch whose augmentation is drawn.
 
     Args:
         annotations: COCO-format JSON: a path, the loaded dict, or a list of these to be joined
@@ -144,7 +149,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         self._people_images = PeopleImages(
             self._images, self._people, self._cropping, reduced_decoding, crop_cache
         )
-        self._clock = EpochClock()
+        self.epoch = 0
 
     def _choose_category(
         self, content: dict[str, Any], category: str | None, skeleton: Skeleton | None
@@ -194,14 +199,9 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         """The annotation's id of each person, -1 for a detected box."""
         return [int(number) for number in self._people.annotation_ids]
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose augmentation is drawn."""
-        return self._clock.get()
-
     def set_epoch(self, epoch: int) -> None:
-        """Draw the augmentation of this epoch from now on, in all workers."""
-        self._clock.set(epoch)
+        """Draw the augmentation of this epoch from now on."""
+        self.epoch = epoch
 
     def report(self) -> dict[str, int]:
         """How many people and images there are, what was left out and why."""

@@ -1,9 +1,9 @@
-"""A DataLoader with what images want of it."""
+"""A DataLoader for people in images."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -12,15 +12,67 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-class _HasEpoch(Sized, Protocol):
+class _Key(NamedTuple):
+    sample: int
+    epoch: int
+
+
+class _ByKey(Dataset[dict[str, Tensor]]):
+    """The dataset addressed by index and epoch, so that workers need no state in common."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self._in_epochs = _in_epochs(dataset)
+
     @property
-    def epoch(self) -> int: ...
+    def epoch(self) -> int:
+        return self._in_epochs[0].epoch if self._in_epochs else 0
+
+    def _set_epoch(self, epoch: int) -> None:
+        for dataset in self._in_epochs:
+            dataset.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, keys: Sequence[_Key]) -> list[dict[str, Tensor]]:
+        """The samples of a batch, all of one epoch."""
+        before = self.epoch
+        self._set_epoch(keys[0].epoch)
+        try:
+            several = getattr(self.dataset, "__getitems__", None)
+            indices = [key.sample for key in keys]
+            return several(indices) if several else [self.dataset[index] for index in indices]
+        finally:
+            self._set_epoch(before)  # without workers it is the user's own object
+
+    def __getitem__(self, key: _Key) -> dict[str, Tensor]:
+        return self.__getitems__([key])[0]
+
+
+class _WithEpoch(Sampler[Any]):
+    """Another sampler's indices, or lists of them, each with the epoch in which it began."""
+
+    def __init__(self, sampler: Any, dataset: _ByKey) -> None:
+        self._sampler = sampler
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch = self._dataset.epoch
+        for item in self._sampler:
+            if isinstance(item, (list, tuple)):
+                yield [_Key(int(index), epoch) for index in item]
+            else:
+                yield _Key(int(item), epoch)
 
 
 class _EpochShuffle(Sampler[int]):
     """A permutation that depends on the seed and on the dataset's epoch alone."""
 
-    def __init__(self, dataset: _HasEpoch, seed: int) -> None:
+    def __init__(self, dataset: _ByKey, seed: int) -> None:
         self._dataset = dataset
         self._seed = seed
 
@@ -32,12 +84,20 @@ class _EpochShuffle(Sampler[int]):
         yield from generator.permutation(len(self._dataset)).tolist()
 
 
+def _in_epochs(dataset: Any) -> list[Any]:
+    """The datasets that have an epoch, also those inside a ``Subset`` or a ``ConcatDataset``."""
+    if hasattr(dataset, "set_epoch"):
+        return [dataset]
+    inner = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
+    return [found for one in inner if one is not None for found in _in_epochs(one)]
+
+
 def _start_worker(_worker: int) -> None:
     cv2.setNumThreads(0)  # the workers are the threads
 
 
 def pose_loader(
-    dataset: Dataset[dict[str, Tensor]],
+    dataset: Any,
     batch_size: int,
     *,
     shuffle: bool = False,
@@ -54,11 +114,12 @@ def pose_loader(
     torch.Size([4, 64, 48, 3])
 
     Workers stay alive between epochs, memory is pinned where there is a GPU, and OpenCV starts no
-    threads of its own in workers. The order is drawn from ``seed`` and the dataset's epoch, so a
-    run that resumes after ``dataset.set_epoch(epoch)`` sees what it would have seen.
+    threads of its own in workers. The order follows from ``seed`` and the dataset's epoch when
+    iteration begins, and this epoch goes to the workers with every index, so a run that resumes
+    after ``dataset.set_epoch(epoch)`` sees what it would have seen.
 
     Args:
-        dataset: with ``epoch`` and ``set_epoch``.
+        dataset: with ``epoch`` and ``set_epoch``, or a ``Subset`` of such a one.
         batch_size: people in a batch.
         shuffle: another order in every epoch.
         num_workers: processes that load; 0 loads in this one.
@@ -67,12 +128,18 @@ def pose_loader(
         **options: for ``torch.utils.data.DataLoader``; they win over the above.
     """
     settings: dict[str, Any] = {
-        "batch_size": batch_size,
-        "sampler": _EpochShuffle(dataset, seed) if shuffle else None,  # type: ignore[arg-type]
         "num_workers": num_workers,
-        "drop_last": drop_last,
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.cuda.is_available(),
         "worker_init_fn": _start_worker,
+        **options,
     }
-    return DataLoader(dataset, **(settings | options))
+    people = _ByKey(dataset)
+    if settings.get("batch_sampler") is not None:
+        settings["batch_sampler"] = _WithEpoch(settings["batch_sampler"], people)
+    else:
+        if settings.get("sampler") is None:
+            settings["sampler"] = _EpochShuffle(people, seed) if shuffle else range(len(dataset))
+        settings["sampler"] = _WithEpoch(settings["sampler"], people)
+        settings |= {"batch_size": batch_size, "drop_last": drop_last}
+    return DataLoader(people, **settings)

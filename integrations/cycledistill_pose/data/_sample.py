@@ -92,18 +92,3 @@ class Cropping:
             "annotation_id": torch.from_numpy(np.array(annotation_id, np.int64)),
             "crop_matrix": torch.from_numpy(matrix.astype(np.float32)),
         }
-
-
-class EpochClock:
-    """The epoch of a dataset, in shared memory: workers that outlive an epoch see the next."""
-
-    def __init__(self) -> None:
-        self._value = torch.zeros((), dtype=torch.int64).share_memory_()
-
-    def set(self, epoch: int) -> None:
-        """Start an epoch."""
-        self._value.fill_(epoch)
-
-    def get(self) -> int:
-        """The epoch."""
-        return int(self._value)

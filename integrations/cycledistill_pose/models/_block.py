@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,20 +22,20 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.head_dim = dim // num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.proj = nn.Linear(dim, dim)
 
     def project(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """`[B, T, D]` -> queries, keys and values, each `[B, heads, T, D / heads]`."""
-        parts = self.qkv(tokens).unflatten(-1, (3, self.num_heads, self.head_dim))
-        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = rearrange(
+            self.qkv(tokens), "b t (part h d) -> part b h t d", part=3, h=self.num_heads
+        )
         return query, key, value
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Mix the values; `[B, heads, T, D / heads]` each -> `[B, T, D]`."""
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed.transpose(1, 2).flatten(2))
+        return self.proj(rearrange(mixed, "b h t d -> b t (h d)"))
 
 
 class Mlp(nn.Module):

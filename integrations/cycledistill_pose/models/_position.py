@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 
@@ -34,9 +35,9 @@ def sine_position_embedding(height: int, width: int, dim: int) -> Tensor:
     half = dim // 2
     pair = torch.arange(half, dtype=torch.float32) // 2
     period = 10000 ** (2 * pair / half)
-    rows = _waves(height, period)[:, None, :].expand(height, width, half)
-    columns = _waves(width, period)[None, :, :].expand(height, width, half)
-    return torch.cat([rows, columns], dim=-1).reshape(1, height * width, dim)
+    rows = repeat(_waves(height, period), "h d -> 1 (h w) d", w=width)
+    columns = repeat(_waves(width, period), "w d -> 1 (h w) d", h=height)
+    return torch.cat([rows, columns], dim=-1)
 
 
 def _waves(length: int, period: Tensor) -> Tensor:

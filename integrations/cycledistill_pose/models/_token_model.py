@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -157,9 +158,7 @@ class TokenModel(nn.Module):
             )
         features = take_map(self.backbone(images), self._feature_index)
         rows, columns = self.patch_size
-        patches = features.unflatten(3, (-1, columns)).unflatten(2, (-1, rows))
-        # [B, C, h, rows, w, columns] -> [B, h * w, rows * columns * C]
-        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        patches = rearrange(features, "b c (h r) (w s) -> b (h w) (r s c)", r=rows, s=columns)
         visual = self.patch_embed(patches)
         keypoints = self.keypoint_tokens.expand(visual.shape[0], -1, -1)
         if self.position_embedding == "learnable":

@@ -17,6 +17,7 @@ from cycledistill.training import (
     steps_per_epoch,
 )
 from cycledistill_pose.checkpoints import save_plain
+from cycledistill_pose.codecs import HeatmapCodec
 from cycledistill_pose.data import normalize_images
 from cycledistill_pose.recipes._build import (
     build_codec,
@@ -106,14 +107,19 @@ def train_pose(config: PoseConfig) -> PoseRun:
     metrics[config.inference_cycles - 1].ap.save_results(run.results)
     if is_main_process():
         save_predictions(result.model, data, codec, config, run.predictions)
+        training = {**summary, **dataclasses.asdict(config)}
+        described = {"method": config.codec, "sigma": config.sigma}
+        if not isinstance(codec, HeatmapCodec):  # coordinates know neither
+            described = {}
+            del training["codec"], training["sigma"]
         save_plain(
             result.model.unwrap(),
             run.plain,
             config.model,
             model_options(config),
             data.skeleton,
-            {"method": config.codec, "sigma": config.sigma},
-            training={**summary, **dataclasses.asdict(config)},
+            described,
+            training=training,
             scores=run.scores,
         )
     return run

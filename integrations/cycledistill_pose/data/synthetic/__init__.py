@@ -1,8 +1,7 @@
-"""Synthetic people, the data that is always there."""
+"""Synthetic people: data that needs no download."""
 
 from __future__ import annotations
 
-from cycledistill_pose.data.synthetic._people import SyntheticPeople
-from cycledistill_pose.data.synthetic._sheet import contact_sheet
+from cycledistill_pose.data.synthetic._people import SyntheticPeople, contact_sheet
 
 __all__ = ["SyntheticPeople", "contact_sheet"]

@@ -1,269 +1,180 @@
-"""A jointed body in three dimensions: proportions, a random pose, where the joints are.
+"""A jointed body in three dimensions: where the joints of a random pose are.
 
-Camera frame: x to the right, y down, z away from the viewer; the body is 1 high. A body part's
+Camera frame: x to the right, y down, z away from the viewer; the body is about 1 high. A part's
 frame has the columns left, up and forward, as the person feels them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cycledistill_pose.data.synthetic._pick import pick
-
 Vector = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
 
-_POSES = {
-    "stand": 0.3,
-    "walk": 0.18,
-    "run": 0.1,
-    "sit": 0.14,
-    "squat": 0.06,
-    "star": 0.08,
-    "free": 0.14,
-}
-_EASY_POSES = {"stand": 0.5, "walk": 0.3, "star": 0.2}
-# For an arm: raised from hanging, turned from sideways to the front, the elbow's bend (ranges in
-# degrees), and how far the forearm turns up and inward from straight ahead.
-_HABITS: dict[str, tuple[Any, Any, Any, float, float]] = {
-    "hang": ((3, 22), (-20, 60), (2, 35), 0.0, 0.2),
-    "akimbo": ((28, 55), (-45, -8), (80, 120), -0.3, 1.3),
-    "raise": ((100, 170), (-10, 70), (0, 70), 0.9, 0.4),
-    "reach": ((50, 100), (50, 105), (0, 60), 0.6, 0.3),
-    "fold": ((10, 40), (20, 80), (80, 130), 0.6, 0.8),
-    "out": ((60, 110), (-25, 35), (0, 90), 0.7, 0.1),
-    "swing": ((10, 50), (75, 90), (20, 95), 0.2, 0.2),
-}
-_ARMS: dict[str, dict[str, float]] = {
-    "stand": {
-        "hang": 0.3,
-        "akimbo": 0.14,
-        "raise": 0.14,
-        "reach": 0.12,
-        "fold": 0.12,
-        "out": 0.12,
-        "swing": 0.06,
-    },
-    "walk": {"hang": 0.3, "raise": 0.05, "reach": 0.05, "fold": 0.1, "out": 0.05, "swing": 0.45},
-    "run": {"hang": 0.05, "raise": 0.05, "reach": 0.05, "fold": 0.1, "out": 0.05, "swing": 0.7},
-    "sit": {"hang": 0.25, "akimbo": 0.05, "raise": 0.1, "reach": 0.25, "fold": 0.25, "out": 0.1},
-    "star": {"raise": 0.5, "out": 0.5},
-}
-
-# Columns left, up, forward of somebody who looks at the viewer.
 FACING_VIEWER = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]])
+# Ranges in degrees for an arm: raised from hanging, turned from sideways to the front, the elbow's
+# bend; then how far the forearm turns up and inward from straight ahead.
+_ARMS = (
+    ((3, 22), (-20, 60), (2, 35), 0.0, 0.2),  # hanging
+    ((28, 55), (-45, -8), (80, 120), -0.3, 1.3),  # akimbo
+    ((100, 170), (-10, 70), (0, 70), 0.9, 0.4),  # raised
+    ((50, 100), (50, 105), (0, 60), 0.6, 0.3),  # reaching
+    ((10, 40), (20, 80), (80, 130), 0.6, 0.8),  # folded
+    ((60, 110), (-25, 35), (0, 90), 0.7, 0.1),  # out
+    ((10, 50), (75, 90), (20, 95), 0.2, 0.2),  # swinging
+)
 
 
-@dataclass(frozen=True)
-class Proportions:
-    """Lengths and thicknesses, in body heights."""
+class Body(NamedTuple):
+    """A posed person.
 
-    head: float
-    torso: float
-    shoulders: float
-    hips: float
-    upper_arm: float
-    forearm: float
-    thigh: float
-    shin: float
-    girth: float
+    Attributes:
+        joints: `[3]` each, in body heights, the pelvis at the origin.
+        pelvis: Frame `[3, 3]`; likewise the next two.
+        chest: Of the trunk.
+        head: Of the head.
+        head_size: Its size, 1 for most adults.
+        girth: Thickness of trunk and limbs, about 1.
+    """
 
-    @staticmethod
-    def draw(rng: np.random.Generator) -> Proportions:
-        """An adult, now and then a child with a larger head and shorter limbs."""
-        child = rng.random() < 0.15
-        vary = rng.normal(1.0, 0.05, 8).clip(0.88, 1.12)
-        limb = 0.88 if child else 1.0
-        return Proportions(
-            head=(1.35 if child else 1.0) * vary[0],
-            torso=0.285 * vary[1],
-            shoulders=0.112 * vary[2],
-            hips=0.058 * vary[3],
-            upper_arm=0.165 * limb * vary[4],
-            forearm=0.145 * limb * vary[5],
-            thigh=0.24 * limb * vary[6],
-            shin=0.235 * limb * vary[7],
-            girth=float(rng.uniform(0.88, 1.3)),
-        )
-
-
-@dataclass(frozen=True)
-class Body:
-    """Joints (in body heights, pelvis at the origin; all `[J, 3]`) and frames of a posed person."""
-
-    proportions: Proportions
+    joints: dict[str, Vector]
     pelvis: Matrix
     chest: Matrix
     head: Matrix
-    joints: dict[str, Vector]
-    points: Matrix
-
-
-def turn(pitch: float = 0.0, yaw: float = 0.0, roll: float = 0.0) -> Matrix:
-    """Rotation of a part against its parent; radians; pitch forward, yaw and roll to the left."""
-    cp, sp = math.cos(pitch), math.sin(pitch)
-    cy, sy = math.cos(yaw), math.sin(yaw)
-    cr, sr = math.cos(roll), math.sin(roll)
-    about_left = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-    about_up = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_forward = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
-    return about_up @ about_left @ about_forward
+    head_size: float
+    girth: float
 
 
 def draw_body(rng: np.random.Generator, easy: bool = False) -> Body:
     """A person of random build in a random pose, seen from a random side.
 
     Args:
-        rng: source of all randomness.
-        easy: upright and seen from the front.
+        rng: Source of all randomness.
+        easy: Upright and seen from the front.
     """
-    proportions = Proportions.draw(rng)
-    pose = _draw_pose(rng, _EASY_POSES if easy else _POSES)
-    if easy:
-        pose["lies"] = False
-    view = rng.random()
-    if easy:
-        yaw = rng.normal(0, 25)
-    elif view < 0.5:
-        yaw = rng.normal(0, 35)
-    elif view < 0.75:
-        yaw = rng.normal(180, 35)
-    else:
-        yaw = rng.uniform(0, 360)
-    tilt = rng.normal(0, 90) if pose["lies"] else rng.normal(0, 7)
-    camera = _radians(rng.normal(6, 9))
-    in_plane = np.array(
-        [
-            [math.cos(_radians(tilt)), -math.sin(_radians(tilt)), 0],
-            [math.sin(_radians(tilt)), math.cos(_radians(tilt)), 0],
-            [0, 0, 1],
-        ]
+    child = rng.random() < 0.15
+    build = rng.normal(1.0, 0.05, 7).clip(0.88, 1.12) * np.where(child, 0.9, 1.0)
+    torso, shoulders, hips, upper_arm, forearm, thigh, shin = build * (
+        *(0.285, 0.112, 0.058),
+        *(0.165, 0.145, 0.24, 0.235),
     )
-    pelvis = in_plane @ FACING_VIEWER @ turn(pitch=camera) @ turn(yaw=_radians(yaw))
-    return _assemble(proportions, pose, pelvis, rng)
-
-
-def _draw_pose(rng: np.random.Generator, chances: dict[str, float]) -> dict[str, Any]:
-    """Angles in degrees, inside of what joints can do; index 0 left, 1 right."""
-    kind = pick(rng, chances)
-    pose: dict[str, Any] = {
-        "lies": rng.random() < 0.05,
-        "lean": rng.normal(4, 6),
-        "side": rng.normal(0, 6),
-        "twist": rng.normal(0, 10),
-        "nod": rng.normal(5, 12),
-        "look": rng.normal(0, 25),
-        "cock": rng.normal(0, 8),
-        "hip": [rng.normal(2, 6), rng.normal(2, 6)],
-        "spread": list(rng.normal(6, 4, 2).clip(-2, 30)),
-        "knee": list(abs(rng.normal(0, 8, 2))),
-        "point": list(rng.normal(10, 8, 2)),
-    }
-    if kind in ("walk", "run"):
-        stride = rng.uniform(12, 28) if kind == "walk" else rng.uniform(25, 60)
-        first = int(rng.integers(2))
-        pose["hip"][first] = stride
-        pose["hip"][1 - first] = -stride * 0.6
-        pose["knee"][first] = rng.uniform(0, 0.8) * stride
-        pose["knee"][1 - first] = rng.uniform(0.5, 1.8) * stride
-        pose["lean"] += 6 if kind == "walk" else 14
-    elif kind == "sit":
-        pose["hip"] = list(rng.normal(85, 10, 2))
-        pose["knee"] = list(rng.normal(85, 18, 2).clip(20, 125))
-        pose["spread"] = list(rng.normal(10, 8, 2).clip(-4, 40))
-    elif kind == "squat":
-        pose["hip"] = list(rng.normal(85, 15, 2))
-        pose["knee"] = list(rng.normal(110, 12, 2).clip(60, 135))
-        pose["spread"] = list(rng.normal(20, 8, 2).clip(0, 45))
-        pose["lean"] += 22
-    elif kind == "star":
-        pose["spread"] = list(rng.uniform(15, 42, 2))
-    elif kind == "free":
-        pose["hip"] = list(rng.uniform(-20, 100, 2))
-        pose["spread"] = list(rng.uniform(-4, 45, 2))
-        pose["knee"] = list(rng.uniform(0, 120, 2))
-        pose["lean"] += rng.normal(5, 20)
-        pose["side"] += rng.normal(0, 12)
-    pose["arms"] = [_draw_arm(rng, kind) for _ in range(2)]
-    if rng.random() < 0.25:  # both arms alike
-        pose["arms"][1] = pose["arms"][0]
-    return pose
-
-
-def _draw_arm(rng: np.random.Generator, kind: str) -> dict[str, float]:
-    """Raised from hanging, turned from sideways to the front, and the elbow's bend and plane."""
-    habit = pick(rng, _ARMS.get(kind, _ARMS["stand"]))
-    raised, forward, bend, up, inward = _HABITS[habit]
-    if habit == "swing" and rng.random() < 0.5:
-        forward = (-85, -70)
-    return {
-        "raised": rng.uniform(*raised),
-        "forward": rng.uniform(*forward),
-        "bend": rng.uniform(*bend),
-        "up": up + rng.normal(0, 0.3),
-        "inward": inward + rng.normal(0, 0.2),
-    }
-
-
-def _assemble(
-    proportions: Proportions, pose: dict[str, Any], pelvis: Matrix, rng: np.random.Generator
-) -> Body:
-    """Forward kinematics."""
-    p = proportions
-    chest = pelvis @ turn(_radians(pose["lean"]), _radians(pose["twist"]), _radians(pose["side"]))
-    head = chest @ turn(_radians(pose["nod"]), _radians(pose["look"]), _radians(pose["cock"]))
-    joints = {"pelvis": np.zeros(3)}
-    joints["neck"] = chest[:, 1] * p.torso
-    joints["head"] = joints["neck"] + chest[:, 1] * 0.03 + head[:, 1] * 0.078 * p.head
-    for side, name in ((1.0, "left"), (-1.0, "right")):
-        index = 0 if side > 0 else 1
+    pose = _draw_pose(rng, easy)
+    pelvis = _draw_view(rng, easy)
+    chest = pelvis @ turn(*pose["trunk"])
+    head = chest @ turn(*rng.normal((5, 0, 0), (12, 25, 8)))
+    head_size = 1.35 if child else float(rng.normal(1.0, 0.05))
+    joints = {"pelvis": np.zeros(3), "neck": chest[:, 1] * torso}
+    joints["head"] = joints["neck"] + chest[:, 1] * 0.03 + head[:, 1] * 0.078 * head_size
+    for number, (side, sign) in enumerate((("left", 1.0), ("right", -1.0))):
         left, up, forward = chest.T
-        arm = pose["arms"][index]
-        shoulder = joints["neck"] + left * side * p.shoulders - up * 0.022
-        raised, round_ = _radians(arm["raised"]), _radians(arm["forward"])
-        outward = left * side * math.cos(round_) + forward * math.sin(round_)
-        upper = -up * math.cos(raised) + outward * math.sin(raised)
-        plane = _across(forward + up * arm["up"] - left * side * arm["inward"], upper)
-        lower = _bent(upper, plane, arm["bend"])
-        elbow = shoulder + upper * p.upper_arm
-        wrist = elbow + lower * p.forearm
-        joints |= {f"{name}_shoulder": shoulder, f"{name}_elbow": elbow, f"{name}_wrist": wrist}
-        joints[f"{name}_hand"] = wrist + _bent(lower, plane, rng.normal(0, 15)) * 0.05
+        raised, turned, bend, upward, inward = pose["arms"][number]
+        outward = left * sign * _cos(turned) + forward * _sin(turned)
+        upper = -up * _cos(raised) + outward * _sin(raised)
+        plane = _across(forward + up * upward - left * sign * inward, upper)
+        lower = upper * _cos(bend) + plane * _sin(bend)
+        shoulder = joints["neck"] + left * sign * shoulders - up * 0.022
+        elbow = shoulder + upper * upper_arm
+        wrist = elbow + lower * forearm
+        joints |= {f"{side}_shoulder": shoulder, f"{side}_elbow": elbow, f"{side}_wrist": wrist}
+        joints[f"{side}_hand"] = wrist + lower * 0.045
 
         left, up, forward = pelvis.T
-        hip = left * side * p.hips - up * 0.01
-        flex, spread = _radians(pose["hip"][index]), _radians(pose["spread"][index])
-        thigh = (forward * math.sin(flex) - up * math.cos(flex)) * math.cos(spread)
-        thigh = thigh + left * side * math.sin(spread)
-        plane = _across(-forward * math.cos(flex) - up * math.sin(flex), thigh)
-        shin = _bent(thigh, plane, pose["knee"][index])
-        toes = _bent(thigh, plane, pose["knee"][index] - 90 + pose["point"][index])
-        knee = hip + thigh * p.thigh
-        ankle = knee + shin * p.shin
-        joints |= {f"{name}_hip": hip, f"{name}_knee": knee, f"{name}_ankle": ankle}
-        joints[f"{name}_heel"] = ankle + shin * 0.022 - toes * 0.022
-        joints[f"{name}_toe"] = ankle + shin * 0.03 + (toes + left * side * 0.15) * 0.085
-    return Body(proportions, pelvis, chest, head, joints, np.array(list(joints.values())))
+        flex, spread, knee_bend = (pose[name][number] for name in ("flex", "spread", "knee"))
+        bone = (forward * _sin(flex) - up * _cos(flex)) * _cos(spread) + left * sign * _sin(spread)
+        back = _across(-forward * _cos(flex) - up * _sin(flex), bone)
+        hip = left * sign * hips - up * 0.01
+        knee = hip + bone * thigh
+        calf = bone * _cos(knee_bend) + back * _sin(knee_bend)
+        ahead = bone * _sin(knee_bend) - back * _cos(knee_bend)
+        ankle = knee + calf * shin
+        joints |= {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle}
+        joints[f"{side}_heel"] = ankle + calf * 0.022 - ahead * 0.022
+        joints[f"{side}_toe"] = ankle + calf * 0.035 + (ahead + left * sign * 0.15) * 0.085
+    return Body(joints, pelvis, chest, head, head_size, float(rng.uniform(0.88, 1.3)))
 
 
-def _radians(degrees: float) -> float:
-    return float(degrees) * math.pi / 180
+def turn(pitch: float = 0.0, yaw: float = 0.0, roll: float = 0.0) -> Matrix:
+    """Rotation of a part against its parent, degrees: forward, to the left, sideways."""
+    (cp, cy, cr), (sp, sy, sr) = ([f(angle) for angle in (pitch, yaw, roll)] for f in (_cos, _sin))
+    about_left = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+    about_up = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+    about_forward = np.array([[cr, sr, 0], [-sr, cr, 0], [0, 0, 1]])
+    return about_up @ about_left @ about_forward
+
+
+def _draw_view(rng: np.random.Generator, easy: bool) -> Matrix:
+    """The pelvis's frame: mostly from the front or from behind, seldom lying."""
+    about = 0.0 if easy or rng.random() < 0.65 else 180.0
+    yaw = rng.normal(about, 25 if easy else 45)
+    roll = rng.normal(0, 90) if rng.random() < 0.05 and not easy else rng.normal(0, 7)
+    return turn(roll=roll) @ FACING_VIEWER @ turn(pitch=rng.normal(6, 9)) @ turn(yaw=yaw)
+
+
+def _draw_pose(rng: np.random.Generator, easy: bool) -> dict[str, Any]:
+    """Angles in degrees, within what joints can do; number 0 is left, 1 right."""
+    kinds = ("stand", "walk", "star", "run", "sit", "squat", "free")
+    chances = (0.5, 0.3, 0.2, 0, 0, 0, 0) if easy else (0.3, 0.18, 0.08, 0.1, 0.14, 0.06, 0.14)
+    kind = str(rng.choice(kinds, p=chances))
+    trunk = rng.normal((4, 0, 0), (6, 10, 6))
+    flex, spread = rng.normal(2, 6, 2), rng.normal(6, 4, 2).clip(-2, 30)
+    knee = abs(rng.normal(0, 8, 2))
+    swing = 0.15
+    if kind in ("walk", "run"):
+        stride = rng.uniform(12, 28) if kind == "walk" else rng.uniform(25, 60)
+        flex = np.array([1, -0.6]) * stride
+        knee = rng.uniform((0, 0.5), (0.8, 1.8)) * stride
+        if rng.random() < 0.5:
+            flex, knee = flex[::-1], knee[::-1]
+        trunk[0] += 6 if kind == "walk" else 14
+        swing = 0.6
+    elif kind == "sit":
+        flex, knee = rng.normal(85, 10, 2), rng.normal(85, 18, 2).clip(20, 125)
+        spread = rng.normal(10, 8, 2).clip(-4, 40)
+    elif kind == "squat":
+        flex, knee = rng.normal(85, 15, 2), rng.normal(110, 12, 2).clip(60, 135)
+        spread = rng.normal(20, 8, 2).clip(0, 45)
+        trunk[0] += 22
+    elif kind == "star":
+        spread = rng.uniform(15, 42, 2)
+    elif kind == "free":
+        flex, spread, knee = (
+            rng.uniform(-20, 100, 2),
+            rng.uniform(-4, 45, 2),
+            rng.uniform(0, 120, 2),
+        )
+        trunk += rng.normal((5, 0, 0), (20, 0, 12))
+    arms = [_draw_arm(rng, swing, star=kind == "star") for _ in range(2)]
+    if rng.random() < 0.25:  # both alike
+        arms[1] = arms[0]
+    return {"trunk": trunk, "flex": flex, "spread": spread, "knee": knee, "arms": arms}
+
+
+def _draw_arm(rng: np.random.Generator, swing: float, star: bool) -> tuple[float, ...]:
+    """Raised, turned to the front and bent by so many degrees, and the elbow's plane."""
+    if star:
+        chosen = _ARMS[2 if rng.random() < 0.5 else 5]
+    else:
+        chosen = _ARMS[6 if rng.random() < swing else rng.integers(6)]
+    raised, turned, bend = (rng.uniform(*limits) for limits in chosen[:3])
+    if chosen is _ARMS[6] and rng.random() < 0.5:
+        turned = -turned
+    return raised, turned, bend, rng.normal(chosen[3], 0.3), rng.normal(chosen[4], 0.2)
+
+
+def _cos(degrees: float) -> float:
+    return math.cos(math.radians(degrees))
+
+
+def _sin(degrees: float) -> float:
+    return math.sin(math.radians(degrees))
 
 
 def _across(direction: Vector, axis: Vector) -> Vector:
     """The unit part of a direction that is at right angles to a unit axis."""
-    rest: Vector = direction - axis * float(direction @ axis)
+    rest = direction - axis * float(direction @ axis)
     length = math.sqrt(float(rest @ rest))
-    if length < 1e-6:
-        return _across(np.array([0.3, 0.5, 0.8]), axis)
-    return rest / length
-
-
-def _bent(axis: Vector, plane: Vector, degrees: float) -> Vector:
-    angle = _radians(degrees)
-    return axis * math.cos(angle) + plane * math.sin(angle)
+    return rest / length if length > 1e-6 else _across(np.array([0.3, 0.5, 0.8]), axis)

@@ -1,4 +1,4 @@
-"""A picture to paint on, and who is to be seen at each of its pixels."""
+"""A picture to paint lit capsules on, the nearest of which is seen."""
 
 from __future__ import annotations
 
@@ -9,58 +9,82 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-Flat = npt.NDArray[Any]
-Index = npt.NDArray[np.intp]
 
 
 class Canvas:
-    """RGB floats 0 to 255 `[H, W, 3]` and who was painted last at each pixel (0: nobody).
+    """RGB floats 0 to 255 `[H, W, 3]`, and depth and owner (0: nobody) of each pixel.
 
-    Owners are numbers 32 x person + part, so ``owner >> 5`` is the person.
+    Args:
+        pixels: What is behind everything.
+        light: Direction to the light `[3]`, z towards the viewer.
+        ambient: Brightness of what is turned away from it.
     """
 
-    def __init__(self, pixels: Floats, light: tuple[float, float, float], ambient: float) -> None:
+    def __init__(self, pixels: Floats, light: Any, ambient: float) -> None:
         self.height, self.width = pixels.shape[:2]
         self.pixels = pixels
-        self.owner = np.zeros((self.height, self.width), dtype=np.int16)
-        self._light = light
+        self.depth = np.full((self.height, self.width), np.inf, dtype=np.float32)
+        self.owner = np.zeros((self.height, self.width), dtype=np.int8)
+        self._light = tuple(float(value) for value in light)
         self._ambient = ambient
-        self._index = np.arange(self.height * self.width).reshape(self.height, self.width)
+        self._rows = np.arange(self.height, dtype=np.float32)[:, None]
+        self._columns = np.arange(self.width, dtype=np.float32)
 
-    def shade(self, nx: Any, ny: Any, nz: Any) -> Any:
-        """Brightness of a surface with this normal (z towards the viewer)."""
-        lx, ly, lz = self._light
-        lit = np.maximum(nx * lx + ny * ly + nz * lz, 0)
-        return self._ambient + (1.12 - self._ambient) * lit
-
-    def window(
-        self, left: float, top: float, right: float, bottom: float
-    ) -> tuple[slice, slice] | None:
-        """Rows and columns of a rectangle that lie on the canvas."""
-        x0, x1 = max(0, math.floor(left)), min(self.width, math.ceil(right) + 1)
-        y0, y1 = max(0, math.floor(top)), min(self.height, math.ceil(bottom) + 1)
-        return (slice(y0, y1), slice(x0, x1)) if x1 > x0 and y1 > y0 else None
-
-    def index(self, window: tuple[slice, slice]) -> Index:
-        """Flat indices of the pixels of a window."""
-        return self._index[window].ravel()
-
-    def place(self, index: Index) -> tuple[Floats, Floats]:
-        """Columns and rows of flat indices."""
-        rows, columns = np.divmod(index.astype(np.int32), np.int32(self.width))
-        return columns.astype(np.float32), rows.astype(np.float32)
-
-    def lay(
-        self, index: Index, alpha: Flat, colour: Flat, owner: int, shadow: Flat | None = None
+    def capsule(
+        self,
+        start: Any,
+        end: Any,
+        radii: Any,
+        colour: Any,
+        owner: int,
+        flat: float = 1.0,
+        thickness: float = 1.0,
     ) -> None:
-        """Blend colours `[n, 3]` over pixels; ``shadow`` `[n]` darkens the same person."""
-        pixels, owners = self.pixels.reshape(-1, 3), self.owner.reshape(-1)
-        beneath = pixels.take(index, axis=0)
-        if shadow is not None:
-            same = (owners.take(index) >> 5) == (owner >> 5)
-            beneath *= (1 - shadow * same)[:, None]
-        colour = colour - beneath
-        colour *= alpha[:, None]
-        colour += beneath
-        pixels[index] = colour
-        owners[index[alpha > 0.5]] = owner
+        """Paint a round part about an axis where nothing painted before is nearer.
+
+        Args:
+            start: x, y and depth in px.
+            end: Likewise.
+            radii: Two or more in px, at even steps along the axis.
+            colour: `[3]`, or a function of the place along the axis (0 to 1) and the normal's x, y
+                (of the picture) and z (towards the viewer), each `[h, w]`, that returns
+                `[h, w, 3]`.
+            owner: Whose part it is.
+            flat: How much the round ends are flattened; 1 for half balls.
+            thickness: Radius towards the viewer, in radii.
+        """
+        (ax, ay, az), (bx, by, bz) = (tuple(float(v) for v in point) for point in (start, end))
+        reach = max(radii) + 1
+        left, right = (
+            max(int(min(ax, bx) - reach), 0),
+            min(int(max(ax, bx) + reach) + 1, self.width),
+        )
+        top, bottom = (
+            max(int(min(ay, by) - reach), 0),
+            min(int(max(ay, by) + reach) + 1, self.height),
+        )
+        if left >= right or top >= bottom:
+            return
+        area = slice(top, bottom), slice(left, right)
+        length = math.hypot(bx - ax, by - ay)
+        ex, ey = ((bx - ax) / length, (by - ay) / length) if length > 1e-3 else (0.0, 1.0)
+        x, y = self._columns[left:right] - np.float32(ax), self._rows[top:bottom] - np.float32(ay)
+        along, across = x * ex + y * ey, y * ex - x * ey
+        place = np.clip(along / max(length, 1e-3), 0, 1)
+        tip = (along - place * length) * np.float32(flat)
+        radius = np.interp(place, np.linspace(0, 1, len(radii)), radii).astype(np.float32)
+        across, tip = across / radius, tip / radius
+        square = across * across + tip * tip
+        nz = np.sqrt(np.maximum(1 - square, 0))
+        depth = az + (bz - az) * place - nz * radius * np.float32(thickness)
+        alpha = np.clip((1 - np.sqrt(square)) * radius + np.float32(0.5), 0, 1)
+        alpha *= depth < self.depth[area]
+        nx, ny = tip * ex - across * ey, tip * ey + across * ex
+        lx, ly, lz = self._light
+        shade = self._ambient + (1.12 - self._ambient) * np.maximum(nx * lx + ny * ly + nz * lz, 0)
+        painted = colour(place, nx, ny, nz) if callable(colour) else np.asarray(colour)
+        pixels = self.pixels[area]
+        pixels += alpha[..., None] * (painted * shade[..., None] - pixels)
+        solid = alpha > 0.5
+        self.depth[area][solid] = depth[solid]
+        self.owner[area][solid] = owner

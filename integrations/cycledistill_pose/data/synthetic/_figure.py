@@ -1,275 +1,199 @@
-"""One person: body, clothes, and how both are painted from the far parts to the near ones."""
+"""One person: a body in clothes, painted with capsules, and where the keypoints are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+import colorsys
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from cycledistill_pose.data.synthetic._body import Body, Vector, draw_body
+from cycledistill_pose.data.synthetic._body import Vector, draw_body
 from cycledistill_pose.data.synthetic._canvas import Canvas
-from cycledistill_pose.data.synthetic._head import FACE, HeadPlane, ear, paint_head
-from cycledistill_pose.data.synthetic._look import Look, Material
-from cycledistill_pose.data.synthetic._parts import BENEATH, part_number
-from cycledistill_pose.data.synthetic._tubes import Tube
+from cycledistill_pose.skeletons import COCO
 
-Thing = Tube | Callable[[Canvas], None]
+_SKIN = np.array(
+    [[255, 219, 190], [241, 194, 160], [224, 172, 130], [186, 132, 94], [120, 80, 55]], np.float32
+)
+_HAIR = np.array(
+    [*([28, 22, 20], [60, 40, 28], [110, 74, 42], [176, 132, 74], [216, 190, 130], [165] * 3)],
+    np.float32,
+)
+_LIPS = np.array([120, 50, 50], np.float32)
+# Directions from the middle of the head: left, up, forward as the person feels them.
+_FACE = {
+    "nose": (0.0, -0.16, 1.0),
+    "left_eye": (0.36, 0.1, 0.93),
+    "right_eye": (-0.36, 0.1, 0.93),
+    "left_ear": (1.0, -0.06, -0.08),
+    "right_ear": (-1.0, -0.06, -0.08),
+}
+_HEAD = np.array([0.06, 0.078, 0.066])  # half of its width, height and depth, in body heights
+# How much nearer than its joint a part's surface may be that shows it, in body heights.
+_FLESH = {"shoulder": 0.1, "elbow": 0.07, "wrist": 0.055, "hip": 0.125, "knee": 0.09, "ankle": 0.07}
 
 
-class Keypoint(NamedTuple):
-    """A keypoint in the picture, and the parts that show it when they are on top there.
-
-    ``unknown`` are faces seen from behind; ``far`` are sides that the trunk hides.
-    """
-
-    x: float
-    y: float
-    parts: tuple[int, ...]
-    unknown: bool
-    far: bool
-
-
-class _Part(NamedTuple):
-    name: str
-    depth: float
-    thing: Callable[[int], Thing]
+def draw_colour(rng: np.random.Generator, darkest: float = 0.15) -> Any:
+    """A colour of cloth `[3]`."""
+    hsv = rng.random(), rng.beta(1.3, 2.0), rng.uniform(darkest, 1.0)
+    return 255 * np.array(colorsys.hsv_to_rgb(*hsv), dtype=np.float32)
 
 
 class Figure:
-    """A person placed in a picture.
+    """A person at the origin whose larger side is ``height`` px; `move` puts it somewhere.
 
-    Args:
-        body: joints and frames.
-        look: clothes.
-        scale: px of a body height.
-        x: px of the pelvis.
-        y: px of the pelvis.
-        distance: of the viewer, in body heights; nearer parts look larger.
+    Attributes:
+        scale: Px of a body height.
+        bounds: Left, top, right and bottom of the joints with some flesh about them, px.
     """
 
-    def __init__(
-        self, body: Body, look: Look, scale: float, x: float, y: float, distance: float
-    ) -> None:
-        self.body, self.look, self.scale = body, look, scale
-        self.x, self.y, self.distance = x, y, distance
-        centre = body.joints["head"]
-        size = body.proportions.head * scale * self._zoom(centre)
-        self.head = HeadPlane(self.place(centre), body.head, size)
+    def __init__(self, rng: np.random.Generator, height: float, easy: bool) -> None:
+        self.body = draw_body(rng, easy)
+        self._distance = rng.uniform(2.2, 6.0)  # of the viewer: nearer parts look larger
+        self._offset, self.scale = np.zeros(3), 1.0
+        points = np.array([self.place(joint)[:2] for joint in self.body.joints.values()])
+        flesh = 0.085 * self.body.head_size
+        low, high = points.min(0) - 0.03, points.max(0) + 0.03
+        head = self.place(self.body.joints["head"])[:2]
+        low, high = np.minimum(low, head - flesh), np.maximum(high, head + flesh)
+        self.scale = float(height / max(high[1] - low[1], 0.9 * (high[0] - low[0])))
+        self.bounds = np.concatenate([low, high]) * self.scale
+        self._dress(rng)
 
-    @staticmethod
-    def draw(rng: np.random.Generator, height: float, easy: bool = False) -> Figure:
-        """Somebody at the origin whose larger side is ``height`` px."""
-        body, look = draw_body(rng, easy), Look.draw(rng)
-        figure = Figure(body, look, 1.0, 0.0, 0.0, float(rng.uniform(2.2, 6.0)))
-        left, top, right, bottom = figure.bounds()
-        scale = height / max(bottom - top, (right - left) * 0.9)
-        return Figure(body, look, scale, 0.0, 0.0, figure.distance)
+    def _dress(self, rng: np.random.Generator) -> None:
+        self._skin = _SKIN[rng.integers(len(_SKIN))] * np.float32(rng.uniform(0.9, 1.05))
+        hair = _HAIR[rng.integers(len(_HAIR))] * np.float32(rng.uniform(0.8, 1.15))
+        self._hair = draw_colour(rng) if rng.random() < 0.2 else hair  # or a cap
+        self._long_hair = rng.random() < 0.3
+        self._top, self._trim, self._bottom, self._shoes = (draw_colour(rng) for _ in range(4))
+        self._bands = int(rng.integers(3, 8)) if rng.random() < 0.35 else 0
+        self._sleeve = rng.choice([0.0, 0.6, 2.0], p=[0.15, 0.4, 0.45])
+        self._leg = rng.choice([0.7, 2.0], p=[0.3, 0.7])
+        self._skirt = rng.uniform(0.5, 1.0) if rng.random() < 0.15 else 0.0
 
-    def moved(self, x: float, y: float) -> Figure:
-        """The same person with the pelvis somewhere else."""
-        return Figure(self.body, self.look, self.scale, x, y, self.distance)
+    def move(self, x: float, y: float, depth: float) -> None:
+        """Put the pelvis at this place (px) and depth (px)."""
+        self.bounds += np.array([x, y, x, y]) - np.tile(self._offset[:2], 2)
+        self._offset = np.array([x, y, depth])
 
-    def _zoom(self, point: Vector) -> float:
-        return float(self.distance / max(self.distance + point[2], 0.3))
+    def place(self, point: Vector) -> Vector:
+        """x, y and depth in px of a point of the body."""
+        zoom = self._distance / max(self._distance + point[2], 0.3)
+        return point * np.array([zoom, zoom, 1.0]) * self.scale + self._offset
 
-    def place(self, point: Vector) -> tuple[float, float]:
-        """Px of a point of the body."""
-        zoom = self._zoom(point) * self.scale
-        return self.x + float(point[0]) * zoom, self.y + float(point[1]) * zoom
+    def paint(self, canvas: Canvas, number: int) -> None:
+        """Paint this person as the owner ``number`` of its pixels."""
+        joints, girth = self.body.joints, self.body.girth
+        limb = 0.55 + 0.45 * girth
 
-    def bounds(self) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the joints with some flesh about them."""
-        points = self.body.points
-        zoom = self.distance / np.maximum(self.distance + points[:, 2:], 0.3) * self.scale
-        points = points[:, :2] * zoom + np.array([self.x, self.y])
-        flesh = 0.03 * self.scale
-        head_x, head_y = self.head.centre
-        reach = 0.085 * self.body.proportions.head * self.scale
-        low = np.minimum(points.min(0) - flesh, [head_x - reach, head_y - reach])
-        high = np.maximum(points.max(0) + flesh, [head_x + reach, head_y + reach])
-        return float(low[0]), float(low[1]), float(high[0]), float(high[1])
+        def part(ends: Any, radii: Any, colour: Any, **shape: float) -> None:
+            a, b = (self.place(joints[p] if isinstance(p, str) else p) for p in ends)
+            canvas.capsule(a, b, np.array(radii) * self.scale, colour, number, **shape)
 
-    def keypoints(self, number: int) -> Iterator[Keypoint]:
-        """The 17 keypoints of COCO, of the person painted with this number."""
-        for name, direction in FACE.items():
-            x, y, z = self.head.place(direction)
-            away = z > (0.3 if name.endswith("ear") else 0.05)
-            yield Keypoint(x, y, (part_number(number, "head"),), away, False)
-        sides = {"shoulder": self.body.chest[2, 0], "hip": self.body.pelvis[2, 0]}
-        for joint, parts in BENEATH.items():
-            for side, sign in (("left", 1.0), ("right", -1.0)):
-                x, y = self.place(self.body.joints[f"{side}_{joint}"])
-                numbers = tuple(part_number(number, part.format(side)) for part in parts)
-                yield Keypoint(x, y, numbers, False, sign * sides.get(joint, 0.0) > 0.7)
+        def cloth(colour: Any, covered: float) -> Any:
+            """Cloth over a part of the limb, then skin."""
+            if covered >= 1:
+                return colour
+            return lambda place, *_: np.where(place[..., None] < covered, colour, self._skin)
 
-    def things(self, number: int) -> list[Thing]:
-        """All parts to be painted, the farthest first, for the person of this number."""
-        parts = sorted(self._parts(), key=lambda part: -part.depth)
-        return [part.thing(part_number(number, part.name)) for part in parts]
-
-    def _parts(self) -> Iterator[_Part]:
-        yield from self._middle()
         for side in ("left", "right"):
-            yield from self._arm(side)
-            yield from self._leg(side)
-
-    def _tube(
-        self,
-        name: str,
-        start: Vector,
-        end: Vector,
-        widths: Any,
-        material: Material,
-        nearer: float = 0.0,
-        weight: float = 0.5,
-        **options: Any,
-    ) -> _Part:
-        """A tube between two points of the body; half widths in body heights."""
-        first, last, steps = self._zoom(start), self._zoom(end), len(widths) - 1
-        scaled = [
-            width * self.scale * (first + (last - first) * step / steps)
-            for step, width in enumerate(widths)
-        ]
-
-        def thing(owner: int) -> Tube:
-            ends = self.place(start), self.place(end)
-            return Tube(*ends, scaled, material, owner, self.scale, **options)
-
-        depth = float(start[2] * (1 - weight) + end[2] * weight) - nearer
-        return _Part(name, depth, thing)
-
-    def _middle(self) -> Iterator[_Part]:
-        body, look, p = self.body, self.look, self.body.proportions
-        joints = body.joints
-        neck, pelvis, chest = joints["neck"], joints["pelvis"], body.chest
-        left, up, forward = chest.T
-        # Half widths of an elliptic trunk as seen from this side.
-        side_on = abs(float(left[2]))
-        wide = np.array([0.045, p.shoulders * 0.93, p.shoulders, 0.1, 0.085, 0.09, 0.1, 0.098])
-        deep = np.array([0.04, 0.055, 0.075, 0.076, 0.068, 0.07, 0.078, 0.075]) * p.girth
-        wide[3:] *= 0.5 + 0.5 * p.girth
-        widths = np.sqrt((wide**2) * (1 - side_on**2) + (deep * side_on) ** 2)
-        fine = np.interp(np.linspace(0, 7, 22), np.arange(8), widths)
-        top, bottom = neck + up * 0.005, pelvis - body.pelvis[:, 1] * 0.035
-        yield self._tube(
-            *("torso", top, bottom, fine, look.top),
-            caps=(0.5, 0.35),
-            cover=0.92 if look.skirt == 0 else 0.75,
-            beyond=look.bottom,
-            decorate=self._front_of_torso,
-        )
-        nape = neck - up * 0.02
-        throat = joints["head"] - body.head[:, 1] * 0.03
-        girth = 0.034 * (0.6 + 0.4 * p.girth)
-        yield self._tube("neck", nape, throat, [girth * 1.2, girth], look.skin, nearer=-0.03)
-        depth = float(joints["head"][2]) - 0.03
-        yield _Part("head", depth, lambda owner: partial(self._paint_head, owner=owner))
-        for name in ("left_ear", "right_ear"):
-            behind = self.head.place(FACE[name])[2] > 0
-            if behind or (look.hair_length < 1 and look.hat is None):
-                nearer = -0.001 if behind else 0.001
-                yield _Part("head", depth - nearer, partial(ear, self.head, look, name=name))
-        if look.hair_length > 0:
-            size = p.head
-            root = joints["head"] - body.head[:, 2] * 0.03 * size
-            tip = (
-                joints["head"]
-                - body.head[:, 2] * 0.055 * size
-                - body.chest[:, 1] * (0.07 + 0.11 * look.hair_length)
-            )
-            widths = np.array([0.06, 0.064, 0.06, 0.045]) * size
-            nearer = -0.02 if float(body.head[2, 2]) < 0 else 0.09
-            yield self._tube("mane", root, tip, widths, look.hair, nearer=nearer, caps=(1, 0.5))
-        if look.backpack is not None:
-            back = neck - up * 0.05 - forward * 0.1
-            low = neck - up * 0.2 - forward * 0.11
-            breadth = 0.085 * np.sqrt(1 - side_on**2) + 0.055 * side_on
-            widths = breadth * np.array([0.9, 1.0, 1.0, 1.0])
-            yield self._tube("backpack", back, low, widths, look.backpack, caps=(0.5, 0.4))
-        if look.skirt > 0:
+            arm = [f"{side}_{joint}" for joint in ("shoulder", "elbow", "wrist", "hand")]
+            upper, lower = (cloth(self._top, self._sleeve - less) for less in (0, 1.05))
+            part(arm[:2], np.array([0.042, 0.037, 0.03]) * limb, upper)
+            part(arm[1:3], np.array([0.03, 0.028, 0.02]) * limb, lower)
+            part(arm[2:], np.array([0.02, 0.022]) * limb, self._skin)
+            leg = [f"{side}_{joint}" for joint in ("hip", "knee", "ankle")]
+            upper, lower = (cloth(self._bottom, self._leg - less) for less in (0, 1.05))
+            part(leg[:2], np.array([0.06, 0.057, 0.04]) * limb, upper)
+            part(leg[1:], np.array([0.038, 0.04, 0.033, 0.026]) * limb, lower)
+            part((f"{side}_heel", f"{side}_toe"), (0.027, 0.03, 0.025), self._shoes)
+        # The trunk is wider than it is thick: what is seen of it depends on the view.
+        frame = self.body.chest
+        wide = np.hypot(frame[0, 0], 0.62 * frame[0, 2])
+        thick = 0.62 / max(wide, 0.62)
+        throat = joints["neck"] - frame[:, 1] * 0.03
+        waist = np.array([0.13 / girth, 0.125, 0.105, 0.098, 0.105]) * girth * wide
+        part((throat, "pelvis"), waist, self._trunk, flat=2.5, thickness=thick)
+        if self._skirt:
             knees = (joints["left_knee"] + joints["right_knee"]) / 2
-            hem = pelvis + (knees - pelvis) * look.skirt
-            spread = float(np.linalg.norm(joints["left_knee"] - joints["right_knee"])) / 2
-            width = 0.06 + 0.05 * look.skirt + spread * min(look.skirt, 1)
-            waist = float(fine[-6])
-            widths = np.linspace(waist, max(width, waist), 4)
-            start = pelvis + body.pelvis[:, 1] * 0.03
-            yield self._tube(
-                *("skirt", start, hem, widths, look.bottom), nearer=0.05, caps=(0.4, 0.15)
-            )
+            hem = (joints["left_knee"] - joints["right_knee"])[:2] @ frame[:2, 0]
+            radii = np.array([0.095 * girth * wide, max(0.11, 0.06 + abs(hem) / 2)])
+            part(("pelvis", knees * self._skirt), radii, self._bottom, flat=4.0, thickness=thick)
+        part((throat, "head"), (0.035, 0.03), self._skin)
+        self._paint_head(canvas, number)
 
-    def _paint_head(self, canvas: Canvas, owner: int) -> None:
-        paint_head(canvas, self.head, self.look, owner)
+    def _trunk(self, place: Any, nx: Any, ny: Any, nz: Any) -> Any:
+        """A shirt, plain or with bands, and trousers below it; an open collar tells the front."""
+        cloth = np.where(place[..., None] < 0.9, self._top, self._bottom)
+        if self._bands:
+            banded = (np.sin(place * (2 * np.pi * self._bands)) > 0) & (place < 0.9)
+            cloth = np.where(banded[..., None], self._trim, cloth)
+        left, _, forward = self.body.chest.T @ np.stack([nx, ny, -nz]).reshape(3, -1)
+        left, forward = left.reshape(nx.shape), forward.reshape(nx.shape)
+        collar = (forward > 0.3) & (abs(left) < 0.35 - 1.6 * place)
+        buttons = (forward > 0.3) & (abs(left) < 0.06) & (place < 0.9)
+        cloth = np.where(buttons[..., None], np.float32(0.6) * self._top, cloth)
+        return np.where(collar[..., None], self._skin, cloth)
 
-    def _front_of_torso(self, colour: Any, where: Any, nx: Any, ny: Any, nz: Any) -> Any:
-        """Collar, print and zip, which only the front of a trunk has."""
-        left, _, forward = self.body.chest.T
-        ahead = nx * forward[0] + ny * forward[1] - nz * forward[2]
-        sideways = nx * left[0] + ny * left[1] - nz * left[2]
-        if self.look.open_collar:
-            collar = (ahead > 0) & (where < 0.24 - 0.6 * np.abs(sideways))
-            colour = np.where(collar[:, None], self.look.skin.first, colour)
-        if self.look.print is not None:
-            badge = (ahead > 0.3) & (np.abs(sideways) < 0.45) & (np.abs(where - 0.42) < 0.14)
-            colour = np.where(badge[:, None], self.look.print.first, colour)
-        if self.look.zipped:
-            zipper = (ahead > 0.2) & (np.abs(sideways) < 0.07) & (where < 0.9)
-            colour = np.where(zipper[:, None], colour * 0.4, colour)
-        if self.look.backpack is not None:
-            straps = (ahead > 0) & (np.abs(np.abs(sideways) - 0.52) < 0.1) & (where < 0.65)
-            colour = np.where(straps[:, None], self.look.backpack.first * 0.8, colour)
-        return colour
+    def _paint_head(self, canvas: Canvas, number: int) -> None:
+        frame, centre, size = self.body.head, self.body.joints["head"], self.body.head_size
+        half = _HEAD * size
+        up = frame[:, 1]
+        top, bottom = (self.place(centre + up * sign * (half[1] - half[0])) for sign in (1, -1))
+        canvas.capsule(top, bottom, [half[0] * self.scale] * 2, self._face, number, thickness=1.1)
+        for name in ("left_ear", "right_ear", "nose"):
+            point = self.place(self._on_head(_FACE[name]))
+            canvas.capsule(point, point, [0.011 * size * self.scale] * 2, self._skin, number)
+        if self._long_hair:
+            behind = centre - frame[:, 2] * 0.022
+            top, bottom = self.place(behind + up * 0.02), self.place(behind - up * 0.13)
+            radii = np.array([0.066, 0.06]) * size * self.scale
+            canvas.capsule(top, bottom, radii, self._hair, number)
 
-    def _arm(self, side: str) -> Iterator[_Part]:
-        look, joints = self.look, self.body.joints
-        shoulder, elbow = joints[f"{side}_shoulder"], joints[f"{side}_elbow"]
-        wrist, hand = joints[f"{side}_wrist"], joints[f"{side}_hand"]
-        stout = 0.55 + 0.45 * self.body.proportions.girth
-        sleeve = look.sleeve
-        upper = np.array([0.034, 0.033, 0.028, 0.025]) * stout * (1.12 if sleeve > 0 else 1.0)
-        lower = np.array([0.025, 0.026, 0.021, 0.017]) * stout * (1.15 if sleeve > 1 else 1.0)
-        yield self._tube(
-            *(f"{side}_upper_arm", shoulder, elbow, upper, look.top),
-            weight=0.75,
-            joined=True,
-            cover=min(sleeve, 1.6),
-            beyond=look.skin,
-        )
-        yield self._tube(
-            *(f"{side}_forearm", elbow, wrist, lower, look.top),
-            nearer=0.004,
-            joined=True,
-            cover=sleeve - 1 if sleeve < 2 else 0.95,
-            beyond=look.skin,
-        )
-        palm = np.array([0.016, 0.022, 0.019]) * stout
-        yield self._tube(f"{side}_hand", wrist, hand, palm, look.skin, 0.01, joined=True)
+    def _face(self, place: Any, nx: Any, ny: Any, nz: Any) -> Any:
+        """Skin, hair, eyes and mouth by direction."""
+        directions = self.body.head.T @ np.stack([nx, ny, -nz]).reshape(3, -1)
+        left, up, forward = (part.reshape(nx.shape) for part in directions)
+        straight = (_HEAD[1] - _HEAD[0]) / _HEAD[1]  # between the round ends normals do not turn
+        up = up * (1 - straight) + (1 - 2 * place) * straight
+        # Features keep a visible size in small pictures.
+        blur = 0.6 / max(_HEAD[0] * self.scale, 3.0)
 
-    def _leg(self, side: str) -> Iterator[_Part]:
-        look, joints = self.look, self.body.joints
-        hip, knee = joints[f"{side}_hip"], joints[f"{side}_knee"]
-        ankle = joints[f"{side}_ankle"]
-        heel, toe = joints[f"{side}_heel"], joints[f"{side}_toe"]
-        stout = 0.55 + 0.45 * self.body.proportions.girth
-        loose = 1.1 if look.leg > 1 else 1.0
-        upper = np.array([0.06, 0.057, 0.048, 0.039]) * stout * (1.06 if look.leg > 0 else 1.0)
-        lower = np.array([0.038, 0.041, 0.035, 0.027, 0.024]) * stout * loose
-        yield self._tube(
-            *(f"{side}_thigh", hip, knee, upper, look.bottom),
-            nearer=-0.03,
-            weight=0.7,
-            joined=True,
-            cover=min(look.leg, 1.6),
-            beyond=look.skin,
-        )
-        yield self._tube(
-            *(f"{side}_shin", knee, ankle, lower, look.bottom),
-            nearer=-0.01,
-            joined=True,
-            cover=look.leg - 1 if look.leg < 2 else 0.95,
-            beyond=look.skin,
-        )
-        shoe = np.array([0.027, 0.03, 0.03, 0.024]) * (0.7 + 0.3 * stout)
-        yield self._tube(f"{side}_foot", heel, toe, shoe, look.shoes, 0.012, joined=True)
+        def spot(x: float, y: float, a: float, b: float) -> Any:
+            inside = ((abs(left) - x) / (a + blur)) ** 2 + ((up - y) / (b + blur)) ** 2 < 1
+            return (inside & (forward > 0))[..., None]
+
+        colour = np.where(spot(0.36, 0.1, 0.17, 0.1), np.float32(245), self._skin)
+        colour = np.where(spot(0.36, 0.1, 0.07, 0.08), np.float32(20), colour)
+        colour = np.where(spot(0.0, -0.55, 0.24, 0.05), _LIPS, colour)
+        hair = (forward < 0.02 + 0.98 * np.clip((up - 0.34) / 0.3, 0, 1)) & (up > -0.35)
+        return np.where(hair[..., None], self._hair, colour)
+
+    def _on_head(self, direction: tuple[float, float, float]) -> Vector:
+        half = _HEAD * self.body.head_size
+        return self.body.joints["head"] + self.body.head @ (np.array(direction) * half)
+
+    def keypoints(self, canvas: Canvas, number: int) -> npt.NDArray[np.float64]:
+        """COCO's 17 `[17, 3]` of the painted person: x, y and visibility.
+
+        That is 0 for not labelled (out of the picture, or a face seen from behind), 1 for hidden
+        and 2 for seen: a pixel next to it shows this person, and no part that is much nearer.
+        """
+        found = np.zeros((17, 3))
+        for index, name in enumerate(COCO.keypoint_names):
+            if name in _FACE:
+                point, flesh = self._on_head(_FACE[name]), 0.035
+                away = (self.body.head @ np.array(_FACE[name]))[2]
+                if away > (0.3 if name.endswith("ear") else 0.05):
+                    continue
+            else:
+                point, flesh = self.body.joints[name], _FLESH[name.split("_")[1]] * self.body.girth
+            x, y, depth = self.place(point)
+            x, y = round(float(x), 2), round(float(y), 2)
+            if not (0 <= x <= canvas.width - 1 and 0 <= y <= canvas.height - 1):
+                continue
+            row, column = round(y), round(x)
+            around = slice(max(row - 1, 0), row + 2), slice(max(column - 1, 0), column + 2)
+            near = canvas.depth[around] > depth - flesh * self.scale - 1
+            found[index] = x, y, 1 + bool((near & (canvas.owner[around] == number)).any())
+        return found

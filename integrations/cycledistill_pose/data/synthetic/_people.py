@@ -1,4 +1,4 @@
-"""Drawn people without end, as samples or as COCO files."""
+"""Drawn people without end: as samples, as COCO files, and to look at."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cycledistill_pose.data._augmentation import PoseAugmentation
-from cycledistill_pose.data._sample import Cropping, EpochClock
+from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.data.synthetic._scene import Scene, draw_scene
+from cycledistill_pose.drawing import draw_skeleton
 from cycledistill_pose.skeletons import COCO
 
 
 class SyntheticPeople(Dataset[dict[str, Tensor]]):
-    """People drawn on the spot, with COCO's 17 keypoints: jointed, dressed, lit and in clutter.
+    """Generated people with COCO's 17 keypoints: jointed, dressed, lit and in clutter.
 
     >>> from cycledistill_pose.data import SyntheticPeople
     >>> people = SyntheticPeople(1000, input_size=(96, 128))
@@ -28,28 +29,31 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
     >>> sample["image"].shape, int(sample["visible"].sum()) > 4
     (torch.Size([128, 96, 3]), True)
 
-    Each sample is a picture of its own with one to four people, sometimes behind something, of
-    which the most visible person is cut out; the dict is that of `CocoKeypoints`. A body has
-    random proportions and a pose inside of what joints can do, and is seen from any side. Faces,
-    collars and shoes tell front from back, so left and right can be learnt. Everything follows
-    from ``seed`` and the index (and the epoch, if ``fresh``). Use ``write_coco`` for files,
-    which is also the way to measure AP on these people.
+    Each sample is cut out of a picture of its own with one to four people, sometimes behind
+    something: the most visible person; the dict is that of `CocoKeypoints`. A body has random
+    proportions and a pose within what joints can do, and is seen from any side. Faces, collars and
+    feet tell front from back, so left and right can be learnt. Everything follows from ``seed`` and
+    the index (and the epoch, if ``fresh``). Use ``write_coco`` for files, which is also the way to
+    measure AP on these people.
 
     Args:
-        length: number of samples.
+        length: Number of samples.
         input_size: (width, height) of the model's input.
-        augmentation: None draws people as they are.
-        padding: factor by which boxes grow.
-        udp: crop for unbiased data processing.
+        augmentation: None takes people as they are drawn.
+        padding: Factor by which boxes grow.
+        udp: Crop for unbiased data processing.
         image_size: (width, height) of the pictures that people are cut from; by default about
             three quarters of the input.
-        fresh: other people in every epoch.
-        easy: one whole upright person in each picture, seen from the front, with nothing in the
+        fresh: Other people in every epoch.
+        easy: One whole upright person in each picture, seen from the front, with nothing in the
             way: a first task for very small networks.
-        seed: of everything.
+        seed: Of everything.
+
+    Attributes:
+        epoch: The epoch whose augmentation (and people, if ``fresh``) are drawn.
 
     Raises:
-        ValueError: when ``length`` or a size is not above 0.
+        ValueError: ``length`` is below 1 or a picture smaller than 16 px.
     """
 
     def __init__(
@@ -68,7 +72,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         width, height = image_size or (round(0.75 * input_size[0]), round(0.7 * input_size[1]))
         if length < 1 or min(width, height) < 16:
             raise ValueError(
-                f"length must be above 0 and pictures at least 16 px, got length={length}, "
+                f"expected length above 0 and pictures of at least 16 px, got length={length}, "
                 f"image_size={(width, height)}"
             )
         self.skeleton = COCO
@@ -79,33 +83,27 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         self._image_size = (width, height)
         self._length = length
         self._cropping = Cropping(COCO, input_size, padding, udp, augmentation)
-        self._clock = EpochClock()
+        self.epoch = 0
 
     def __len__(self) -> int:
         """The number of samples."""
         return self._length
 
-    @property
-    def epoch(self) -> int:
-        """The epoch whose augmentation (and people, if ``fresh``) are drawn."""
-        return self._clock.get()
-
     def set_epoch(self, epoch: int) -> None:
-        """Draw those of this epoch from now on, in all workers."""
-        self._clock.set(epoch)
+        """Draw those of this epoch from now on."""
+        self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One person, drawn and cut out."""
         if not -self._length <= index < self._length:
             raise IndexError(f"index {index} of {self._length} people")
         index %= self._length
-        epoch = self.epoch
-        stream = epoch if self.fresh else 0
+        stream = self.epoch if self.fresh else 0
         scene = _scene(self.seed, index, self._image_size, stream, self.easy)
         person = scene.people[0]
         keypoints = person.keypoints[:, :2]
         visible = (person.keypoints[:, 2] > 0).astype(np.float32)
-        key = (self.seed, epoch, index)
+        key = (self.seed, self.epoch, index)
         matrix, flip = self._cropping.draw_matrix(key, person.box_xyxy, keypoints, visible)
         crop = self._cropping.warp(scene.image, matrix)
         return self._cropping.sample(
@@ -125,11 +123,10 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         >>> sorted(images), len(annotations["annotations"]) >= 2
         (['000000000001.jpg', '000000000002.jpg'], True)
         """
-        content, images = _category(), {}
+        content, images = _new_file(), {}
         for number in range(1, num_images + 1):
             scene = _scene(seed, number, image_size, easy=easy)
-            entry = _describe(content, scene, number)
-            images[entry["file_name"]] = scene.image
+            images[_describe(content, scene, number)] = scene.image
         return content, images
 
     @staticmethod
@@ -146,21 +143,21 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         same arguments give the same files, and a folder written with other arguments is an error.
 
         Args:
-            root: folder to write; must not exist, or be one that this wrote.
-            num_train: pictures to train on, with 1.6 people each on the average.
-            num_val: pictures to test on.
-            seed: of everything; train and val never share a picture.
+            root: Folder to write; must not exist, or be one that this wrote.
+            num_train: Pictures to train on, with 1.6 people each on average.
+            num_val: Pictures to test on.
+            seed: Of everything; train and val never share a picture.
             image_size: (width, height).
 
         Returns:
-            the folder.
+            The folder.
 
         Raises:
-            FileExistsError: when the folder is there and is something else.
+            FileExistsError: The folder is there and is something else.
         """
         root = Path(root)
         arguments = {"train": num_train, "val": num_val, "seed": seed, "size": list(image_size)}
-        recipe = json.dumps(arguments | {"version": 1})
+        recipe = json.dumps(arguments | {"version": 2})
         marker = root / "synthetic.json"
         if marker.is_file() and marker.read_text() == recipe:
             return root
@@ -170,15 +167,15 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             )
         partial = root.with_name(f".{root.name}.{os.getpid()}.part")
         (partial / "annotations").mkdir(parents=True)
-        for offset, (split, count) in enumerate((("train", num_train), ("val", num_val))):
-            content = _category()
+        for stream, (split, count) in enumerate((("train", num_train), ("val", num_val)), start=1):
+            content = _new_file()
             (partial / f"{split}2017").mkdir()
             for number in range(1, count + 1):
-                scene = _scene(seed, number, image_size, offset + 1)
-                entry = _describe(content, scene, number + offset * num_train)
+                scene = _scene(seed, number, image_size, stream)
+                name = _describe(content, scene, number + (stream - 1) * num_train)
                 bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
                 data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-                (partial / f"{split}2017" / entry["file_name"]).write_bytes(data.tobytes())
+                (partial / f"{split}2017" / name).write_bytes(data.tobytes())
             path = partial / "annotations" / f"person_keypoints_{split}2017.json"
             path.write_text(json.dumps(content))
         (partial / "synthetic.json").write_text(recipe)
@@ -188,13 +185,46 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         return root
 
 
+def contact_sheet(
+    columns: int = 8,
+    rows: int = 4,
+    image_size: tuple[int, int] = (200, 240),
+    skeletons: bool = True,
+    seed: int = 0,
+) -> npt.NDArray[np.uint8]:
+    """Pictures of synthetic people in a grid `[H, W, 3]`, the lower half with their keypoints.
+
+    >>> contact_sheet(columns=2, rows=2, image_size=(50, 60)).shape
+    (120, 100, 3)
+
+    Args:
+        columns: Pictures in a row.
+        rows: Rows.
+        image_size: (width, height) of each.
+        skeletons: Whether the lower half shows the keypoints that are labelled.
+        seed: Of the pictures.
+    """
+    pictures = []
+    for number in range(columns * rows):
+        scene = _scene(seed, number, image_size)
+        image = scene.image
+        if skeletons and number >= columns * (rows // 2):
+            for person in scene.people:
+                points, visible = person.keypoints[:, :2], person.keypoints[:, 2]
+                image = draw_skeleton(image, points, visible, threshold=0, thickness=1)
+        pictures.append(image)
+    lines = [np.concatenate(pictures[i : i + columns], 1) for i in range(0, len(pictures), columns)]
+    return np.concatenate(lines, 0)
+
+
 def _scene(
     seed: int, number: int, image_size: tuple[int, int], stream: int = 0, easy: bool = False
 ) -> Scene:
     return draw_scene(np.random.default_rng((seed, stream, number, 1)), *image_size, easy=easy)
 
 
-def _category() -> dict[str, Any]:
+def _new_file() -> dict[str, Any]:
+    """A COCO file without pictures."""
     category = {
         "id": 1,
         "name": "person",
@@ -206,15 +236,13 @@ def _category() -> dict[str, Any]:
     return {"info": info, "images": [], "annotations": [], "categories": [category]}
 
 
-def _describe(content: dict[str, Any], scene: Scene, number: int) -> dict[str, Any]:
-    """Add a picture and its people to a COCO file; returns the picture's entry."""
+def _describe(content: dict[str, Any], scene: Scene, number: int) -> str:
+    """Add a picture and its people to a COCO file; returns the picture's name."""
     height, width = scene.image.shape[:2]
     name = f"{number:012d}.jpg"
-    entry = {"id": number, "file_name": name, "width": width, "height": height}
-    content["images"].append(entry)
+    content["images"].append({"id": number, "file_name": name, "width": width, "height": height})
     for place, person in enumerate(scene.people):
-        left, top, right, bottom = (float(v) for v in person.box_xyxy)
-        values = [[float(x), float(y), int(v)] for x, y, v in person.keypoints]
+        left, top, right, bottom = person.box_xyxy.tolist()
         content["annotations"].append(
             {
                 "id": 10 * number + place,
@@ -223,8 +251,8 @@ def _describe(content: dict[str, Any], scene: Scene, number: int) -> dict[str, A
                 "iscrowd": 0,
                 "area": person.area,
                 "bbox": [left, top, right - left, bottom - top],
-                "num_keypoints": sum(v > 0 for _, _, v in values),
-                "keypoints": [v for keypoint in values for v in keypoint],
+                "num_keypoints": int((person.keypoints[:, 2] > 0).sum()),
+                "keypoints": [v for x, y, v in person.keypoints.tolist() for v in (x, y, int(v))],
             }
         )
-    return entry
+    return name

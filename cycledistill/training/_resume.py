@@ -1,4 +1,4 @@
-"""What a checkpoint holds, and whether it is of the run that wants to continue."""
+"""Which checkpoint a run continues from, and whether it is of this run."""
 
 from __future__ import annotations
 
@@ -6,94 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from cycledistill.training._checkpoint import Checkpoint, CheckpointStore, read_checkpoint
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import plain
-from cycledistill.training._ema import MovingAverage
 from cycledistill.training._errors import CheckpointError
-from cycledistill.training._log import WindowEntry
-from cycledistill.training._parallel import LossModule, gather_lists, on_main
-from cycledistill.training._schedule import RateSetter
-from cycledistill.training._state import (
-    load_module_state,
-    load_optimizer_state,
-    module_state,
-    optimizer_state,
-)
-
-
-@dataclasses.dataclass
-class Progress:
-    """How far a run is.
-
-    Attributes:
-        step: Steps done.
-        skipped: Steps among them that changed nothing, because of non-finite numbers.
-        left_out: Samples that the dataset did not deliver.
-        window: Loss terms of this process since the last line of the log.
-    """
-
-    step: int = 0
-    skipped: int = 0
-    left_out: int = 0
-    window: list[WindowEntry] = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass
-class RunState:
-    """Everything that changes while a run goes on; random numbers follow from the step."""
-
-    accelerator: Accelerator
-    module: LossModule
-    optimizer: Any
-    rates: RateSetter
-    average: MovingAverage | None
-    progress: Progress
-
-    def capture(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The whole state as plain tensors and numbers. All processes must call it."""
-        scaler = self.accelerator.scaler
-        self.progress.window = gather_lists(self.progress.window)
-        state = {
-            "settings": settings,
-            "step": self.progress.step,
-            "skipped": self.progress.skipped,
-            "left_out": self.progress.left_out,
-            "window": self.progress.window,
-            "module": module_state(self.module),
-            "optimizer": optimizer_state(self.optimizer.optimizer),
-            "schedule": self.rates.state_dict(),
-            "average": None if self.average is None else self.average.state(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
-        if not self.accelerator.is_main_process:
-            self.progress.window = []
-        return state
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take back what ``capture`` gave.
-
-        Raises:
-            ValueError: Model, criterion or optimiser are of other shapes.
-        """
-        state, what = checkpoint.state, f"checkpoint {checkpoint.folder}"
-        load_module_state(self.module, state["module"], what)
-        load_optimizer_state(self.optimizer.optimizer, state["optimizer"], what)
-        self.rates.load_state_dict(state["schedule"])
-        if self.average is not None:
-            if state["average"] is None:
-                self.average.restart(self.module.model)
-            else:
-                self.average.load_state(state["average"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        window = state["window"] if self.accelerator.is_main_process else []
-        self.progress.step = state["step"]
-        self.progress.skipped = state["skipped"]
-        self.progress.left_out = state["left_out"]
-        self.progress.window = [(weight, terms) for weight, terms in window]
+from cycledistill.training._parallel import on_main
 
 
 def settings_of(config: TrainConfig, num_samples: int) -> dict[str, Any]:

@@ -1,0 +1,493 @@
+"""A run from its parts to its result."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+
+from cycledistill.training._checkpoint import Checkpoint, CheckpointStore
+from cycledistill.training._config import TrainConfig
+from cycledistill.training._config_file import save_config
+from cycledistill.training._curves import draw_curves
+from cycledistill.training._dataset import KeyedDataset, start_worker
+from cycledistill.training._device import (
+    check_launcher_and_device,
+    deterministic_algorithms,
+    make_accelerator,
+)
+from cycledistill.training._errors import Interrupted, TrainingError
+from cycledistill.training._evaluator import BestEvaluation, Evaluate, Evaluator
+from cycledistill.training._guards import check_optimizer, check_output_dir, check_trackers
+from cycledistill.training._lock import locked
+from cycledistill.training._log import RunLog, WindowEntry, start_record, window_means
+from cycledistill.training._nonfinite import Incidents, MicroBatch, bad_terms
+from cycledistill.training._parallel import (
+    ForwardLoss,
+    LossModule,
+    broadcast_from_main,
+    gather_lists,
+    gradient_sync,
+    lost_processes_explained,
+    on_main,
+    shard,
+    sum_counts,
+)
+from cycledistill.training._progress import Reporter, summary_rows
+from cycledistill.training._resume import find_checkpoint, settings_of
+from cycledistill.training._sampler import GlobalOrder
+from cycledistill.training._schedule import RateSetter
+from cycledistill.training._seeding import seed_step
+from cycledistill.training._signals import StopRequest
+from cycledistill.training._state import (
+    full_tensor,
+    load_module_state,
+    load_optimizer_state,
+    module_state,
+    optimizer_state,
+)
+from cycledistill.training._terms import read_terms, terms_of
+
+SKIPS_IN_A_ROW = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What came of a run.
+
+    Attributes:
+        model: The model with its final weights, unsharded and in eval mode: the object that was
+            given to ``fit``, or a copy of it with a moving average or sharded weights.
+        metrics: The last evaluation.
+        best: The best evaluation, or ``None`` without ``best_metric``.
+        steps: Optimiser steps done.
+        skipped: Steps left out because of non-finite numbers.
+        output_dir: Folder of log, checkpoints, config.yaml and curves.png.
+        last_checkpoint: Folder of the last checkpoint.
+    """
+
+    model: Any
+    metrics: dict[str, float]
+    best: BestEvaluation | None
+    steps: int
+    skipped: int
+    output_dir: Path
+    last_checkpoint: Path
+
+
+class Trainer:
+    """Everything a run consists of, and its loop.
+
+    After each train step come, in this order: the log, a checkpoint, the evaluation. So a
+    checkpoint restores the moment before the evaluation, which is done again unless it is noted in
+    the checkpoint; nothing is lost whenever the process dies.
+
+    Args:
+        config: The options.
+        model: What is trained, usually a ``CycleWrapper``; called in ``forward_loss`` only.
+        criterion: The loss. Its parameters, if any, are trained and saved too.
+        optimizer: Made over the parameters of both.
+        train_dataset: Has a length and indices. With ``set_epoch(n)`` it is told the epoch of the
+            augmentation before each sample.
+        forward_loss: ``(model, criterion, batch) -> (losses, number of samples)``; the losses are
+            means over these samples and have ``total`` and ``scalars()``, as ``CycleLosses``.
+        schedule: ``step -> factor of the learning rate`` such as ``WarmupSteps``, a torch
+            LRScheduler (stepped every step), a timm scheduler in updates, or ``None``.
+        evaluate: ``model -> metrics``; called on all processes without gradients, in eval mode.
+        best_metric: Name of the metric whose best checkpoint is kept.
+        lower_is_better: Whether a smaller ``best_metric`` is better.
+        collate_fn: As for ``DataLoader``.
+        before_epoch: Called with the epoch (from 0) when it begins or is continued.
+        summary: Further lines for the summary at the start, such as what `budget_rows` returns.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        *,
+        model: nn.Module,
+        criterion: nn.Module,
+        optimizer: Optimizer,
+        train_dataset: Any,
+        forward_loss: ForwardLoss,
+        schedule: Any = None,
+        evaluate: Evaluate | None = None,
+        best_metric: str | None = None,
+        lower_is_better: bool = False,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        before_epoch: Sequence[Callable[[int], None]] = (),
+        summary: Mapping[str, Any] | None = None,
+    ) -> None:
+        config.validate()
+        self.config = config = check_launcher_and_device(config)
+        check_trackers(config.trackers)
+        check_optimizer(optimizer, model, criterion)
+        self.dataset = KeyedDataset(train_dataset, config.seed)
+        self.order = GlobalOrder(config, len(self.dataset))
+        self.settings = settings_of(config, len(self.dataset))
+        self.folder = Path(config.output_dir)
+        self.store = CheckpointStore(self.folder / "checkpoints")
+        self.module = LossModule(model, criterion, forward_loss)
+        self.raw_optimizer = optimizer
+        self.rates = RateSetter(optimizer, schedule)
+        self.evaluator = Evaluator(evaluate, best_metric, lower_is_better, config.seed)
+        self.collate_fn = collate_fn
+        self.before_epoch = before_epoch
+        self.summary = dict(summary or {})
+        self.step = 0  # optimiser steps done
+        self.skipped = 0  # of them, those that changed nothing because of non-finite numbers
+        self.left_out = 0  # samples that the dataset did not deliver
+        self.window: list[WindowEntry] = []  # loss terms of this process since the last log line
+        self.log: RunLog | None = None
+        self._saved_step = -1
+        self._skips_in_a_row = 0
+
+    def train(self) -> FitResult:
+        """Train to the end; see `fit`."""
+        with (
+            deterministic_algorithms(self.config.deterministic),
+            lost_processes_explained(),
+            contextlib.ExitStack() as held,
+        ):
+            self.accelerator = make_accelerator(self.config)
+            self.is_main = self.accelerator.is_main_process
+            check_output_dir(self.folder, self.is_main)
+            on_main(lambda: held.enter_context(locked(self.folder)))
+            checkpoint = find_checkpoint(self.config, self.store, self.settings)
+            self._prepare_model()
+            origin = self.store
+            if checkpoint is not None:
+                self.load_state_dict(checkpoint)
+                origin = CheckpointStore(checkpoint.folder.parent)
+            self._open(origin, checkpoint)
+            try:
+                self._loop()
+            finally:
+                self.reporter.stop()
+                if self.log is not None:
+                    self.log.close()
+                for tracker in self.accelerator.trackers:
+                    tracker.finish()
+            final = self.evaluator.ready_model()
+        if self.log is not None:
+            draw_curves(self.log.path, self.folder / "curves.png")
+        return FitResult(
+            model=final,
+            metrics=self.evaluator.metrics,
+            best=self.evaluator.best_of(self.store, origin),
+            steps=self.step,
+            skipped=self.skipped,
+            output_dir=self.folder,
+            last_checkpoint=self.store.path(self.step),
+        )
+
+    def train_step(self, batches: Iterator[Any]) -> tuple[float, str, int]:
+        """One optimiser step.
+
+        Each sample counts the same in the gradient, however the batch was cut: a microbatch's mean
+        loss is weighted with its number of samples, and data parallelism averages over processes.
+
+        Args:
+            batches: This process's microbatches.
+
+        Returns:
+            Samples learnt from, over all processes; why the step was left out, or ""; the signal
+            by which some process was asked to stop, or 0.
+
+        Raises:
+            NonFiniteLossError: A loss or gradient is not finite and the run is to stop then.
+        """
+        planned = len(self.order.batch(self.step))
+        done = self._forward_backward(batches, planned)
+        counted = sum(micro.num_samples for micro in done)
+        bad = any(bad_terms(micro.scalars) for micro in done)
+        counts = sum_counts([counted, bad, self.request.signal], self.accelerator.device)
+        num_samples, any_bad, any_signal = counts
+        stop = max(gather_lists([self.request.signal])) if any_signal else 0
+        self.left_out += planned - round(num_samples)
+        incident, norm = "", math.nan
+        if any_bad:
+            incident = self.incidents.bad_loss(done)
+        elif num_samples == 0:
+            incident = "no sample of the batch could be used"
+        else:
+            norm = self._clip_gradient(planned / num_samples)
+            if not math.isfinite(norm) and self.config.mixed_precision != "fp16":
+                incident = self.incidents.bad_gradient(done)
+        if not incident:
+            self.optimizer.step()
+            if self.average is not None and not self.optimizer.step_was_skipped:
+                self.average.update(self.module.model)
+            self.window += [(m.num_samples, m.scalars) for m in done if m.num_samples]
+            if self.is_main and math.isfinite(norm):
+                self.window.append((1.0, {"grad_norm": norm}))
+        self.optimizer.zero_grad()
+        return num_samples, incident, stop
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes during a run, as plain tensors and numbers.
+
+        Random numbers follow from the step. All processes must call it.
+        """
+        scaler = self.accelerator.scaler
+        self.window = gather_lists(self.window)
+        state = {
+            "settings": self.settings,
+            "step": self.step,
+            "skipped": self.skipped,
+            "left_out": self.left_out,
+            "window": self.window,
+            "module": module_state(self.module),
+            "optimizer": optimizer_state(self.module, self.raw_optimizer),
+            "schedule": self.rates.state_dict(),
+            "average": None if self.average is None else module_state(self.average.module),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        if not self.is_main:
+            self.window = []
+        return state
+
+    def load_state_dict(self, checkpoint: Checkpoint) -> None:
+        """Take back what a checkpoint holds.
+
+        Raises:
+            ValueError: Model, criterion or optimiser are of other shapes.
+        """
+        state, what = checkpoint.state, f"checkpoint {checkpoint.folder}"
+        load_module_state(self.module, state["module"], what)
+        load_optimizer_state(self.module, self.raw_optimizer, state["optimizer"], what)
+        self.rates.load_state_dict(state["schedule"])
+        if self.average is not None:
+            averages = state["average"] or module_state(self.module.model)
+            load_module_state(self.average.module, averages, what)
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.left_out = state["left_out"]
+        self.window = [(w, terms) for w, terms in state["window"]] if self.is_main else []
+        self.evaluator.load(checkpoint.meta)
+
+    def save(self) -> None:
+        """Save a checkpoint, or note the evaluation in the one of this step; delete old ones."""
+        meta = {"epochs_done": self.step / self.order.steps_per_epoch, **self.evaluator.meta()}
+        if self._saved_step != self.step:
+            state = self.state_dict()
+            on_main(lambda: self._write_checkpoint(state, meta))
+            self._saved_step = self.step
+        else:
+            on_main(lambda: self.store.note(self.step, meta))
+        if self.is_main:
+            self.store.prune(self.config.keep_checkpoints, self.evaluator.best_step)
+
+    def _prepare_model(self) -> None:
+        config, accelerator, model = self.config, self.accelerator, self.module.model
+        sharded = config.parallel == "fsdp2" and accelerator.num_processes > 1
+        self.module.train().to(accelerator.device)
+        broadcast_from_main((*self.module.parameters(), *self.module.buffers()))
+        self.rows = summary_rows(config, self.order, accelerator, model, self.module.criterion)
+        self.average = self.evaluator.attach(accelerator, model, config.ema_decay, sharded)
+        if config.compile:
+            model.compile()
+        if sharded:
+            shard(self.module, self.raw_optimizer)
+        self.wrapped = accelerator.prepare_model(self.module, evaluation_mode=sharded)
+        self.optimizer: Any = accelerator.prepare_optimizer(self.raw_optimizer)
+        self.incidents = Incidents(config, self.module, self.order, self.is_main)
+
+    def _open(self, origin: CheckpointStore, checkpoint: Checkpoint | None) -> None:
+        """Prepare folder, log, trackers and what is printed."""
+        self.reporter = Reporter(self.is_main, self.order)
+        on_main(lambda: self._open_folder(origin))
+        self.accelerator.init_trackers(
+            self.folder.resolve().name,
+            {
+                name: value if isinstance(value, (int, float, str)) else str(value)
+                for name, value in self.settings.items()
+            },
+            {"wandb": {"dir": str(self.folder)}},
+        )
+        rows = self.rows | {name: str(item) for name, item in self.summary.items()}
+        self.reporter.summary(rows)
+        if checkpoint is not None:
+            self._saved_step = self.step if checkpoint.folder == self.store.path(self.step) else -1
+            done = ", which is all" if self.step >= self.order.total_steps else ""
+            self.reporter.line(
+                f"continuing from {checkpoint.folder} ({self.step} steps done{done})"
+            )
+        if self.step < self.order.total_steps:
+            self._write(start_record(self.step, self.order.epoch_of(self.step), rows))
+        self.reporter.start(self.step)
+
+    def _open_folder(self, origin: CheckpointStore) -> None:
+        self.store.sweep()
+        for path in self.store.set_aside(self.step):
+            warnings.warn(f"a later checkpoint was set aside: {path}", stacklevel=2)
+        save_config(self.config, self.folder / "config.yaml")
+        self.log = RunLog(self.folder / "log.jsonl")
+        evaluated = self.evaluator.step == self.step
+        self.log.start(self.step, evaluated, copy_from=origin.folder.parent / "log.jsonl")
+
+    def _loader(self) -> DataLoader[Any]:
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.order.batches(self.step, rank, world_size),
+            num_workers=self.config.num_workers,
+            collate_fn=self.collate_fn,
+            pin_memory=self.accelerator.device.type == "cuda",
+            generator=torch.Generator(),
+            worker_init_fn=start_worker,
+        )
+
+    def _loop(self) -> None:
+        batches = iter(self._loader())  # its workers end with this frame
+        with StopRequest(self.accelerator.num_processes) as self.request:
+            self._evaluate_if_due()
+            self._announce_epoch()
+            while self.step < self.order.total_steps:
+                self._advance(batches)
+
+    def _advance(self, batches: Iterator[Any]) -> None:
+        """A train step and what follows it."""
+        self.rates.before_step(self.step)
+        self._rate = float(self.raw_optimizer.param_groups[0]["lr"])
+        criterion: Any = self.module.criterion
+        if hasattr(criterion, "set_progress"):
+            criterion.set_progress(self.step / self.order.total_steps)
+        try:
+            num_samples, incident, stop = self.train_step(batches)
+        except RuntimeError as error:
+            # Some launchers end data workers together with us; then no batch can come any more.
+            if self.request.signal and "DataLoader worker" in str(error):
+                self._interrupt(self.request.signal)
+            raise
+        self.rates.after_step()
+        self.step += 1
+        self._count(num_samples, incident)
+        epochs_done, rest = divmod(self.step, self.order.steps_per_epoch)
+        if rest == 0 or self.step % self.config.log_every == 0:
+            self._log_means()
+        every = self.config.checkpoint_every_steps
+        if (
+            self.step == self.order.total_steps
+            or (every is not None and self.step % every == 0)
+            or (rest == 0 and epochs_done % self.config.checkpoint_every == 0)
+        ):
+            self.save()
+        if stop:
+            self._interrupt(stop)
+        self._evaluate_if_due()
+        if rest == 0:
+            self._announce_epoch()
+
+    def _forward_backward(self, batches: Iterator[Any], planned: int) -> list[MicroBatch]:
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        microbatches = self.order.microbatches(self.step, rank, world_size)
+        done, kept = [], []
+        for number, (keys, is_filler) in enumerate(microbatches):
+            batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
+            place = (self.config.seed, self.step, number, rank)
+            seed_step(*place)
+            with gradient_sync(self.wrapped, wanted=number == len(microbatches) - 1):
+                losses, num_samples = self.wrapped(batch)
+                counted = 0 if is_filler else num_samples
+                self.accelerator.backward(losses.total * (counted * world_size / planned))
+            kept.append(terms_of(losses))
+            done.append((place, [key.sample for key in keys], batch, counted))
+        # Read once for all, when the device has all of the step's work: it need not wait for us.
+        read = read_terms(kept)
+        return [MicroBatch(*micro, terms) for micro, terms in zip(done, read, strict=True)]
+
+    def _clip_gradient(self, factor: float) -> float:
+        """Multiply the gradient, clip it, and return its norm before clipping."""
+        parameters = [p for p in self.module.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if factor != 1:
+            torch._foreach_mul_(gradients, factor)
+        self.accelerator.unscale_gradients(self.optimizer)
+        # The full norm: some versions of torch clip each shard by a norm of their own rounding.
+        norm = full_tensor(nn.utils.get_total_norm(gradients))
+        if self.config.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.clip_grad_norm, norm)
+        return float(norm)
+
+    def _count(self, num_samples: float, incident: str) -> None:
+        epoch = self.order.epoch_of(self.step - 1)
+        self.reporter.step(self.step, num_samples)
+        if not incident:
+            self._skips_in_a_row = 0
+            return
+        self.skipped += 1
+        self._skips_in_a_row += 1
+        self.reporter.line(f"left out ({self.skipped} so far): {incident}")
+        self._write({"event": "incident", "step": self.step, "epoch": epoch, "text": incident})
+        if self._skips_in_a_row >= SKIPS_IN_A_ROW:
+            raise TrainingError(f"{SKIPS_IN_A_ROW} steps in a row left out: {incident}")
+
+    def _log_means(self) -> None:
+        means = window_means(gather_lists(self.window))
+        self.window = []
+        counts = {"skipped": self.skipped, "left_out": self.left_out}
+        counts = {name: number for name, number in counts.items() if number}
+        speed = self.reporter.means(self.step, means, counts)
+        epoch = self.order.epoch_of(self.step - 1)
+        record = {"event": "train", "step": self.step, "epoch": epoch, "lr": self._rate, **means}
+        self._write({**record, **counts, **speed})
+        self.accelerator.log({**means, "lr": self._rate, **speed}, step=self.step)
+
+    def _evaluate_if_due(self) -> None:
+        epochs_done, rest = divmod(self.step, self.order.steps_per_epoch)
+        last = self.step == self.order.total_steps
+        due = last or (rest == 0 and epochs_done % self.config.evaluate_every == 0)
+        evaluated = self.evaluator.evaluate is None or self.evaluator.step == self.step
+        if not due or evaluated or self.step == 0:
+            return
+        try:
+            with self.request.interruptible():
+                is_best = self.evaluator.run(self.step, epochs_done - 1)
+        except Interrupted:
+            self._interrupt(self.request.signal)
+        metrics = self.evaluator.metrics
+        self._write({"event": "evaluate", "step": self.step, "epoch": epochs_done - 1, **metrics})
+        self.reporter.evaluation(self.step, metrics, is_best)
+        self.accelerator.log(dict(metrics), step=self.step)
+        if is_best or self._saved_step == self.step:
+            self.save()
+        self.module.train()
+        self.reporter.restart_clock()
+        if self.request.signal:
+            self._interrupt(self.request.signal)
+
+    def _write_checkpoint(self, state: dict[str, Any], meta: Mapping[str, Any]) -> None:
+        assert self.log is not None
+        self.log.sync()
+        self.store.save(state["step"], state, meta)
+
+    def _interrupt(self, number: int) -> None:
+        self.save()
+        name = {2: "Ctrl-C (SIGINT)", 15: "SIGTERM"}.get(number, f"signal {number}")
+        self.reporter.stop()
+        self.reporter.line(
+            f"stopped by {name} after step {self.step}; checkpoint saved in "
+            f"{self.store.path(self.step)}; the same command continues from there"
+        )
+        raise Interrupted(128 + number)
+
+    def _announce_epoch(self) -> None:
+        if self.step < self.order.total_steps:
+            for hook in self.before_epoch:
+                hook(self.order.epoch_of(self.step))
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self.log is not None:
+            self.log.write(record)

@@ -1,0 +1,40 @@
+"""How a run's images are prepared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import timm
+from timm.data import resolve_data_config
+from timm.models import PretrainedCfg
+
+from cycledistill_deit._config import ClassificationConfig
+
+
+def data_config(config: ClassificationConfig) -> dict[str, Any]:
+    """What ``timm.data.create_transform`` takes: the model's own, but for the options that are set.
+
+    >>> from cycledistill_deit import PRESETS
+    >>> from dataclasses import replace
+    >>> vit = replace(PRESETS["paper"], model="vit_tiny_patch16_224")
+    >>> data_config(vit)["mean"], data_config(replace(vit, mean=(0.4,)))["mean"]
+    ((0.5, 0.5, 0.5), (0.4, 0.4, 0.4))
+
+    Returns:
+        ``input_size`` (C, H, W), ``mean`` and ``std`` of each channel after scaling to 0..1,
+        ``interpolation``, ``crop_pct`` and ``crop_mode``.
+    """
+    own = (timm.get_pretrained_cfg(config.model) or PretrainedCfg()).to_dict()
+    height, width = own["input_size"][1:]
+    if config.image_size is not None:
+        height = width = config.image_size
+    grey = (0.5,) if config.in_chans == 1 else None  # the model's own are of three channels
+    options = {
+        "input_size": (config.in_chans, height, width),
+        "mean": config.mean or grey,
+        "std": config.std or grey,
+        "interpolation": config.interpolation,
+        "crop_pct": config.crop_fraction,
+        "crop_mode": config.crop_mode,
+    }
+    return resolve_data_config(options, own)

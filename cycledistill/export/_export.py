@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cycledistill._files import replacing_file
 from cycledistill.export._check import ExportReport, compare, take_rows
 from cycledistill.export._formats import check_format, read, trace, write
 from cycledistill.export._graph import Graph, named_outputs
@@ -87,8 +87,7 @@ def export_model(
     with torch.no_grad():
         output_names = list(named_outputs(graph(*batch)))
     program = trace(graph, batch)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
-        written = Path(room) / path.name
+    with replacing_file(path) as written:
         write(program, written, input_names, output_names)
         report = ExportReport(path, compare(graph, read(written), inputs))
         if not report.max_difference <= tolerance:
@@ -96,7 +95,6 @@ def export_model(
                 f"{path} is not written: it differs from the model by "
                 f"{report.max_difference:.2g}, more than the tolerance {tolerance:g}. {report}"
             )
-        os.replace(written, path)
     return report
 
 

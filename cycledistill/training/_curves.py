@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cycledistill._colours import COLOURS
-from cycledistill.training._files import replacing
+from cycledistill._files import replacing
 from cycledistill.training._log import read_log
 
 # The distinction that colours make, once more.

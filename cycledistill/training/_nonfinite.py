@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
-from cycledistill.training._files import replacing
+from cycledistill._files import replacing
 from cycledistill.training._parallel import ForwardLoss, Losses, LossModule
 from cycledistill.training._seeding import seed_step
 from cycledistill.training._state import load_module_state

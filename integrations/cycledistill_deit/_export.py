@@ -17,6 +17,9 @@ from cycledistill_deit._card import model_card
 from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._model import model_arguments
 
+# The card is what tells our folders from timm's own.
+_OURS = {"config.json": "", "model.safetensors": "", "README.md": "cycledistill"}
+
 
 def save_plain(
     model: nn.Module,
@@ -29,7 +32,8 @@ def save_plain(
 
     A model card, ``README.md``, goes with them, made from the configuration and the scores.
 
-    The folder appears whole or not at all; one of the same name is replaced.
+    The folder appears whole or not at all. One that is there is replaced if it is empty or holds a
+    classifier that was written like this and nothing else.
 
     Args:
         model: The unwrapped model (or a wrapper's ``.plain``).
@@ -40,6 +44,9 @@ def save_plain(
 
     Returns:
         The folder.
+
+    Raises:
+        FileExistsError: Something else is there.
     """
     arguments = model_arguments(config, len(class_names))
     for name in ("num_classes", "pretrained_cfg_overlay"):
@@ -47,7 +54,7 @@ def save_plain(
     if arguments.get("in_chans") == 3:  # timm's own; older timms take others from here alone
         del arguments["in_chans"]
     grey = {"mean": (0.5,), "std": (0.5,)} if config.in_chans == 1 else {}
-    with replacing_folder(Path(folder)) as temporary:
+    with replacing_folder(Path(folder), _OURS) as temporary:
         save_for_hf(
             model,
             temporary,

@@ -7,12 +7,12 @@ import math
 import os
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 
 from cycledistill_pose.data._crop_cache import CropCache, Region, RegionRequest
-from cycledistill_pose.data._images import ImageArray, ImageStore
+from cycledistill_pose.data._images import ImageStore
 from cycledistill_pose.data._people import FloatArray, People
+from cycledistill_pose.data._picture import ImageArray
 from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.data._warp import Rectangle, source_of, warp
 
@@ -60,8 +60,7 @@ class PeopleImages:
         region = region or self._decode(image_index, reduce)
         source = wanted.clip(*region.image_size)
         crop = warp(region.pixels, matrix, self._cropping.input_size, source, region.part[:2])
-        code = cv2.COLOR_BGRA2RGB if crop.shape[2] == 4 else cv2.COLOR_BGR2RGB
-        return np.asarray(cv2.cvtColor(crop, code), dtype=np.uint8)
+        return np.ascontiguousarray(crop[..., :3])  # regions of the cache have a fourth channel
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:

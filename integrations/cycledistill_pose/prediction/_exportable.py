@@ -13,8 +13,8 @@ from torch import Tensor
 from cycledistill.export import Exportable
 from cycledistill_pose.codecs._decoder import KeypointDecoder
 from cycledistill_pose.data import SyntheticPeople, normalize_images
+from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.prediction._predictor import PosePredictor
-from cycledistill_pose.prediction._sources import read_image
 
 
 def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
@@ -35,7 +35,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
 
     people = SyntheticPeople(3, predictor.input_size)
     return Exportable(
-        predictor.model.unwrap(),
+        predictor.plain,
         _inputs([people[index]["image"].numpy() for index in range(3)]),
         "blocks",
         read_images,
@@ -49,6 +49,6 @@ def _inputs(crops: Sequence[Any]) -> tuple[Tensor]:
 
 def _whole(predictor: PosePredictor, path: Path) -> Any:
     """The whole image as one person, RGB bytes `[h, w, 3]`."""
-    pixels = read_image(path)
+    pixels = read_rgb(path)
     height, width = pixels.shape[:2]
     return predictor.crop(pixels, [[0, 0, width, height]])[0][0]

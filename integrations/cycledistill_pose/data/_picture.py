@@ -119,12 +119,14 @@ def _named_errors(
 
 def _upright(image: Image.Image, size: Size | None, reduce: int) -> tuple[ImageArray, Size]:
     """Pixels of an opened picture, and its whole width and height."""
-    stored = _orientation(image)
     whole = image.size
+    # Pillow turns a TIFF by itself as it loads it. Of others the tag may stand behind the pixels.
+    turned = _orientation(image) if image.format == "TIFF" else 1
     if reduce > 1:  # a JPEG is decoded smaller; anything else is made smaller afterwards
         image.draft(None, (max(whole[0] // reduce, 1), max(whole[1] // reduce, 1)))
     image.load()
-    left = _orientation(image)  # 1 where Pillow has turned the picture by itself: a TIFF
+    left = _orientation(image)
+    stored = left if turned == 1 else turned
     if left != stored:
         whole = image.size
     remaining = reduce // max(round(whole[0] / image.width), round(whole[1] / image.height), 1)

@@ -83,7 +83,7 @@ def predict_by_hand(
     return transform_points(keypoints[0].double().numpy(), invert_matrix(matrix))
 
 
-@pytest.mark.parametrize("method", ["dark", "msra", "udp"])
+@pytest.mark.parametrize("method", ["dark", "fit", "msra", "udp"])
 def test_the_codec_that_was_saved_decodes(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model("tokenpose_nano").eval()

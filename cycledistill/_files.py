@@ -1,4 +1,4 @@
-"""Writing files and folders so that they appear whole or not at all."""
+"""Finding files, and writing files and folders so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,6 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder, by name.
+
+    Raises:
+        ValueError: There are none.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    if not paths:
+        raise ValueError(f"{folder} has no images ({', '.join(IMAGES)})")
+    return paths
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ def export_model(
     decode: nn.Module | None = None,
     tolerance: float = 1e-4,
     input_names: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write a model as ONNX or as a torch.export program, for batches of any size.
 
@@ -57,6 +58,8 @@ def export_model(
             that returns a dict gives the outputs their names.
         tolerance: Largest absolute difference that is accepted.
         input_names: Names of the inputs in an ONNX file; ``input``, or ``input_0`` and so on.
+        metadata: What a user of the file should know, by name: the properties of an ONNX file
+            (onnxruntime's ``get_modelmeta().custom_metadata_map``), ``metadata.json`` of a .pt2.
 
     Returns:
         The differences, by kind of inputs and by output.
@@ -88,7 +91,7 @@ def export_model(
         output_names = list(named_outputs(graph(*batch)))
     program = trace(graph, batch)
     with replacing_file(path) as written:
-        write(program, written, input_names, output_names)
+        write(program, written, input_names, output_names, metadata or {})
         report = ExportReport(path, compare(graph, read(written), inputs))
         if not report.max_difference <= tolerance:
             raise ValueError(

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cycledistill._files import image_files
+
 Pixels = npt.NDArray[np.uint8]
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
@@ -27,9 +28,7 @@ class Images:
             raise FileNotFoundError(f"there is no image, folder or video {source}")
         self.paths = [source]
         if source.is_dir():
-            self.paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES)
-            if not self.paths:
-                raise ValueError(f"{source} has no images ({', '.join(IMAGES)})")
+            self.paths = image_files(source)
         self.names = [path.name for path in self.paths]
 
     def __iter__(self) -> Iterator[Path]:

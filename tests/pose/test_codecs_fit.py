@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -74,7 +72,7 @@ def slow_fit(heatmap: np.ndarray, sigma: float) -> list[float]:
     """The least squares by SciPy, over the pixels within 3 sigma of the highest one."""
     row, column = np.unravel_index(heatmap.argmax(), heatmap.shape)
     y, x = np.mgrid[: heatmap.shape[0], : heatmap.shape[1]]
-    reach = math.ceil(3 * sigma)
+    reach = int(3 * sigma)
     near = (abs(x - column) <= reach) & (abs(y - row) <= reach)
 
     def difference(guess: np.ndarray) -> np.ndarray:

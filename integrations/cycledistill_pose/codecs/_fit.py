@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -38,7 +36,7 @@ def fit_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, sigma: fl
         the outermost ones. 0 where the pixels are not finite.
     """
     height, width = heatmaps.shape[-2:]
-    reach = math.ceil(3 * sigma)
+    reach = max(1, int(3 * sigma))
     window, rows, columns = window_around(heatmaps, x, y, reach)
     window = window / torch.where(maxima > 0, maxima, 1.0)
     # Distances from the highest pixel in sigmas, and weights that are 0 outside of the map.

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 
 from cycledistill_pose.data._crop_cache import CropCache, Region, RegionRequest
@@ -60,7 +61,9 @@ class PeopleImages:
         region = region or self._decode(image_index, reduce)
         source = wanted.clip(*region.image_size)
         crop = warp(region.pixels, matrix, self._cropping.input_size, source, region.part[:2])
-        return np.ascontiguousarray(crop[..., :3])  # regions of the cache have a fourth channel
+        if crop.shape[2] == 4:  # a region of the cache
+            crop = np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+        return crop
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:

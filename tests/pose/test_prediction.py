@@ -166,6 +166,9 @@ def test_a_single_pass_is_the_plain_networks(folder: Path) -> None:
     assert calls == [1]
     several = PosePredictor(predictor.plain, predictor.skeleton, predictor.codec, num_cycles=2)
     assert isinstance(several.model, CycleWrapper) and several.plain is predictor.plain
+    predictor.plain.train()
+    with pytest.raises(ValueError, match=r"in training mode; expected predictor\.model\.eval\(\)"):
+        predictor(PIXELS)
 
 
 @pytest.mark.parametrize("num_cycles", [1, 2])

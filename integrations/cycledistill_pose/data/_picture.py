@@ -47,7 +47,7 @@ def read_rgb(source: Any, size: Size | None = None, reduce: int = 1, title: str 
     Greys and palettes become colours, alpha is dropped, of 16 bits the upper 8 count, and of an
     animation the first frame. Bytes behind the picture's end do not matter. A photo is turned as
     its EXIF orientation says, unless ``size`` is that of the photo as it is stored, on its side:
-    then whoever measured it, and the boxes in it, did not look at the orientation.
+    then its boxes were measured without regard to the orientation.
 
     Args:
         source: path, encoded bytes, Pillow image, or array: `[H, W]` grey, or `[H, W, C]` with C

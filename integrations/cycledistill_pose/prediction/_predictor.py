@@ -151,8 +151,10 @@ class PosePredictor:
             BadImageError: An image cannot be decoded, or is not of the size said.
             FileNotFoundError: There is no such file.
             ValueError: A box is not 4 numbers or is empty; boxes or sizes are not as many as the
-                images; or what the network returns is not finite.
+                images; the network is in training mode; or what it returns is not finite.
         """
+        if self.model.training:
+            raise ValueError("the network is in training mode; expected predictor.model.eval()")
         several = isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
         if not several:
             return self._predict([image], [boxes_xyxy], [size])[0]
@@ -208,8 +210,9 @@ class PosePredictor:
         # A wrapper keeps the state of a pass in itself; a plain network has none.
         with _ONE_AT_A_TIME if self.model is not self.plain else contextlib.nullcontext():
             found = predict_cycles(self.model, images, self.codec, self.num_cycles, flip)[-1]
-        points = transform_points(found[0].double().cpu().numpy(), invert_matrix(matrices))
-        scores = found[1].double().cpu().numpy()
+        in_crops = found[0].double().cpu().numpy()
+        points = transform_points(in_crops, invert_matrix(matrices)).astype(np.float32)
+        scores = found[1].float().cpu().numpy()
         if not (np.isfinite(points).all() and np.isfinite(scores).all()):
             raise ValueError(
                 "the network's output is not finite: expected numbers, got NaN or infinity "

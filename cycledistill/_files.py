@@ -107,8 +107,10 @@ def _refuse_strangers(folder: Path, ours: Mapping[str, str] | None) -> None:
         return
     if not folder.is_dir():
         raise FileExistsError(f"{folder}: expected a folder or nothing, found a file")
-    found = sorted(path.name for path in folder.iterdir())
-    if found and not (ours and ours.keys() >= set(found) and _are_marked(folder, ours)):
+    ours = ours or {}
+    strangers_first = sorted((path.name in ours, path.name) for path in folder.iterdir())
+    found = [name for _, name in strangers_first]
+    if found and not (ours.keys() >= set(found) and _are_marked(folder, ours)):
         rest = f" and {len(found) - 3} more" if len(found) > 3 else ""
         raise FileExistsError(
             f"{folder}: expected no folder, an empty one, or one that was written here before and "

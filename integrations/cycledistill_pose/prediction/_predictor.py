@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -27,7 +25,6 @@ from cycledistill_pose.skeletons import Skeleton
 
 Pixels = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[Any]
-_ONE_AT_A_TIME = threading.Lock()
 
 
 class Prediction(NamedTuple):
@@ -207,9 +204,7 @@ class PosePredictor:
         weights = next(self.plain.parameters())
         images = normalize_images(torch.from_numpy(crops).to(weights.device), dtype=weights.dtype)
         flip = self.skeleton.flip_indices if self.flip_test else None
-        # A wrapper keeps the state of a pass in itself; a plain network has none.
-        with _ONE_AT_A_TIME if self.model is not self.plain else contextlib.nullcontext():
-            found = predict_cycles(self.model, images, self.codec, self.num_cycles, flip)[-1]
+        found = predict_cycles(self.model, images, self.codec, self.num_cycles, flip)[-1]
         in_crops = found[0].double().cpu().numpy()
         points = transform_points(in_crops, invert_matrix(matrices)).astype(np.float32)
         scores = found[1].float().cpu().numpy()

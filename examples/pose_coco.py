@@ -19,6 +19,7 @@ PRESETS = {
     "paper": PoseConfig(
         output_dir=Path("runs/pose"),
         model="tokenpose_s_v1",
+        codec="dark",
         epochs=300,
         batch_size=512,
         lr=1e-3,
@@ -32,6 +33,7 @@ PRESETS = {
         output_dir=Path("runs/crowdpose"),
         dataset="crowdpose",
         model="tokenpose_s_v1",
+        codec="dark",
         epochs=300,
         batch_size=512,
         evaluate_every=10,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from cycledistill._files import replacing_file
 from cycledistill.export._check import ExportReport, compare, take_rows
 from cycledistill.export._formats import check_format, read, trace, write
 from cycledistill.export._graph import Graph, named_outputs
@@ -24,6 +24,7 @@ def export_model(
     decode: nn.Module | None = None,
     tolerance: float = 1e-4,
     input_names: Sequence[str] | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> ExportReport:
     """Write a model as ONNX or as a torch.export program, for batches of any size.
 
@@ -57,6 +58,8 @@ def export_model(
             that returns a dict gives the outputs their names.
         tolerance: Largest absolute difference that is accepted.
         input_names: Names of the inputs in an ONNX file; ``input``, or ``input_0`` and so on.
+        metadata: What a user of the file should know, by name: the properties of an ONNX file
+            (onnxruntime's ``get_modelmeta().custom_metadata_map``), ``metadata.json`` of a .pt2.
 
     Returns:
         The differences, by kind of inputs and by output.
@@ -87,16 +90,14 @@ def export_model(
     with torch.no_grad():
         output_names = list(named_outputs(graph(*batch)))
     program = trace(graph, batch)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as room:
-        written = Path(room) / path.name
-        write(program, written, input_names, output_names)
+    with replacing_file(path) as written:
+        write(program, written, input_names, output_names, metadata or {})
         report = ExportReport(path, compare(graph, read(written), inputs))
         if not report.max_difference <= tolerance:
             raise ValueError(
                 f"{path} is not written: it differs from the model by "
                 f"{report.max_difference:.2g}, more than the tolerance {tolerance:g}. {report}"
             )
-        os.replace(written, path)
     return report
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from cycledistill.export._graph import Graph, named_outputs
 
 Runner = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
 SUFFIXES = (".onnx", ".pt2")
+METADATA = "metadata.json"  # the extra file of a .pt2 file
 
 
 def check_format(path: Path) -> None:
@@ -54,11 +56,15 @@ def trace(graph: Graph, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
 
 def write(
-    program: ExportedProgram, path: Path, input_names: Sequence[str], output_names: Sequence[str]
+    program: ExportedProgram,
+    path: Path,
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    metadata: Mapping[str, str],
 ) -> None:
     """Write a recorded graph in the format that the suffix says, as one file."""
     if path.suffix == ".pt2":
-        torch.export.save(program, path)
+        torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata))})
         return
     torch.onnx.export(
         program,
@@ -70,6 +76,16 @@ def write(
         input_names=list(input_names),
         output_names=list(output_names),
     )
+    write_metadata(path, metadata)
+
+
+def write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
+    """Make these the properties of an ONNX file, which runtimes show without running it."""
+    import onnx
+
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, dict(metadata))
+    onnx.save(model, path)
 
 
 def read(path: Path) -> Runner:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 LOADERS = "cycledistill.loaders"
+Outputs = dict[str, Tensor]
+Judge = Callable[[Outputs, Outputs], str]
 
 
 class Exportable(NamedTuple):
@@ -23,6 +25,10 @@ class Exportable(NamedTuple):
         read_images: Makes ``example_inputs`` of image files.
         decode: Module that decodes what the model returns, or None where there is none.
         input_names: Of the inputs.
+        metadata: Goes into the file, see `export_model`.
+        judge: Says in words what it means that outputs (the first) have become others.
+        read_annotated: Makes ``example_inputs`` of an annotation file and its folder of images,
+            and a judge that knows the right answers; None where there is no such thing.
     """
 
     model: nn.Module
@@ -31,6 +37,9 @@ class Exportable(NamedTuple):
     read_images: Callable[[Sequence[Path]], tuple[Tensor, ...]]
     decode: nn.Module | None = None
     input_names: tuple[str, ...] = ("images",)
+    metadata: Mapping[str, str] = {}
+    judge: Judge | None = None
+    read_annotated: Callable[[Path, Path], tuple[tuple[Tensor, ...], Judge]] | None = None
 
 
 def load_exportable(folder: Path) -> Exportable:

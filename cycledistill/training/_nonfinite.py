@@ -11,9 +11,9 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
+from cycledistill._files import replacing
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._errors import NonFiniteLossError
-from cycledistill.training._files import replacing
 from cycledistill.training._parallel import (
     ForwardLoss,
     Losses,

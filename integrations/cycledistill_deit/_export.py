@@ -16,6 +16,9 @@ from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._data_config import data_config
 from cycledistill_deit._model import model_arguments
 
+# The card is what tells our folders from timm's own.
+_OURS = {"config.json": "", "model.safetensors": "", "README.md": "cycledistill"}
+
 
 def save_plain(
     model: nn.Module,
@@ -27,8 +30,10 @@ def save_plain(
     """Write a plain classifier in timm's own format: ``model.safetensors`` and ``config.json``.
 
     timm's ``resolve_model_data_config`` of the loaded model says how the run prepared its images.
-    A model card, ``README.md``, goes with them, made from the configuration and the scores. The
-    folder appears whole or not at all; one of the same name is replaced.
+    A model card, ``README.md``, goes with them, made from the configuration and the scores.
+
+    The folder appears whole or not at all. One that is there is replaced if it is empty or holds a
+    classifier that was written like this and nothing else.
 
     Args:
         model: The unwrapped model, as ``create_classifier`` made it.
@@ -39,12 +44,15 @@ def save_plain(
 
     Returns:
         The folder.
+
+    Raises:
+        FileExistsError: Something else is there.
     """
     arguments = model_arguments(config, len(class_names))
     for name in ("num_classes", "pretrained_cfg_overlay"):
         arguments.pop(name, None)
     prepared = data_config(config)
-    with replacing_folder(Path(folder)) as temporary:
+    with replacing_folder(Path(folder), _OURS) as temporary:
         save_for_hf(
             model,
             temporary,

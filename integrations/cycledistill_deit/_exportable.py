@@ -43,7 +43,12 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         return (torch.stack(images),)
 
     noise = torch.rand(3, *data["input_size"], generator=torch.Generator().manual_seed(1))
-    return Exportable(model, (noise,), None, read_images)
+    return Exportable(model, (noise,), None, read_images, judge=_judge)
+
+
+def _judge(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
+    kept = (before["output"].argmax(dim=-1) == after["output"].argmax(dim=-1)).double().mean()
+    return f"  {100 * float(kept):.1f} % keep their class"
 
 
 def _read_image(path: Path, mode: str) -> Image.Image:

@@ -27,6 +27,7 @@ if typing.TYPE_CHECKING:
         flip_regression,
     )
     from cycledistill_pose.data import (
+        BadImageError,
         CocoKeypoints,
         PoseAugmentation,
         PoseFiles,
@@ -78,6 +79,7 @@ __all__ = [
     "COCO",
     "CROWDPOSE",
     "PCK",
+    "BadImageError",
     "CocoKeypointAP",
     "CocoKeypoints",
     "CrowdPoseAP",

@@ -23,7 +23,7 @@ def maps(codec: HeatmapCodec, batch_size: int) -> Tensor:
     return heatmaps
 
 
-@pytest.mark.parametrize("method", ["dark", "msra", "udp"])
+@pytest.mark.parametrize("method", ["dark", "fit", "msra", "udp"])
 def test_heatmaps(method: str) -> None:
     codec = HeatmapCodec((48, 64), (12, 16), 1.0, method, 5)  # type: ignore[arg-type]
     decoding = Graph(nn.Identity(), 1, None, KeypointDecoder(codec))

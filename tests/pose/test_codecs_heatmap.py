@@ -290,7 +290,7 @@ def test_udp_decoding_of_almost_flat_maps_is_that_of_the_slow_loop():
     assert near.mean() > 0.97
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "fit"])
 def test_maps_without_a_positive_value(method):
     codec = HeatmapCodec(method=method)
     heatmaps = torch.stack((torch.zeros(64, 48), -torch.rand(64, 48) - 0.1))[None]
@@ -382,7 +382,7 @@ def test_wrong_shapes():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, "fit"])
 def test_the_device_does_not_matter(method):
     codec = HeatmapCodec(method=method)
     points = torch.rand(4, 17, 2) * 220 - 10

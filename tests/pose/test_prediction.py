@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from cycledistill import CycleWrapper
 from cycledistill_pose import (
     COCO,
+    BadImageError,
     HeatmapCodec,
     PosePredictor,
     RegressionCodec,
@@ -79,7 +83,7 @@ def predict_by_hand(
     return transform_points(keypoints[0].double().numpy(), invert_matrix(matrix))
 
 
-@pytest.mark.parametrize("method", ["dark", "msra", "udp"])
+@pytest.mark.parametrize("method", ["dark", "fit", "msra", "udp"])
 def test_the_codec_that_was_saved_decodes(method: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = create_model("tokenpose_nano").eval()
@@ -150,3 +154,106 @@ def test_predicting_leaves_the_training_stack_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_single_pass_is_the_plain_networks(folder: Path) -> None:
+    """No wrapper is around it, and hooks on the network's modules are its own."""
+    predictor = PosePredictor.from_pretrained(folder)
+    assert predictor.model is predictor.plain and isinstance(predictor.plain, TokenPose)
+    calls = []
+    predictor.plain.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    predictor(PIXELS)
+    assert calls == [1]
+    several = PosePredictor(predictor.plain, predictor.skeleton, predictor.codec, num_cycles=2)
+    assert isinstance(several.model, CycleWrapper) and several.plain is predictor.plain
+    predictor.plain.train()
+    with pytest.raises(ValueError, match=r"in training mode; expected predictor\.model\.eval\(\)"):
+        predictor(PIXELS)
+
+
+@pytest.mark.parametrize("num_cycles", [1, 2])
+def test_threads_get_what_one_gets(num_cycles: int, folder: Path) -> None:
+    predictor = PosePredictor.from_pretrained(folder, num_cycles=num_cycles, flip_test=True)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (60, 50, 3), dtype=np.uint8) for _ in range(24)]
+    boxes = [[[0, 0, 50, 60]] * (1 + index % 3) for index in range(24)]
+    expected = list(map(predictor, images, boxes))
+    with ThreadPoolExecutor(6) as pool:
+        for found, wanted in zip(pool.map(predictor, images, boxes), expected, strict=True):
+            np.testing.assert_array_equal(found.keypoints, wanted.keypoints)
+            np.testing.assert_array_equal(found.scores, wanted.scores)
+
+
+@pytest.mark.parametrize("num_cycles", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_network_of_any_floating_point_type(
+    dtype: torch.dtype, num_cycles: int, folder: Path
+) -> None:
+    options = {"num_cycles": num_cycles, "flip_test": True}
+    expected = PosePredictor.from_pretrained(folder, **options)(PIXELS)
+    predictor = PosePredictor.from_pretrained(folder, **options)
+    predictor.plain.to(dtype)
+    found = predictor(PIXELS)
+    assert found.keypoints.dtype == found.scores.dtype == np.float32
+    tolerance = 1e-4 if dtype == torch.float64 else 0.1 * np.abs(expected.scores).max()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=tolerance)
+    regression = create_model("tokenreg_nano").to(dtype)
+    by_numbers = PosePredictor(regression, COCO, RegressionCodec((96, 128)), **options)
+    assert np.isfinite(by_numbers(PIXELS).keypoints).all()
+
+
+def test_several_images_in_one_call(folder: Path, tmp_path: Path) -> None:
+    predictor = PosePredictor.from_pretrained(folder, batch_size=4)
+    rng = np.random.default_rng(0)
+    images: list[Any] = [rng.integers(0, 256, (60, 50, 3), dtype=np.uint8) for _ in range(4)]
+    Image.fromarray(images[1]).save(tmp_path / "1.png")
+    images[1], images[2] = tmp_path / "1.png", Image.fromarray(images[2])
+    boxes = [[[0, 0, 50, 60], [5, 5, 40, 50]], None, [], [[1, 2, 40, 50]] * 5]
+    runs: list[int] = []
+    predictor.plain.register_forward_pre_hook(lambda _, inputs: runs.append(len(inputs[0])))
+    found = predictor(images, boxes)
+    assert runs == [4, 4]
+    assert [len(prediction.keypoints) for prediction in found] == [2, 1, 0, 5]
+    for prediction, image, chosen in zip(found, images, boxes, strict=True):
+        alone = predictor(image, chosen)
+        np.testing.assert_allclose(prediction.keypoints, alone.keypoints, atol=1e-2)
+        np.testing.assert_allclose(prediction.scores, alone.scores, atol=1e-5)
+    assert len(predictor(tuple(images))) == 4 and predictor([]) == []
+    stacked = predictor(np.stack([PIXELS, PIXELS[::-1]]))
+    np.testing.assert_allclose(stacked[0].keypoints, predictor(PIXELS).keypoints, atol=1e-2)
+    with pytest.raises(ValueError, match=r"boxes_xyxy: expected one for each of 4 images, got 3"):
+        predictor(images, boxes[:3])
+    with pytest.raises(BadImageError, match=r"image 2 of 3 must be uint8"):
+        predictor([PIXELS, PIXELS[:, :, 0].astype(float), PIXELS])
+    with pytest.raises(BadImageError, match=r"is 50 x 60 px, but its annotation says 3 x 4"):
+        predictor(images, size=[None, (3, 4), None, None])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", ["tokenpose_nano", "tokenreg_nano"])
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_a_broken_network_is_an_error(value: float, kind: str, flip_test: bool) -> None:
+    model = create_model(kind)
+    codec = HeatmapCodec((96, 128), (24, 32)) if "pose" in kind else RegressionCodec((96, 128))
+    predictor = PosePredictor(model, COCO, codec, flip_test=flip_test)
+    with torch.no_grad():
+        model.keypoint_tokens[0, 3] = value
+    with pytest.raises(ValueError, match="output is not finite: expected numbers, got NaN or inf"):
+        predictor(PIXELS, [[0, 0, 70, 90]] * 2)
+
+
+def test_saving_leaves_strangers_files(folder: Path, tmp_path: Path) -> None:
+    predictor = PosePredictor.from_pretrained(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(FileExistsError, match=r"found thesis\.tex; name another"):
+        predictor.save_pretrained(tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+    before = os.umask(0o002)
+    try:
+        for _ in range(2):
+            predictor.save_pretrained(tmp_path / "ours")
+    finally:
+        os.umask(before)
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "ours").iterdir()}
+    assert modes == {0o664}

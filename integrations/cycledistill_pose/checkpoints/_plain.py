@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from cycledistill._files import replacing_folder
 from cycledistill_pose.checkpoints._card import model_card
-from cycledistill_pose.checkpoints._hub import find_folder
+from cycledistill_pose.checkpoints._hub import FILES, find_folder
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model
 from cycledistill_pose.skeletons import Skeleton
 
 _FORMAT = "cycledistill_pose/1"
+_OURS = {name: "" for name in FILES} | {"config.json": "cycledistill_pose/"}
 
 
 class PlainCheckpoint(NamedTuple):
@@ -40,7 +41,8 @@ def save_plain(
 ) -> Path:
     """Write a network: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
-    The folder appears whole or not at all; one of the same name is replaced.
+    The folder appears whole or not at all. One that is there is replaced if it is empty or holds a
+    network that was written like this and nothing else.
 
     Args:
         model: The network, unwrapped.
@@ -55,6 +57,9 @@ def save_plain(
 
     Returns:
         The folder.
+
+    Raises:
+        FileExistsError: Something else is there.
     """
     pruning = options.get("pruning")
     written = {
@@ -68,7 +73,7 @@ def save_plain(
         "skeleton": dataclasses.asdict(skeleton),
         "codec": codec or {},
     }
-    with replacing_folder(Path(folder)) as temporary:
+    with replacing_folder(Path(folder), _OURS) as temporary:
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(tensors, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n")

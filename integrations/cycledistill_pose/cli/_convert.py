@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cycledistill_pose.checkpoints import load_reference_checkpoint, save_plain
+from cycledistill_pose.codecs._heatmap import HeatmapMethod
 from cycledistill_pose.models import TokenPruning, TokenReg, create_model
 from cycledistill_pose.skeletons import COCO, CROWDPOSE
 
@@ -19,7 +20,7 @@ def convert(
     model: str,
     out: Path,
     skeleton: Literal["coco", "crowdpose"] = "coco",
-    codec: Literal["dark", "msra", "udp"] = "dark",
+    codec: HeatmapMethod = "dark",
     pruning: bool = False,
 ) -> None:
     """Make the folder of a plain network from released weights of SDPose, PPT or TokenPose.

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import torch
 
+from cycledistill import CycleWrapper
 from cycledistill._files import replacing_folder
 from cycledistill.inside import (
     plot_attention_matrices,
@@ -18,11 +19,11 @@ from cycledistill.inside import (
 )
 from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.data import normalize_images
+from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.drawing import prediction_grid, save_picture
 from cycledistill_pose.drawing._picture import ImageArray
 from cycledistill_pose.inside import record_pose_attention
 from cycledistill_pose.prediction import PosePredictor, predict_cycles
-from cycledistill_pose.prediction._predictor import read_rgb
 
 _PANEL_HEIGHT = 384
 
@@ -51,18 +52,21 @@ def inside(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
-    predictor = PosePredictor.from_pretrained(checkpoint, num_cycles=num_cycles)
+    if num_cycles < 1:
+        raise ValueError(f"num_cycles must be 1 or more, got {num_cycles}")
+    predictor = PosePredictor.from_pretrained(checkpoint)
     names = predictor.skeleton.keypoint_names
     if keypoint not in names:
         raise ValueError(f"keypoint: found {keypoint!r}, expected one of {', '.join(names)}")
-    models = {_label(checkpoint): predictor.model.plain}
+    models = {_label(checkpoint): predictor.plain}
     if compare is not None:
         label = _label(compare)
         models[label if label not in models else f"{label} (compared)"] = load_plain(compare).model
     factor = max(1, round(_PANEL_HEIGHT / predictor.input_size[1]))
     crop, large = _crops(predictor, image, factor)
     images = normalize_images(torch.from_numpy(crop)[None])
-    maps, positions, grid = record_pose_attention(predictor.model, images, num_cycles)
+    cycled = CycleWrapper(predictor.plain, num_cycles, "blocks").eval()
+    maps, positions, grid = record_pose_attention(cycled, images, num_cycles)
     figures = {
         f"attention_{keypoint}": plot_attention_over_image(
             maps, large, names.index(keypoint), grid, name=keypoint, positions=positions
@@ -73,9 +77,9 @@ def inside(
         ),
     }
     if num_cycles > 1:
-        changes = token_changes(predictor.model, images, num_cycles=num_cycles)
+        changes = token_changes(cycled, images, num_cycles=num_cycles)
         figures["token_changes"] = plot_token_changes(changes)
-    cycles = predict_cycles(predictor.model, images, predictor.codec, num_cycles)
+    cycles = predict_cycles(cycled, images, predictor.codec, num_cycles)
     labels = [f"{cycle} cycle{'s' if cycle > 1 else ''}" for cycle in range(1, num_cycles + 1)]
     picture = prediction_grid(
         large[None],

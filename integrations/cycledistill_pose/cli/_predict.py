@@ -12,6 +12,8 @@ import tyro
 from rich.progress import track
 
 from cycledistill._files import replacing_folder
+from cycledistill_pose.data import BadImageError
+from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture
 from cycledistill_pose.metrics._people import instance_scores, write_json
 from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
@@ -30,6 +32,7 @@ def predict(
     category_id: int = 1,
     num_cycles: int = 1,
     flip_test: bool = False,
+    skip_bad_images: bool = False,
     device: Device = "auto",
 ) -> None:
     """Draw the skeletons of the people in images or a video, and write results in COCO's format.
@@ -50,6 +53,8 @@ def predict(
         category_id: Category of the boxes and of the results.
         num_cycles: Passes through the blocks.
         flip_test: Average with the outputs for the mirrored image.
+        skip_bad_images: Leave out images that cannot be decoded, or are of another size than the
+            boxes' file says, and tell which.
         device: Where the networks run; auto takes the accelerator, if there is one.
     """
     if out.exists():
@@ -75,11 +80,19 @@ def predict(
         find.model.to(where)
     results: list[dict[str, Any]] = []
     people: Counter[str] = Counter()
+    bad: list[BadImageError | FileNotFoundError] = []
     with replacing_folder(out) as temporary:
         video = None
-        for name, image_id, pixels in track(
+        for name, image_id, frame in track(
             zip(frames.names, ids, frames, strict=True), description="predict", total=len(ids)
         ):
+            try:
+                pixels = read_rgb(frame, None if given is None else given[name].size)
+            except (BadImageError, FileNotFoundError) as error:
+                if not skip_bad_images:
+                    raise
+                bad.append(error)
+                continue
             if given is not None:
                 xyxy, box_scores = given[name].boxes_xyxy, given[name].scores
             elif find is not None:
@@ -104,10 +117,14 @@ def predict(
                 save_picture(temporary / f"{name}.png", picture)
         if video is not None:
             video.release()
+        if len(bad) == len(ids):
+            raise ValueError(f"none of {len(ids):,} images can be used, such as: {bad[0]}")
         write_json(temporary / "results.json", results)
     nobody = sum(count == 0 for count in people.values())
+    for reason in bad:
+        print(f"left out: {reason}")
     print(
-        f"{len(ids):,} {'frames' if isinstance(frames, Video) else 'images'}, "
+        f"{len(people):,} {'frames' if isinstance(frames, Video) else 'images'}, "
         f"{people.total():,} people{f', {nobody:,} without anybody' if nobody else ''}: {out}"
     )
 

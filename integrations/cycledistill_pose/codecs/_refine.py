@@ -88,10 +88,8 @@ def dark_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: 
     weights = blur_weights(kernel)
     inside = (x > 1) & (x < width - 2) & (y > 1) & (y < height - 2)
 
-    reach = kernel // 2 + 2
-    steps = torch.arange(-reach, reach + 1, device=x.device)
-    columns, rows = x + steps[:, None], y + steps[:, None]
-    window = _windows(heatmaps, rows, columns).where((columns >= 0) & (columns < width), 0.0)
+    window, rows, columns = window_around(heatmaps, x, y, kernel // 2 + 2)
+    window = window.where((columns >= 0) & (columns < width), 0.0)
     lines = _blur_along(window, weights, 1).where(((rows >= 0) & (rows < height))[:, None], 0.0)
     patch = _blur_down(lines, weights, 0)
 
@@ -169,12 +167,20 @@ def _on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and not in_graph
 
 
-def _windows(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Squares of pixels `[R, R, N]` at lines `[R, N]` that follow each other, columns likewise.
+def window_around(
+    heatmaps: Tensor, x: Tensor, y: Tensor, reach: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squares of pixels `[R, R, N]` up to ``reach`` from a pixel, their rows and columns `[R, N]`.
 
-    Beyond the border of a map they hold any number. Maps come last, so that sums over pixels run
-    over many numbers that stand side by side.
+    Beyond the border of a map they hold any of its numbers or its neighbours'. Maps come last, so
+    that sums over pixels run over many numbers that stand side by side.
     """
+    steps = torch.arange(-reach, reach + 1, device=x.device)[:, None]
+    columns, rows = x + steps, y + steps
+    return _windows(heatmaps, rows, columns), rows, columns
+
+
+def _windows(heatmaps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     count, height, width = heatmaps.shape
     size = len(rows)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cycledistill import CycleWrapper
 from cycledistill_pose.comparison._cases import Case, pick_cases
 from cycledistill_pose.metrics import bootstrap_ap, percentile_interval
 from cycledistill_pose.prediction import PosePredictor
@@ -103,14 +104,15 @@ def compare_checkpoints(
         )
     place = find_device(device)
     # All of them are read before any runs: a broken last one should not cost the time of the rest.
-    predictors = [PosePredictor.from_pretrained(f, num_cycles=num_cycles) for f in checkpoints]
+    predictors = [PosePredictor.from_pretrained(folder) for folder in checkpoints]
     view = load_data(config, _SHOWN_SIZE, training=False)
     for folder, predictor in zip(checkpoints, predictors, strict=True):
         _check_keypoints(folder, predictor.skeleton, view.skeleton)
     loaded: dict[object, PoseData] = {}
     aps, keys, scores, shown = [], [], [], []
     for folder, predictor in zip(checkpoints, predictors, strict=True):
-        model, codec = predictor.model.to(place), predictor.codec
+        model = CycleWrapper(predictor.plain, num_cycles, "blocks").eval().to(place)
+        codec = predictor.codec
         method: Any = getattr(codec, "method", "dark")
         key = (predictor.input_size, method == "udp")
         if key not in loaded:

@@ -22,6 +22,7 @@ from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._detections import read_detections
 from cycledistill_pose.data._images import ImageSource, ImageStore
 from cycledistill_pose.data._people_images import PeopleImages
+from cycledistill_pose.data._picture import BadImageError
 from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.skeletons import Skeleton
 
@@ -77,7 +78,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         annotations: COCO-format JSON: a path, the loaded dict, or a list of these to be joined
             (CrowdPose trains on train + val).
         images: folder that the file names are relative to, or a mapping from file name to
-            encoded bytes or RGB array `[H, W, 3]`.
+            encoded bytes, an RGB array `[H, W, 3]` or a Pillow image.
         input_size: (width, height) of the model's input.
         skeleton: by default read from the file's category.
         detections: boxes of a detector, a path or a list of
@@ -100,6 +101,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     Raises:
         FileNotFoundError: when a file or folder is missing.
+        BadImageError: when an image cannot be decoded or is of another size (see ``bad_images``).
         ValueError: when a file is not as described above, or nobody is left to train on.
     """
 
@@ -186,7 +188,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         for index in np.unique(people.image_index):
             try:
                 self._images.read(people.names[index], people.claimed_size(index), reduce=8)
-            except ValueError:
+            except BadImageError:
                 broken.add(people.names[index])
         people.drop_images(broken, "skipped: image broken")
 

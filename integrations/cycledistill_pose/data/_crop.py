@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FloatArray = npt.NDArray[np.floating[Any]]
+PADDING = 1.25  # of people's boxes, in training and in use
 _T = TypeVar("_T", Tensor, FloatArray)
 
 
@@ -41,7 +42,7 @@ def crop_matrix(
 def crop_matrix(
     box_xyxy: Any,
     input_size: tuple[int, int],
-    padding: float = 1.25,
+    padding: float = PADDING,
     *,
     shift: npt.ArrayLike = (0.0, 0.0),
     scale: npt.ArrayLike = 1.0,

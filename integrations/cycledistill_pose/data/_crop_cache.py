@@ -6,7 +6,6 @@ import hashlib
 import json
 import mmap
 import os
-import uuid
 import warnings
 import zlib
 from collections import OrderedDict
@@ -16,11 +15,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cycledistill_pose.data._images import ImageArray
+from cycledistill._files import replacing_file
+from cycledistill_pose.data._picture import ImageArray
 from cycledistill_pose.data._warp import Rectangle
 
 _HEADER = 512  # bytes before the pixels
-_FORMAT = "cycledistill region 1"
+_FORMAT = "cycledistill region 2"
 _MAX_OPEN = 128
 
 
@@ -57,7 +57,7 @@ class RegionRequest(NamedTuple):
 class CropCache:
     """Parts of decoded images, one raw file each, mapped into memory.
 
-    A file holds a header and four bytes a pixel, BGR and an empty one: crops of these take half the
+    A file holds a header and four bytes a pixel, RGB and an empty one: crops of these take half the
     time of crops of three. The header names the request and the source's size and time of change:
     where either is another, or the file is damaged (its length, or the checksum of its pixels,
     looked at when a process first opens it), the source is decoded and the file written anew. Files
@@ -87,7 +87,7 @@ class CropCache:
 
         Args:
             request: what.
-            decode: the whole image, BGR `[H, W, 3]`; called where the cache cannot help.
+            decode: the whole image, RGB `[H, W, 3]`; called where the cache cannot help.
 
         Raises:
             FileNotFoundError: there is no such source.
@@ -118,7 +118,7 @@ class CropCache:
         """Where the file of a request is."""
         text = json.dumps([_FORMAT, os.path.abspath(request.source), *request[1:]])
         name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        return self.folder / name[:2] / f"{name}.bgrx"
+        return self.folder / name[:2] / f"{name}.rgbx"
 
     def _map(self, path: Path, request: RegionRequest, state: tuple[int, int]) -> Region | None:
         """The region in a file, or None where there is none or it is not the one asked for."""
@@ -156,16 +156,11 @@ class CropCache:
             return False
         checksum = zlib.crc32(region.pixels.data)
         header = _header(request, state, region.part, region.image_size, checksum)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(json.dumps(header).encode().ljust(_HEADER))
-                    file.write(region.pixels.data)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
+            with replacing_file(path) as temporary, open(temporary, "wb") as file:
+                file.write(json.dumps(header).encode().ljust(_HEADER))
+                file.write(region.pixels.data)
         except OSError as error:
             self._can_write = False
             warnings.warn(

@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 
 from cycledistill_pose.data._crop_cache import CropCache, Region, RegionRequest
-from cycledistill_pose.data._images import ImageArray, ImageStore
+from cycledistill_pose.data._images import ImageStore
 from cycledistill_pose.data._people import FloatArray, People
+from cycledistill_pose.data._picture import ImageArray
 from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.data._warp import Rectangle, source_of, warp
 
@@ -60,8 +61,9 @@ class PeopleImages:
         region = region or self._decode(image_index, reduce)
         source = wanted.clip(*region.image_size)
         crop = warp(region.pixels, matrix, self._cropping.input_size, source, region.part[:2])
-        code = cv2.COLOR_BGRA2RGB if crop.shape[2] == 4 else cv2.COLOR_BGR2RGB
-        return np.asarray(cv2.cvtColor(crop, code), dtype=np.uint8)
+        if crop.shape[2] == 4:  # a region of the cache
+            crop = np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+        return crop
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from cycledistill_pose.data._augmentation import PoseAugmentation, box_reach
 from cycledistill_pose.data._crop import crop_matrix, transform_points
-from cycledistill_pose.data._images import ImageArray
 from cycledistill_pose.data._people import FloatArray
+from cycledistill_pose.data._picture import ImageArray
 from cycledistill_pose.skeletons import Skeleton
 
 
@@ -59,11 +58,6 @@ class Cropping:
         return self.augmentation.reach(
             box_xyxy, self.padding, keypoints, visible, self.skeleton, aspect
         )
-
-    def warp(self, image: ImageArray, matrix: FloatArray) -> ImageArray:
-        """Cut `[H, W, 3]` out of an image, once, bilinear, black outside."""
-        crop = cv2.warpAffine(image, matrix, self.input_size, flags=cv2.INTER_LINEAR)
-        return np.asarray(crop, dtype=np.uint8)
 
     def sample(
         self,

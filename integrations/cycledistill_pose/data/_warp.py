@@ -8,8 +8,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from cycledistill_pose.data._images import ImageArray
 from cycledistill_pose.data._people import FloatArray
+from cycledistill_pose.data._picture import ImageArray
 
 
 class Rectangle(NamedTuple):
@@ -58,6 +58,12 @@ def source_of(matrix: FloatArray, input_size: tuple[int, int]) -> Rectangle:
         math.floor(max(across)) + 3,
         math.floor(max(along)) + 3,
     )
+
+
+def crop_image(pixels: ImageArray, matrix: FloatArray, input_size: tuple[int, int]) -> ImageArray:
+    """Cut a crop `[H, W, C]` out of a whole image; see `warp`."""
+    height, width = pixels.shape[:2]
+    return warp(pixels, matrix, input_size, source_of(matrix, input_size).clip(width, height))
 
 
 def warp(

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from cycledistill._files import replacing_file
+
 ImageArray = npt.NDArray[np.uint8]
 
 
@@ -53,7 +55,6 @@ def save_picture(path: str | os.PathLike[str], image: Any, quality: int = 90) ->
     fine, data = cv2.imencode(path.suffix.lower(), bgr, options)
     assert fine
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    partial.write_bytes(data.tobytes())
-    partial.replace(path)
+    with replacing_file(path) as temporary:
+        temporary.write_bytes(data.tobytes())
     return path

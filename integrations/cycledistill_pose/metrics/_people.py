@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cycledistill._files import replacing
 from cycledistill_pose.metrics._oks import oks_nms, soft_oks_nms
 
 NMS = Literal["oks", "soft_oks"]
@@ -123,18 +123,10 @@ def coco_results(
 
 
 def write_json(path: str | Path, contents: object) -> None:
-    """Write a JSON file whole or not at all: under another name first, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump(contents, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    """Write a JSON file whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with replacing(Path(path)) as file:
+        json.dump(contents, file)
 
 
 def shortened(items: Sequence[int], most: int = 10) -> str:

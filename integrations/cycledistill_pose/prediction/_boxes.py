@@ -14,11 +14,15 @@ from cycledistill_pose.data._annotations import load_json
 
 
 class ImageBoxes(NamedTuple):
-    """An image's id, its N boxes `[N, 4]` (xyxy, px of the image) and their scores `[N]`."""
+    """An image's id, its N boxes `[N, 4]` (xyxy, px of the image) and their scores `[N]`.
+
+    ``size`` is the image's (width, height) by the file; None where it does not say.
+    """
 
     image_id: int | str
     boxes_xyxy: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
+    size: tuple[int, int] | None = None
 
 
 def number_images(names: Sequence[str]) -> list[int]:
@@ -68,8 +72,14 @@ def read_boxes(
     """
     content, title = load_json(source, "boxes")
     files: dict[Any, str] = {}
+    sizes: dict[str, tuple[int, int]] = {}
     if isinstance(content, Mapping) and {"images", "annotations"} <= content.keys():
         files = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
+        sizes = {
+            Path(image["file_name"]).name: (int(image["width"]), int(image["height"]))
+            for image in content["images"]
+            if image.get("width") and image.get("height")
+        }
         files = {} if by_number else files
         entries = content["annotations"]
     else:
@@ -113,6 +123,7 @@ def read_boxes(
             ids[name],
             np.array([box for box, _ in found], dtype=np.float64).reshape(-1, 4),
             np.array([score for _, score in found], dtype=np.float64),
+            None if by_number else sizes.get(name),
         )
         for name, found in rows.items()
     }

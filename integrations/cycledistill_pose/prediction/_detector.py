@@ -56,7 +56,7 @@ class PersonDetector:
             image: RGB bytes `[H, W, 3]`.
         """
         device = next(self.model.parameters()).device
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(device)
+        pixels = torch.tensor(np.asarray(image), device=device)
         found = self.model([pixels.permute(2, 0, 1).float() / 255])[0]
         people = found["labels"] == _PERSON
         return (

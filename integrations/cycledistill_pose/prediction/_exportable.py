@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,22 @@ import torch
 from torch import Tensor
 
 from cycledistill.export import Exportable
+from cycledistill_pose.codecs import HeatmapCodec
 from cycledistill_pose.codecs._decoder import KeypointDecoder
-from cycledistill_pose.data import SyntheticPeople, normalize_images
+from cycledistill_pose.data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    CocoKeypoints,
+    SyntheticPeople,
+    invert_matrix,
+    normalize_images,
+    transform_points,
+)
+from cycledistill_pose.data._crop import PADDING
+from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.prediction._predictor import PosePredictor
-from cycledistill_pose.prediction._sources import read_image
+
+Outputs = dict[str, Tensor]
 
 
 def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
@@ -29,17 +42,31 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     if not str(config.get("format", "")).startswith("cycledistill_pose/"):
         return None
     predictor = PosePredictor.from_pretrained(folder)
+    decoder = KeypointDecoder(predictor.codec)
 
     def read_images(paths: Sequence[Path]) -> tuple[Tensor, ...]:
         return _inputs([_whole(predictor, path) for path in paths])
 
+    def keypoints(outputs: Outputs) -> Outputs:
+        return outputs if "keypoints" in outputs else decoder(outputs["output"])
+
+    def judge(before: Outputs, after: Outputs) -> str:
+        change = keypoints(after)["keypoints"] - keypoints(before)["keypoints"]
+        return _moved(change.norm(dim=-1).flatten())
+
+    def read_annotated(annotations: Path, images: Path) -> tuple[tuple[Tensor, ...], Any]:
+        return _annotated(predictor, keypoints, annotations, images)
+
     people = SyntheticPeople(3, predictor.input_size)
     return Exportable(
-        predictor.model.unwrap(),
+        predictor.plain,
         _inputs([people[index]["image"].numpy() for index in range(3)]),
         "blocks",
         read_images,
-        KeypointDecoder(predictor.codec),
+        decoder,
+        metadata=_metadata(predictor),
+        judge=judge,
+        read_annotated=read_annotated,
     )
 
 
@@ -49,6 +76,69 @@ def _inputs(crops: Sequence[Any]) -> tuple[Tensor]:
 
 def _whole(predictor: PosePredictor, path: Path) -> Any:
     """The whole image as one person, RGB bytes `[h, w, 3]`."""
-    pixels = read_image(path)
+    pixels = read_rgb(path)
     height, width = pixels.shape[:2]
     return predictor.crop(pixels, [[0, 0, width, height]])[0][0]
+
+
+def _moved(distances: Tensor) -> str:
+    middle, most = distances.quantile(0.5), distances.quantile(0.95)
+    return (
+        f"  keypoints move by {distances.mean():.2f} px of the input in the mean (median "
+        f"{middle:.2f}, 95 % by less than {most:.2f}, one by {distances.max():.1f})"
+    )
+
+
+def _annotated(
+    predictor: PosePredictor, keypoints: Any, annotations: Path, images: Path
+) -> tuple[tuple[Tensor, ...], Any]:
+    """The people of a COCO-format file, and a judge that computes AP."""
+    from cycledistill_pose.metrics import CocoKeypointAP
+
+    people = CocoKeypoints(
+        annotations,
+        images,
+        predictor.input_size,
+        predictor.skeleton,
+        udp=getattr(predictor.codec, "method", "") == "udp",
+    )
+    batch = torch.utils.data.default_collate([people[index] for index in range(len(people))])
+    to_image = invert_matrix(batch["crop_matrix"])
+    labelled = batch["visible"] > 0
+
+    def score(outputs: Outputs) -> float:
+        metric = CocoKeypointAP(annotations, sigmas=predictor.skeleton.sigmas)
+        found = transform_points(outputs["keypoints"], to_image)
+        scores = outputs["scores"]
+        metric.update(batch["image_id"], found, scores, batch["box_xyxy"], batch["box_score"])
+        return 100 * metric.compute()["AP"]
+
+    def judge(before: Outputs, after: Outputs) -> str:
+        before, after = keypoints(before), keypoints(after)
+        change = (after["keypoints"] - before["keypoints"]).norm(dim=-1)
+        return f"{_moved(change[labelled])}\n  AP {score(before):.1f} -> {score(after):.1f}"
+
+    return _inputs(list(batch["image"].numpy())), judge
+
+
+def _metadata(predictor: PosePredictor) -> dict[str, str]:
+    """What a program that runs the file has to know; every value is JSON."""
+    codec, skeleton = predictor.codec, predictor.skeleton
+    decoding: dict[str, Any] = {"kind": "regression"}
+    if isinstance(codec, HeatmapCodec):
+        decoding = {"kind": "heatmap", "method": codec.method, "sigma": codec.sigma}
+        decoding["stride"] = codec.stride
+    values = {
+        "input_size": predictor.input_size,
+        "color_order": "RGB",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "padding": PADDING,
+        "udp": decoding.get("method") == "udp",
+        "codec": decoding,
+        "keypoint_names": skeleton.keypoint_names,
+        "flip_pairs": [
+            [skeleton.keypoint_names[index] for index in pair] for pair in skeleton.flip_pairs
+        ],
+    }
+    return {name: json.dumps(value) for name, value in values.items()}

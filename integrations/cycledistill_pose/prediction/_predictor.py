@@ -1,26 +1,30 @@
-"""Keypoints of the people in one picture."""
+"""Keypoints of the people in pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from cycledistill import CycleWrapper
 from cycledistill_pose.checkpoints import load_plain, save_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
+from cycledistill_pose.data._picture import read_rgb
+from cycledistill_pose.data._warp import crop_image
 from cycledistill_pose.models import TokenPose, TokenReg
 from cycledistill_pose.prediction._codec import codec_for
 from cycledistill_pose.prediction._cycles import predict_cycles
-from cycledistill_pose.prediction._sources import read_image
 from cycledistill_pose.skeletons import Skeleton
+
+Pixels = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[Any]
 
 
 class Prediction(NamedTuple):
@@ -32,6 +36,10 @@ class Prediction(NamedTuple):
 
 class PosePredictor:
     """Call with an image and boxes to get keypoints.
+
+    ``plain`` is the network. For a single pass it runs as it is, and several threads may call one
+    predictor at once; ``model`` is the same, or for more passes the network in a `CycleWrapper`.
+    The network may be moved, and be of any floating-point type: ``predictor.plain.bfloat16()``.
 
     Args:
         model: The plain network.
@@ -57,7 +65,8 @@ class PosePredictor:
         for name, value in (("num_cycles", num_cycles), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
-        self.model = CycleWrapper(model, num_cycles=num_cycles, blocks="blocks").eval()
+        self.plain = model.eval()
+        self.model = model if num_cycles == 1 else CycleWrapper(model, num_cycles, "blocks").eval()
         self.input_size = model.input_size
         self.skeleton = skeleton
         self.codec = codec
@@ -89,16 +98,15 @@ class PosePredictor:
         """Write the plain network as a folder that `from_pretrained` and `push_to_hub` take.
 
         Args:
-            folder: Where to; one of the same name is replaced.
+            folder: Where to; an empty one, or one that this wrote, is replaced.
             training: For the model card, see `save_plain`.
             scores: For the model card, see `save_plain`.
 
         Raises:
+            FileExistsError: There is a file, or a folder with anything else in it.
             ValueError: The network was not made by `create_model`, or has a backbone of its own.
         """
-        plain = self.model.plain
-        assert isinstance(plain, TokenPose | TokenReg)
-        if plain.made_by is None:
+        if self.plain.made_by is None:
             raise ValueError(
                 "this network cannot be made again from a name and options: it does not come from "
                 "create_model, or with backbone=..."
@@ -107,47 +115,107 @@ class PosePredictor:
         if isinstance(self.codec, HeatmapCodec):
             names = ("sigma", "method", "blur_kernel")
             codec = {name: getattr(self.codec, name) for name in names}
-        return save_plain(plain, folder, *plain.made_by, self.skeleton, codec, training, scores)
-
-    def __call__(self, image: Any, boxes_xyxy: Any = None) -> Prediction:
-        """Keypoints of the people in an image.
-
-        Args:
-            image: Path, PIL image, or RGB bytes `[H, W, 3]`.
-            boxes_xyxy: `[N, 4]` px of the image; None takes the whole image as one person.
-
-        Raises:
-            ValueError: The image cannot be read, or a box is not 4 numbers or is empty.
-            FileNotFoundError: There is no such file.
-        """
-        pixels = read_rgb(image)
-        height, width = pixels.shape[:2]
-        boxes = np.asarray([[0, 0, width, height]] if boxes_xyxy is None else boxes_xyxy, float)
-        boxes = boxes.reshape(0, 4) if boxes.size == 0 else boxes
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError(f"boxes_xyxy must have shape [N, 4], got {list(boxes.shape)}")
-        empty = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > boxes[:, :2]).all(1))
-        if empty.any():
-            raise ValueError(f"boxes_xyxy: {boxes[empty][0].tolist()} has no extent")
-        count = self.skeleton.num_keypoints
-        points: list[npt.NDArray[Any]] = [np.zeros((0, count, 2))]
-        scores: list[npt.NDArray[Any]] = [np.zeros((0, count))]
-        flip = self.skeleton.flip_indices if self.flip_test else None
-        device = next(self.model.parameters()).device
-        for start in range(0, len(boxes), self.batch_size):
-            crops, matrices = self.crop(pixels, boxes[start : start + self.batch_size])
-            images = normalize_images(torch.from_numpy(crops).to(device))
-            found = predict_cycles(self.model, images, self.codec, self.num_cycles, flip)[-1]
-            inverse = invert_matrix(matrices)
-            points.append(transform_points(found[0].double().cpu().numpy(), inverse))
-            scores.append(found[1].double().cpu().numpy())
-        return Prediction(
-            np.concatenate(points).astype(np.float32), np.concatenate(scores).astype(np.float32)
+        return save_plain(
+            self.plain, folder, *self.plain.made_by, self.skeleton, codec, training, scores
         )
 
-    def crop(
-        self, pixels: npt.NDArray[np.uint8], boxes_xyxy: npt.ArrayLike
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[Any]]:
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], boxes_xyxy: Any = ..., size: Any = ...
+    ) -> list[Prediction]: ...
+    @overload
+    def __call__(self, image: Any, boxes_xyxy: Any = ..., size: Any = ...) -> Prediction: ...
+    def __call__(
+        self, image: Any, boxes_xyxy: Any = None, size: Any = None
+    ) -> Prediction | list[Prediction]:
+        """Keypoints of the people in an image, or in each of several. Threads may share it.
+
+        Args:
+            image: Path, encoded bytes, Pillow image or array: RGB `[H, W, 3]`, grey `[H, W]`, or
+                with alpha, of bytes or 16 bits. A path and a Pillow image are turned upright by
+                their EXIF orientation. A list or tuple (or array `[B, H, W, 3]`) is several
+                images, whose people share batches.
+            boxes_xyxy: `[N, 4]` px of the image; None takes the whole image as one person. For
+                several images a list of these.
+            size: (width, height) of the image that the boxes were measured in, where it is known.
+                If it is that of a photo as it is stored, on its side, the photo is not turned, as
+                in training. For several images a list of these.
+
+        Returns:
+            keypoints and scores, all finite; for several images a list of these.
+
+        Raises:
+            BadImageError: An image cannot be decoded, or is not of the size said.
+            FileNotFoundError: There is no such file.
+            ValueError: A box is not 4 numbers or is empty; boxes or sizes are not as many as the
+                images; the network is in training mode; or what it returns is not finite.
+        """
+        if self.model.training:
+            raise ValueError("the network is in training mode; expected predictor.model.eval()")
+        several = isinstance(image, list | tuple) or getattr(image, "ndim", 0) == 4
+        if not several:
+            return self._predict([image], [boxes_xyxy], [size])[0]
+        images = list(image)
+        return self._predict(
+            images, _for_each(images, "boxes_xyxy", boxes_xyxy), _for_each(images, "size", size)
+        )
+
+    def _predict(self, images: list[Any], boxes: list[Any], sizes: list[Any]) -> list[Prediction]:
+        people = self._people(images, boxes, sizes)
+        points: list[list[FloatArray]] = [[] for _ in images]
+        scores: list[list[FloatArray]] = [[] for _ in images]
+        while batch := list(itertools.islice(people, self.batch_size)):
+            owners, crops, matrices = zip(*batch, strict=True)
+            found = self._run(np.stack(crops), np.stack(matrices))
+            for owner, person_points, person_scores in zip(owners, *found, strict=True):
+                points[owner].append(person_points)
+                scores[owner].append(person_scores)
+        count = self.skeleton.num_keypoints
+        return [
+            Prediction(
+                np.array(points[index], np.float32).reshape(-1, count, 2),
+                np.array(scores[index], np.float32).reshape(-1, count),
+            )
+            for index in range(len(images))
+        ]
+
+    def _people(
+        self, images: list[Any], boxes: list[Any], sizes: list[Any]
+    ) -> Iterator[tuple[int, Pixels, FloatArray]]:
+        """Index of the image, crop and its matrix, person by person; images are read in turn."""
+        for index, (image, of_image, size) in enumerate(zip(images, boxes, sizes, strict=True)):
+            is_path = isinstance(image, str | os.PathLike)
+            title = "" if is_path or len(images) == 1 else f"image {index + 1} of {len(images)}"
+            pixels = read_rgb(image, size, title=title)
+            height, width = pixels.shape[:2]
+            chosen = np.asarray([[0, 0, width, height]] if of_image is None else of_image, float)
+            chosen = chosen.reshape(0, 4) if chosen.size == 0 else chosen
+            if chosen.ndim != 2 or chosen.shape[1] != 4:
+                raise ValueError(f"boxes_xyxy must have shape [N, 4], got {list(chosen.shape)}")
+            empty = ~(np.isfinite(chosen).all(1) & (chosen[:, 2:] > chosen[:, :2]).all(1))
+            if empty.any():
+                raise ValueError(f"boxes_xyxy: {chosen[empty][0].tolist()} has no extent")
+            for box in chosen:
+                crops, matrices = self.crop(pixels, box[None])
+                yield index, crops[0], matrices[0]
+
+    def _run(self, crops: Pixels, matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Keypoints `[N, K, 2]` px of the images and scores `[N, K]` of crops `[N, h, w, 3]`."""
+        weights = next(self.plain.parameters())
+        images = normalize_images(torch.from_numpy(crops).to(weights.device), dtype=weights.dtype)
+        flip = self.skeleton.flip_indices if self.flip_test else None
+        found = predict_cycles(self.model, images, self.codec, self.num_cycles, flip)[-1]
+        in_crops = found[0].double().cpu().numpy()
+        points = transform_points(in_crops, invert_matrix(matrices)).astype(np.float32)
+        scores = found[1].float().cpu().numpy()
+        if not (np.isfinite(points).all() and np.isfinite(scores).all()):
+            raise ValueError(
+                "the network's output is not finite: expected numbers, got NaN or infinity "
+                f"(weights of {weights.dtype} on {weights.device}: broken, or out of range)"
+            )
+        return points, scores
+
+    def crop(self, pixels: Pixels, boxes_xyxy: npt.ArrayLike) -> tuple[Pixels, FloatArray]:
         """What the network gets to see of an image.
 
         Args:
@@ -160,19 +228,15 @@ class PosePredictor:
         """
         udp = getattr(self.codec, "method", "") == "udp"
         matrices = crop_matrix(np.asarray(boxes_xyxy, float), self.input_size, udp=udp)
-        crops = [cv2.warpAffine(pixels, matrix, self.input_size) for matrix in matrices]
-        return np.stack(crops).astype(np.uint8), matrices
+        crops = [crop_image(pixels, matrix, self.input_size) for matrix in matrices]
+        return np.stack(crops), matrices
 
 
-def read_rgb(image: Any) -> npt.NDArray[np.uint8]:
-    """RGB bytes `[H, W, 3]` of a path, a PIL image or an array; a photo is turned upright."""
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3:
+def _for_each(images: list[Any], name: str, values: Any) -> list[Any]:
+    if values is None:
+        return [None] * len(images)
+    if len(values) != len(images):
         raise ValueError(
-            f"image must be RGB bytes [H, W, 3], got {array.dtype} {list(array.shape)}"
+            f"{name}: expected one for each of {len(images)} images, got {len(values)}"
         )
-    return array
+    return list(values)

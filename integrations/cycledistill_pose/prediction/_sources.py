@@ -8,27 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+from cycledistill._files import image_files
 
 Pixels = npt.NDArray[np.uint8]
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
-
-
-def read_image(path: str | Path) -> Pixels:
-    """RGB bytes `[H, W, 3]` of an image file, turned upright.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as opened:
-            return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no image {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
 
 
 class Images:
@@ -44,13 +28,11 @@ class Images:
             raise FileNotFoundError(f"there is no image, folder or video {source}")
         self.paths = [source]
         if source.is_dir():
-            self.paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES)
-            if not self.paths:
-                raise ValueError(f"{source} has no images ({', '.join(IMAGES)})")
+            self.paths = image_files(source)
         self.names = [path.name for path in self.paths]
 
-    def __iter__(self) -> Iterator[Pixels]:
-        return map(read_image, self.paths)
+    def __iter__(self) -> Iterator[Path]:
+        return iter(self.paths)
 
 
 class Video:

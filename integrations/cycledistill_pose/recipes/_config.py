@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cycledistill.training import CycledConfig, free
+from cycledistill_pose.codecs._heatmap import HeatmapMethod
 from cycledistill_pose.data import PoseAugmentation
 from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
 
@@ -71,8 +72,9 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     """Treat the later cycle's tokens as constants, as the paper's text says. Its released code does
     not; without a norm after the blocks tokens can then grow without end."""
 
-    codec: Literal["dark", "msra", "udp"] = "dark"
-    """Heatmap targets and their decoding (dark: the paper's released recipe)."""
+    codec: HeatmapMethod = "fit"
+    """Heatmap targets and their decoding (dark: the paper's released recipe; fit: the same targets,
+    decoded right up to the border)."""
 
     sigma: float = 2.0
     """Standard deviation of the target, in heatmap pixels (2: the paper's released recipe)."""

@@ -13,8 +13,10 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cycledistill._files import replacing_folder
 from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._sample import Cropping
+from cycledistill_pose.data._warp import crop_image
 from cycledistill_pose.data.synthetic._scene import Scene, draw_scene
 from cycledistill_pose.drawing import draw_skeleton
 from cycledistill_pose.skeletons import COCO
@@ -105,7 +107,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         visible = (person.keypoints[:, 2] > 0).astype(np.float32)
         key = (self.seed, self.epoch, index)
         matrix, flip = self._cropping.draw_matrix(key, person.box_xyxy, keypoints, visible)
-        crop = self._cropping.warp(scene.image, matrix)
+        crop = crop_image(scene.image, matrix, self.input_size)
         return self._cropping.sample(
             crop, matrix, flip, keypoints, visible, person.box_xyxy, 1.0, index, index
         )
@@ -165,23 +167,22 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             raise FileExistsError(
                 f"{root} exists, but was not written with {recipe}; remove it or name another"
             )
-        partial = root.with_name(f".{root.name}.{os.getpid()}.part")
-        (partial / "annotations").mkdir(parents=True)
-        for stream, (split, count) in enumerate((("train", num_train), ("val", num_val)), start=1):
-            content = _new_file()
-            (partial / f"{split}2017").mkdir()
-            for number in range(1, count + 1):
-                scene = _scene(seed, number, image_size, stream)
-                name = _describe(content, scene, number + (stream - 1) * num_train)
-                bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-                data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-                (partial / f"{split}2017" / name).write_bytes(data.tobytes())
-            path = partial / "annotations" / f"person_keypoints_{split}2017.json"
-            path.write_text(json.dumps(content))
-        (partial / "synthetic.json").write_text(recipe)
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
+        with replacing_folder(root) as partial:
+            (partial / "annotations").mkdir()
+            for stream, (split, count) in enumerate(
+                (("train", num_train), ("val", num_val)), start=1
+            ):
+                content = _new_file()
+                (partial / f"{split}2017").mkdir()
+                for number in range(1, count + 1):
+                    scene = _scene(seed, number, image_size, stream)
+                    name = _describe(content, scene, number + (stream - 1) * num_train)
+                    bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
+                    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+                    (partial / f"{split}2017" / name).write_bytes(data.tobytes())
+                path = partial / "annotations" / f"person_keypoints_{split}2017.json"
+                path.write_text(json.dumps(content))
+            (partial / "synthetic.json").write_text(recipe)
         return root
 
 

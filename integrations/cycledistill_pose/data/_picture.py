@@ -1,0 +1,202 @@
+"""The one decoder of pictures: files, bytes, Pillow's images and arrays, all to upright RGB."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+ImageArray = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 5 to 8 change width and height
+_TURNS: dict[int, Callable[[ImageArray], ImageArray]] = {
+    1: lambda pixels: pixels,
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: np.rot90(pixels),
+}
+_BACK = {6: 8, 8: 6}  # the other turns are their own inverse
+# A marker of a JPEG that ends its entropy-coded data: neither stuffing, restart nor padding.
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
+
+
+class BadImageError(ValueError):
+    """An image that cannot be decoded, or is not of the size that its annotations say.
+
+    The message names the image. It is what ``bad_images="skip"`` and ``--skip-bad-images`` skip.
+    """
+
+
+def read_rgb(source: Any, size: Size | None = None, reduce: int = 1, title: str = "") -> ImageArray:
+    """Upright RGB pixels `[H / reduce, W / reduce, 3]` (uint8) of a picture.
+
+    >>> read_rgb(Image.new("L", (4, 3), 7)).shape
+    (3, 4, 3)
+
+    Greys and palettes become colours, alpha is dropped, of 16 bits the upper 8 count, and of an
+    animation the first frame. Bytes behind the picture's end do not matter. A photo is turned as
+    its EXIF orientation says, unless ``size`` is that of the photo as it is stored, on its side:
+    then its boxes were measured without regard to the orientation.
+
+    Args:
+        source: path, encoded bytes, Pillow image, or array: `[H, W]` grey, or `[H, W, C]` with C
+            of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), of uint8, uint16 or bool.
+        size: (width, height) that the picture's annotations say; None where they say nothing.
+        reduce: 1, 2, 4 or 8; decode at this part of the resolution. Of arrays 1.
+        title: what errors call it; a path goes by its own name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        BadImageError: it is empty, truncated, no picture, or not of the claimed size.
+    """
+    if isinstance(source, str | os.PathLike):
+        title = title or f"image {os.fspath(source)}"
+        source = _file_content(source, title)
+    title = title or "image"
+    size = None if size is None else (int(size[0]), int(size[1]))
+    if isinstance(source, bytes | bytearray | memoryview):
+        pixels, full = _decode(bytes(source), title, size, reduce)
+    elif isinstance(source, Image.Image):
+        pixels, full = _named_errors(title, lambda: _upright(source, size, 1))
+    else:
+        pixels = _colours(np.asarray(source), title)
+        full = (pixels.shape[1], pixels.shape[0])
+    if size is not None and full != size:
+        raise BadImageError(
+            f"{title} is {full[0]} x {full[1]} px, but its annotation says {size[0]} x {size[1]}: "
+            "keypoints would not fit"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def _file_content(path: str | os.PathLike[str], title: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {title}") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise BadImageError(f"{title} cannot be read: {error.strerror}") from error
+
+
+def _decode(data: bytes, title: str, size: Size | None, reduce: int) -> tuple[ImageArray, Size]:
+    if not data:
+        raise BadImageError(f"{title} is empty (0 bytes)")
+    if is_truncated(data):
+        raise BadImageError(f"{title} is truncated: {len(data)} bytes and no end")
+
+    def decode() -> tuple[ImageArray, Size]:
+        with Image.open(io.BytesIO(data)) as opened:
+            return _upright(opened, size, reduce)
+
+    return _named_errors(title, decode, f"{len(data)} bytes ")
+
+
+def _named_errors(
+    title: str, decode: Callable[[], tuple[ImageArray, Size]], what: str = "its data "
+) -> tuple[ImageArray, Size]:
+    try:
+        return decode()
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of any type for damaged data
+        why = "no format known here" if isinstance(error, UnidentifiedImageError) else error
+        raise BadImageError(
+            f"{title} cannot be read as an image: {what}cannot be decoded ({why})"
+        ) from error
+
+
+def _upright(image: Image.Image, size: Size | None, reduce: int) -> tuple[ImageArray, Size]:
+    """Pixels of an opened picture, and its whole width and height."""
+    whole = image.size
+    # Pillow turns a TIFF by itself as it loads it. Of others the tag may stand behind the pixels.
+    turned = _orientation(image) if image.format == "TIFF" else 1
+    if reduce > 1:  # a JPEG is decoded smaller; anything else is made smaller afterwards
+        image.draft(None, (max(whole[0] // reduce, 1), max(whole[1] // reduce, 1)))
+    image.load()
+    left = _orientation(image)
+    stored = left if turned == 1 else turned
+    if left != stored:
+        whole = image.size
+    remaining = reduce // max(round(whole[0] / image.width), round(whole[1] / image.height), 1)
+    pixels = _TURNS[left](_rgb(image, remaining))
+    if left > 4:
+        whole = whole[::-1]
+    if size is not None and stored > 4 and size == whole[::-1] != whole:
+        pixels, whole = _TURNS[_BACK.get(stored, stored)](pixels), whole[::-1]
+    return pixels, whole
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        value = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # damaged EXIF data does not make a bad picture
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _rgb(image: Image.Image, reduce: int) -> ImageArray:
+    if image.mode == "F":
+        raise ValueError("expected 8 or 16 bits a channel, got floating-point numbers")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("expected 8 or 16 bits a channel, got 32")
+        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    return np.asarray(image if reduce == 1 else image.reduce(reduce))
+
+
+def _colours(array: npt.NDArray[Any], title: str) -> ImageArray:
+    """An array as RGB `[H, W, 3]`."""
+    channels = array.shape[2] if array.ndim == 3 else 1
+    fits = array.ndim in (2, 3) and array.size > 0 and 1 <= channels <= 4
+    if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_) or not fits:
+        raise BadImageError(
+            f"{title} must be uint8 [H, W, 3], got {array.dtype} {list(array.shape)} (expected "
+            "RGB, or one or two channels of grey, or a fourth of alpha; uint16 and bool will do)"
+        )
+    if array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif array.dtype.itemsize == 2:
+        array = (array >> 8).astype(np.uint8)
+    if channels < 3:
+        grey = array.reshape(*array.shape[:2], channels)[..., :1]
+        return np.repeat(grey, 3, axis=2)
+    return array[..., :3]
+
+
+def is_truncated(data: bytes) -> bool:
+    r"""Whether a JPEG or PNG file ends before its image does; bytes behind the end are no matter.
+
+    >>> is_truncated(b"\xff\xd8 header \xff\xda scan without an end")
+    True
+    """
+    place = 0
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        place = 8
+        while data[place + 4 : place + 8] != b"IEND":
+            place += 12 + int.from_bytes(data[place : place + 4], "big")
+            if place >= len(data):
+                return True
+        return len(data) < place + 12
+    if data.startswith(b"\xff\xd8"):
+        place = 2
+        while found := _MARKER.search(data, place):
+            if found[0] == b"\xff\xd9":
+                return False
+            place = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+        return True
+    return False

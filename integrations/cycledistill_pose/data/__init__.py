@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cycledistill_pose.annotations import BoxFile, KeypointFile
 from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._coco_keypoints import CocoKeypoints
 from cycledistill_pose.data._crop import crop_matrix, invert_matrix, transform_points
@@ -13,7 +14,9 @@ from cycledistill_pose.data.synthetic import SyntheticPeople, contact_sheet
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "BoxFile",
     "CocoKeypoints",
+    "KeypointFile",
     "PoseAugmentation",
     "PoseFiles",
     "SyntheticPeople",

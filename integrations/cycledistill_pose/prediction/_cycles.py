@@ -26,11 +26,11 @@ def predict_cycles(
         images: `[B, 3, H, W]`, normalised.
         codec: Decodes what the network returns.
         num_cycles: Cycles to run.
-        flip_indices: The skeleton's, to average with the outputs for the mirrored images; None
-            leaves the flip test out.
+        flip_indices: The skeleton's, to average with the outputs for the mirrored images; None, or
+            a skeleton without flip pairs, leaves the flip test out.
     """
     outputs = model.forward_cycles(images, num_cycles=num_cycles).predictions
-    if flip_indices is not None:
+    if flip_indices is not None and list(flip_indices) != list(range(len(flip_indices))):
         mirrored = model.forward_cycles(images.flip(-1), num_cycles=num_cycles).predictions
         outputs = tuple(
             codec.average(output, codec.flip(other, flip_indices))

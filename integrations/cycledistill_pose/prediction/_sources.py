@@ -32,7 +32,9 @@ def read_image(path: str | Path) -> Pixels:
 
 
 class Images:
-    """The image files of a folder, or one file.
+    """The image files of a folder and its subfolders, or one file.
+
+    ``names`` are their paths relative to ``folder``; hidden files and folders are left out.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -42,12 +44,15 @@ class Images:
     def __init__(self, source: Path) -> None:
         if not source.exists():
             raise FileNotFoundError(f"there is no image, folder or video {source}")
-        self.paths = [source]
+        self.folder = source if source.is_dir() else source.parent
+        paths = [source]
         if source.is_dir():
-            self.paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGES)
-            if not self.paths:
-                raise ValueError(f"{source} has no images ({', '.join(IMAGES)})")
-        self.names = [path.name for path in self.paths]
+            paths = [path for path in source.rglob("*") if path.suffix.lower() in IMAGES]
+        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        self.names = sorted(name for name in names if not f"/{name}".count("/."))
+        self.paths = [names[name] for name in self.names]
+        if not self.paths:
+            raise ValueError(f"{source} has no images ({', '.join(IMAGES)})")
 
     def __iter__(self) -> Iterator[Pixels]:
         return map(read_image, self.paths)
@@ -65,6 +70,7 @@ class Video:
         if not path.is_file():
             raise FileNotFoundError(f"there is no video {path}")
         self.path = path
+        self.folder = path.parent
         capture = self._open()
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
         count = 0  # what the file says of its length is an estimate

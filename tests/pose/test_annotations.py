@@ -83,7 +83,8 @@ def test_dialects_mean_the_same_to_data_and_metric(change: dict[str, Any]) -> No
 @pytest.mark.parametrize("nothing", [None, [], ..., [0] * 9, ["0"] * 9])
 def test_people_without_keypoints_are_left_out_and_ignored_by_ap(nothing: Any) -> None:
     """They are neither trained on nor to be found, as pycocotools counts them."""
-    source = birds({}, {"keypoints": nothing, "num_keypoints": ..., "image_id": 2})
+    labelled = 0 if nothing and nothing is not ... else 3  # what a script left behind
+    source = birds({}, {"keypoints": nothing, "num_keypoints": labelled, "image_id": 2})
     people = data(source)
     assert len(people) == 1 and people.report()["skipped: no labelled keypoints"] == 1
     assert ap(source) == 1.0

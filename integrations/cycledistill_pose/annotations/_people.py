@@ -80,7 +80,8 @@ def read_people(
         count = len(points) or count
         number_of, own_id, area, crowd = map(entry.get, ("num_keypoints", "id", "area", "iscrowd"))
         crowd = int(crowd or 0) if isinstance(crowd, bool | None) else crowd
-        labelled = (points[:, 2] > 0).sum() if number_of is None else number_of
+        counted = number_of is None or not len(points)
+        labelled = (points[:, 2] > 0).sum() if counted else number_of
         rows.append(
             (
                 as_integer(image, f"{name}: image ids"),

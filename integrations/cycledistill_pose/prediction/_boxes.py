@@ -95,18 +95,24 @@ def read_boxes(
     """
     file = BoxFile.read(source, "boxes", default_score=1.0)
     categories = _categories(file, skeleton, category_id)
-    matcher = FrameMatcher(names, file, first_frame) if video else ImageMatcher(names, folder, file)
-    ids: dict[str, int | str] = dict(zip(names, number_images(names), strict=True))
-    kept: dict[str, list[Box]] = {name: [] for name in names}
     left_out: Counter[str] = Counter()
-    others: list[Box] = []
+    boxes = []
     for box in file.boxes:
         if box.category_id is not None and box.category_id not in categories:
             left_out["of another category"] += 1
-            continue
-        if box.crowd:
+        elif box.crowd:
             left_out["of a crowd"] += 1
-            continue
+        else:
+            boxes.append(box)
+    matcher = (
+        FrameMatcher(names, file, first_frame)
+        if video
+        else ImageMatcher(names, folder, file, boxes)
+    )
+    ids: dict[str, int | str] = dict(zip(names, number_images(names), strict=True))
+    kept: dict[str, list[Box]] = {name: [] for name in names}
+    others: list[Box] = []
+    for box in boxes:
         name = matcher.find(box)
         if name is None:
             left_out[f"for other {'frames' if video else 'images'}"] += 1

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from cycledistill_pose.annotations import Box, BoxFile
 
+IdAndPath = tuple[int | str | None, str | None]
 _LAST_NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
 
 
@@ -31,78 +32,72 @@ class ImageMatcher:
     Args:
         names: paths of the images, relative to ``folder``.
         folder: where they are.
-        boxes: the file.
+        file: that the boxes are from.
+        boxes: those to be matched.
 
     Raises:
-        ValueError: when the file lists an image twice, or a name could be of several.
+        ValueError: when a name could be of several images, or several names of one.
     """
 
-    def __init__(self, names: Sequence[str], folder: Path, boxes: BoxFile) -> None:
-        self._title = boxes.title
-        self._listed = boxes.image_names
-        self._exact = {_parts(name): name for name in names}
+    def __init__(
+        self, names: Sequence[str], folder: Path, file: BoxFile, boxes: Sequence[Box]
+    ) -> None:
+        self._file = file
         where = Path(os.path.abspath(folder)).parts
-        self._paths: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
-        for parts, name in self._exact.items():
-            self._paths[parts[-1]].append(((*where, *parts), name))
-        self._numbers: dict[int, list[str]] = defaultdict(list)
-        for name in names:
-            number = _number(name)
-            if number is not None:
-                self._numbers[number].append(name)
-        if sum(map(len, self._numbers.values())) < len(names):
-            self._numbers.clear()  # a number among names says nothing
-        self._owners = self._find_owners()
+        self._exact = {_parts(name): name for name in names}
+        self._endings: dict[str, list[tuple[str, ...]]] = defaultdict(list)
+        for parts in self._exact:
+            self._endings[parts[-1]].append((*where, *parts))
+        self._start = len(where)
+        self._numbers: dict[int | str | None, list[str]] = defaultdict(list)
+        if all(_number(name) is not None for name in names):  # a number among names says nothing
+            for name in names:
+                self._numbers[_number(name)].append(name)
+        self._images = self._match({(box.image_id, self._path(box)) for box in boxes})
 
     def find(self, box: Box) -> str | None:
-        """The name of its image, or None where that is another one.
+        """The name of its image, or None where that is another one."""
+        return self._images.get((box.image_id, self._path(box)))
 
-        Raises:
-            ValueError: when it could be several.
-        """
-        if box.file_name is not None:
-            return self._by_path(box.file_name)
-        if box.image_id is not None and self._listed.get(box.image_id) is not None:
-            return self._owners.get(box.image_id)
-        if isinstance(box.image_id, str):
-            return self._by_path(box.image_id)
-        if self._listed and box.image_id not in self._listed:
-            return None
-        return self._only(self._numbers.get(box.image_id or 0, []), f"image_id {box.image_id}")
+    def _path(self, box: Box) -> str | None:
+        """The path that the file gives."""
+        listed = self._file.image_names.get(box.image_id or 0)
+        by_id = box.image_id if isinstance(box.image_id, str) else None
+        return box.file_name or listed or by_id
 
-    def _find_owners(self) -> dict[int | str, str]:
-        """The image of each id that the file lists with a name."""
-        claims: dict[str, list[tuple[bool, int | str]]] = defaultdict(list)
-        for number, file_name in self._listed.items():
-            if file_name is not None and (name := self._by_path(file_name)) is not None:
-                claims[name].append((_parts(file_name) in self._exact, number))
-        owners = {}
-        for name, claimed in claims.items():
-            exact = [claim for claim in claimed if claim[0]] or claimed
-            if len(exact) > 1:
+    def _match(self, wanted: set[IdAndPath]) -> dict[IdAndPath, str]:
+        """The image of each id and path."""
+        claims: dict[str, list[IdAndPath]] = defaultdict(list)
+        for number, path in sorted(wanted, key=repr):
+            found = self._by_number(number) if path is None else self._by_path(path)
+            if len(found) > 1:
+                what = f"image_id {number}" if path is None else f"file_name {path!r}"
                 raise ValueError(
-                    f"{self._title} lists {name} {len(exact)} times, with the ids "
-                    f"{', '.join(str(number) for _, number in exact)}; expected it once"
+                    f"{self._file.title}: {what} could be any of {', '.join(found[:5])}; expected "
+                    "a file_name with the folders that tell them apart"
                 )
-            owners[exact[0][1]] = name
-        return owners
+            for name in found:
+                claims[name].append((number, path))
+        images: dict[IdAndPath, str] = {}
+        for name, claimed in claims.items():
+            exact = [claim for claim in claimed if _parts(claim[1] or "") in self._exact] or claimed
+            listed = exact if self._file.image_names else {_parts(path or "") for _, path in exact}
+            if len(listed) > 1:
+                found_in = ", ".join(f"{path!r} (id {number})" for number, path in exact[:5])
+                raise ValueError(f"{self._file.title} has {name} several times: {found_in}")
+            images |= dict.fromkeys(exact, name)
+        return images
 
-    def _by_path(self, file_name: str) -> str | None:
-        parts = _parts(file_name)
-        if not parts:
-            return None
-        if parts in self._exact:
-            return self._exact[parts]
-        found = [name for full, name in self._paths[parts[-1]] if full[-len(parts) :] == parts]
-        return self._only(found, f"file_name {file_name!r}")
+    def _by_number(self, number: int | str | None) -> list[str]:
+        listed = self._file.image_names
+        return [] if listed and number not in listed else self._numbers.get(number, [])
 
-    def _only(self, found: Sequence[str], what: str) -> str | None:
-        if len(found) > 1:
-            raise ValueError(
-                f"{self._title}: {what} could be any of {', '.join(found[:5])}; expected a "
-                "file_name with the folders that tell them apart"
-            )
-        return found[0] if found else None
+    def _by_path(self, path: str) -> list[str]:
+        parts = _parts(path)
+        if not parts or parts in self._exact:
+            return [self._exact[parts]] if parts else []
+        fulls = [full for full in self._endings[parts[-1]] if full[-len(parts) :] == parts]
+        return [self._exact[full[self._start :]] for full in fulls]
 
 
 class FrameMatcher:

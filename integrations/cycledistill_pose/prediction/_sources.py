@@ -9,14 +9,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cycledistill._files import image_files
+from cycledistill._files import IMAGES
 
 Pixels = npt.NDArray[np.uint8]
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
 class Images:
-    """The image files of a folder, or one file.
+    """The image files of a folder and its subfolders, or one file.
+
+    ``names`` are their paths relative to ``folder``; hidden files and folders are left out.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -26,10 +28,15 @@ class Images:
     def __init__(self, source: Path) -> None:
         if not source.exists():
             raise FileNotFoundError(f"there is no image, folder or video {source}")
-        self.paths = [source]
+        self.folder = source if source.is_dir() else source.parent
+        paths = [source]
         if source.is_dir():
-            self.paths = image_files(source)
-        self.names = [path.name for path in self.paths]
+            paths = [path for path in source.rglob("*") if path.suffix.lower() in IMAGES]
+        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        self.names = sorted(name for name in names if not f"/{name}".count("/."))
+        self.paths = [names[name] for name in self.names]
+        if not self.paths:
+            raise ValueError(f"{source} has no images ({', '.join(IMAGES)})")
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)
@@ -47,6 +54,7 @@ class Video:
         if not path.is_file():
             raise FileNotFoundError(f"there is no video {path}")
         self.path = path
+        self.folder = path.parent
         capture = self._open()
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
         count = 0  # what the file says of its length is an estimate

@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 
 from experiments._config import RunConfig
+from experiments._image_run import ImageRun
+from experiments._image_study import run_seeds
 from experiments._report import write_page
 from experiments._results import Results
-from experiments._studies import STUDIES, Study
+from experiments._studies import STUDIES
+from experiments._study import Study
 from experiments._train import ROOT, train
 
 RESULTS = ROOT / "experiments" / "results"
@@ -32,8 +35,12 @@ def results_of(name: str) -> Results:
 
 def run(study: Study, results: Results, device: str = "auto") -> int:
     """Do the study's runs that nobody has done or is doing; returns how many."""
-    done = 0
-    for config in study.runs():
+    runs = study.runs()
+    quick = [config for config in runs if isinstance(config, ImageRun)]
+    done = run_seeds(quick, results) if quick else 0
+    for config in runs:
+        if isinstance(config, ImageRun):
+            continue
         with results.claim(config.key) as mine:
             if mine:
                 start = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 
@@ -112,6 +112,10 @@ class RunConfig:
     def key(self) -> str:
         """Sixteen hexadecimal digits, a hash of what differs from the defaults."""
         return _hash({f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default})
+
+    def seeded(self, seed: int) -> RunConfig:
+        """The run with another seed."""
+        return replace(self, seed=seed)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, for the record."""

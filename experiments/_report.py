@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +17,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from cycledistill._colours import COLOURS
-from experiments._config import RunConfig
 from experiments._statistics import Spread, paired_difference, spread
-from experiments._studies import Study
+from experiments._study import Run, Study
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -39,7 +37,7 @@ class Row(NamedTuple):
     """
 
     name: str
-    config: RunConfig
+    config: Run
     values: dict[int, float]
     last_cycle: dict[int, float]
     diverged: int
@@ -49,22 +47,23 @@ class Row(NamedTuple):
 
 def rows(study: Study, records: Records) -> list[Row]:
     """A row for each variant, in the study's order."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for name, variant in study.variants.items():
-        keys = [replace(variant, seed=seed).key for seed in study.seeds]
-        found[name] = [records[key] for key in keys if key in records]
-    return [_row(study, name, own) for name, own in found.items()]
+    found = []
+    for name in study.variants:
+        runs = {seed: study.run(name, seed).key for seed in study.seeds}
+        own = {seed: records[key] for seed, key in runs.items() if key in records}
+        found.append(_row(study, name, own))
+    return found
 
 
-def _row(study: Study, name: str, found: list[Mapping[str, Any]]) -> Row:
+def _row(study: Study, name: str, found: Mapping[int, Mapping[str, Any]]) -> Row:
     config = study.variants[name]
-    finished = [record for record in found if not record["diverged"]]
+    finished = {seed: record for seed, record in found.items() if not record["diverged"]}
 
     def score(cycles: int) -> dict[int, float]:
         metric = f"{study.split}/{config.metric}/{cycles}"
-        return {record["seed"]: record["metrics"][metric] for record in finished}
+        return {seed: record["metrics"][metric] for seed, record in finished.items()}
 
-    budget = found[0]["budget"] if found else {}
+    budget = next(iter(found.values()))["budget"] if found else {}
     return Row(
         name,
         config,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
 from experiments._config import RunConfig
+from experiments._image_run import ImageRun
 
 SplitName = Literal["train", "val", "test"]
 
@@ -76,7 +77,7 @@ def load_task(config: RunConfig) -> Task:
     return load_images(config)
 
 
-def first_samples(config: RunConfig, found: int) -> slice:
+def first_samples(config: RunConfig | ImageRun, found: int) -> slice:
     """The part of ``found`` training samples that a run trains on.
 
     Raises:

@@ -1,0 +1,102 @@
+"""The studies of growing and folding: a frozen teacher that was trained for its last cycle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments._image_run import ImageRun
+from experiments._study import CHOOSING, Study
+
+_FRESH = (30, 31, 32, 33, 34)
+
+_BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
+_TEACHERS = ("grown: two cycles in use", "twice the blocks")
+
+
+def _grown(plain: ImageRun, cycles: int = 2) -> ImageRun:
+    """Trained for its last cycle alone, and used with all of them."""
+    return replace(plain, cycles=cycles, used=cycles)
+
+
+def _folded(plain: ImageRun, *teachers: ImageRun) -> ImageRun:
+    """Taught by frozen networks, the first of which it starts from."""
+    return replace(plain, teachers=teachers, warm=True)
+
+
+def _lengths(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """The plain network, with more training; ``equal`` times as many epochs cost what folding does.
+
+    Growing costs three forward passes of two cycles for each image, folding one of two cycles and
+    three of one cycle.
+    """
+    equally = replace(plain, epochs=round(equal * plain.epochs))
+    return dict(
+        zip(_BEST_PLAIN, (plain, replace(plain, epochs=2 * plain.epochs), equally), strict=True)
+    )
+
+
+def _whole(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """All that the question needs beside it."""
+    grown, deeper = _grown(plain), replace(plain, depth=2 * plain.depth)
+    folded = _folded(plain, grown)
+    joint = replace(plain, cycles=2, every_cycle=True, prediction_weight=1.0)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: grown,
+        "folded": folded,
+        **_lengths(plain, equal),
+        "folded, fresh student": replace(folded, warm=False),
+        "born again: a plain teacher": replace(_folded(plain, plain), warm=False),
+        "a teacher of twice the blocks": replace(_folded(plain, deeper), warm=False),
+        _TEACHERS[1]: deeper,
+        "folded, two teachers: grown and twice the blocks": _folded(plain, grown, deeper),
+        "joint recipe: mean of task losses + prediction KL": joint,
+        "label smoothing 0.1": replace(plain, label_smoothing=0.1),
+        "dropout 0.1": replace(plain, dropout=0.1),
+    }
+
+
+_FEW = ImageRun(epochs=100, train_samples=5000)
+
+
+def _choices(plain: ImageRun) -> dict[str, ImageRun]:
+    """One change at a time to the folded network."""
+    folded = _folded(plain, _grown(plain))
+    return {
+        "plain": plain,
+        "folded": folded,
+        "temperature 1": replace(folded, temperature=1.0),
+        "temperature 4": replace(folded, temperature=4.0),
+        "truth weight 0": replace(folded, truth_weight=0.0),
+        "truth weight 0.3": replace(folded, truth_weight=0.3),
+        "three cycles": _folded(plain, _grown(plain, 3)),
+        "twice the epochs": replace(folded, epochs=2 * plain.epochs),
+        "class token's distance, weight 1": replace(folded, token_weight=1.0),
+        "four cycles": _folded(plain, _grown(plain, 4)),
+        "four times the epochs": replace(folded, epochs=4 * plain.epochs),
+        "two grown teachers": _folded(plain, _grown(plain), _grown(plain)),
+    }
+
+
+FOLD_CHOICES = Study(
+    title="How should one block be folded: temperature, weight of the truth, teacher, length?",
+    variants=_choices(_FEW),
+    seeds=CHOOSING,
+    baselines=("plain", "folded"),
+    split="val",
+    plot="differences",
+)
+
+FOLD_64 = Study(
+    title="Does growing, then folding help a single pass of one block x 64 on 5,000 images?",
+    variants=_whole(_FEW, equal=3.42),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS,
+)
+
+FOLD_STUDIES = {
+    "fold-choices": FOLD_CHOICES,
+    "fold-64": FOLD_64,
+}

@@ -1,0 +1,53 @@
+"""What a study is: variants of a run and their seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from experiments._config import RunConfig
+from experiments._image_run import TEACHER_SEED, ImageRun
+
+Run = RunConfig | ImageRun
+
+# Seeds of studies that choose something are not those of studies that report.
+CHOOSING = (100, 101)
+REPORTING = (0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Variants of a run, each with the same seeds.
+
+    Attributes:
+        title: What it asks.
+        variants: Configs by name; their seeds are replaced.
+        seeds: Seeds of every variant.
+        baselines: Variants that the others are compared with, seed by seed.
+        split: What is reported: test, or val where something is chosen from it.
+        plot: Quality against the cost of training, or every variant's difference to the first
+            baseline.
+        teachers: Variants that are teachers of others, and are shown with those seeds of theirs.
+    """
+
+    title: str
+    variants: Mapping[str, Run]
+    seeds: tuple[int, ...] = REPORTING[:3]
+    baselines: tuple[str, ...] = ("plain", "plain, twice the epochs")
+    split: Literal["val", "test"] = "test"
+    plot: Literal["cost", "differences"] = "cost"
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def metric(self) -> str:
+        """Name of the score."""
+        return next(iter(self.variants.values())).metric
+
+    def runs(self) -> list[Run]:
+        """All runs, seed by seed, so that a study that is stopped early has whole seeds."""
+        return [self.run(name, seed) for seed in self.seeds for name in self.variants]
+
+    def run(self, name: str, seed: int) -> Run:
+        """A variant with a seed of the study."""
+        return self.variants[name].seeded(seed + TEACHER_SEED * (name in self.teachers))

@@ -96,7 +96,108 @@ FOLD_64 = Study(
     teachers=_TEACHERS,
 )
 
+_WIDE = replace(_FEW, width=128)
+_DEEP = replace(_FEW, depth=3)
+
+FOLD_128 = Study(
+    title="Does growing, then folding help a single pass of one block x 128 on 5,000 images?",
+    variants=_whole(_WIDE, equal=3.53),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS,
+)
+
+FOLD_THREE_BLOCKS = Study(
+    title="Does growing, then folding help a single pass of three blocks x 64 on 5,000 images?",
+    variants=_whole(_DEEP, equal=3.57),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS,
+)
+
+_ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
+
+
+def _patient(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """Where images are not learnt by heart: the student trains for twice as long."""
+    grown = _grown(plain)
+    folded = _folded(plain, grown)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: grown,
+        "folded": replace(folded, epochs=2 * plain.epochs),
+        **_lengths(plain, equal),
+        "folded, as many epochs as plain": folded,
+        "born again, from the teacher's weights": _folded(plain, plain),
+    }
+
+
+FOLD_64_ALL = Study(
+    title="Does growing, then folding help a single pass of one block x 64 on 45,000 images?",
+    variants=_patient(_ALL, equal=5.03),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+)
+
+FOLD_128_ALL = Study(
+    title="Does growing, then folding help a single pass of one block x 128 on 45,000 images?",
+    variants=_patient(replace(_ALL, width=128), equal=5.19),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+)
+
+
+def _speeds(plain: ImageRun) -> dict[str, ImageRun]:
+    """One network for one cycle and for two; beside it a network for each."""
+    grown = _grown(plain)
+    both = replace(_folded(plain, grown), cycles=2, every_cycle=True)
+    rich = replace(both, own_norms=True, adapter_rank=16)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: grown,
+        "joint recipe: mean of task losses + prediction KL": replace(
+            plain, cycles=2, every_cycle=True, prediction_weight=1.0
+        ),
+        "the grown network teaches both speeds": both,
+        "the same, norms of its own for the second cycle": replace(both, own_norms=True),
+        "the same, and adapters of rank 16": rich,
+        "the same, twice the epochs": replace(rich, epochs=2 * plain.epochs),
+    }
+
+
+SPEEDS_CHOICES = Study(
+    title="How does one network of one block x 64 learn to be used with one cycle and with two?",
+    variants=_speeds(_FEW),
+    seeds=CHOOSING,
+    baselines=("plain", _TEACHERS[0]),
+    split="val",
+    plot="differences",
+    teachers=_TEACHERS[:1],
+)
+
+SPEEDS_ALL = Study(
+    title="Can one network of one block x 64 be used with one cycle and with two, each as good as "
+    "a network trained for it on 45,000 images?",
+    variants=_speeds(_ALL),
+    seeds=_FRESH,
+    baselines=("plain", _TEACHERS[0]),
+    plot="differences",
+    teachers=_TEACHERS[:1],
+)
+
 FOLD_STUDIES = {
     "fold-choices": FOLD_CHOICES,
     "fold-64": FOLD_64,
+    "fold-128": FOLD_128,
+    "fold-three-blocks": FOLD_THREE_BLOCKS,
+    "fold-64-all": FOLD_64_ALL,
+    "fold-128-all": FOLD_128_ALL,
+    "speeds-choices": SPEEDS_CHOICES,
+    "speeds-all": SPEEDS_ALL,
 }

@@ -36,7 +36,7 @@ class ImageRun:
         prediction_weight: Of the KL divergence from each cycle's prediction to the next one's,
             which is a constant: the joint recipe. With ``every_cycle``.
         teachers: Frozen networks; each is a run of its own. Their probabilities are averaged, but
-            with ``every_cycle`` teacher k teaches cycle k.
+            with ``every_cycle`` teacher k teaches cycle k, or a single one all cycles.
         warm: Whether training starts from the first teacher's weights.
         temperature: Of the divergence from the teachers' predictions, T.
         truth_weight: Of the cross entropy; the divergence times T² has the rest of 1.
@@ -76,6 +76,17 @@ class ImageRun:
     lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.warm and not self.teachers:
+            raise ValueError("warm=True starts from the first teacher's weights, got no teachers")
+        if self.prediction_weight and (self.teachers or not self.every_cycle):
+            raise ValueError("prediction_weight is for every_cycle=True without teachers")
+        if self.every_cycle and len(self.teachers) not in (0, 1, self.cycles):
+            raise ValueError(
+                f"expected no teacher, one or one for each of {self.cycles} cycles, got "
+                f"{len(self.teachers)}"
+            )
 
     @property
     def task(self) -> Literal["cifar10"]:

@@ -169,7 +169,9 @@ def _loss(model: SeededViT, teachers: list[SeededViT], images: Tensor, labels: T
         pairs = zip(found[:-1], later, strict=True)
         joint = sum(_divergence(one.logits, target, 1.0) for one, target in pairs)
         return torch.stack(truths).mean() + config.prediction_weight * joint
-    targets = [[one] for one in taught] if config.every_cycle else [taught]
+    targets = [taught]
+    if config.every_cycle:
+        targets = [[one] for one in (taught if len(taught) > 1 else taught * len(found))]
     loss = images.new_zeros(())
     for one, truth, own in zip(found, truths, targets, strict=True):
         target = _log_mean([teacher.logits for teacher in own], config.temperature)

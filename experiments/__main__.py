@@ -3,11 +3,14 @@
 python -m experiments run digits      # start it as often as there are cores to spare
 python -m experiments status
 python -m experiments report          # rewrites the tables and plots of docs/results/lab.md
+python -m experiments keep            # copies weights of one seed to experiments/weights/
+python -m experiments score KEY --images FOLDER   # of those; FOLDER has CLASS/*.jpg
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -22,9 +25,11 @@ from experiments._results import Results
 from experiments._studies import STUDIES
 from experiments._study import Study
 from experiments._train import ROOT, train
+from experiments._weights import keep, load_kept, score
 
 RESULTS = ROOT / "experiments" / "results"
 WORK = ROOT / "runs" / "lab"
+WEIGHTS = ROOT / "experiments" / "weights"
 PAGE = ROOT / "docs" / "results" / "lab.md"
 
 
@@ -72,6 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
     commands.add_parser("status", help="how many runs of each study are done")
     reporting = commands.add_parser("report", help="rewrite tables and plots from the results")
     reporting.add_argument("--page", type=Path, default=PAGE)
+    commands.add_parser("keep", help="keep the weights of reported runs in the repository")
+    scoring = commands.add_parser("score", help="the accuracy of kept weights on other images")
+    scoring.add_argument("key", help="of the record: the name of a file in experiments/weights/")
+    scoring.add_argument("--images", type=Path, required=True, help="folder with CLASS/*.jpg")
     options = parser.parse_args(arguments)
     if options.command == "run":
         torch.set_num_threads(options.threads)
@@ -81,6 +90,11 @@ def main(arguments: list[str] | None = None) -> None:
             recorded = results_of(name).read()
             keys = [config.key for config in study.runs()]
             print(f"{name}: {sum(key in recorded for key in keys)} of {len(keys)} runs done")
+    elif options.command == "keep":
+        for written in keep(STUDIES.values(), WORK, WEIGHTS):
+            print(written)
+    elif options.command == "score":
+        print(json.dumps(score(load_kept(options.key, WEIGHTS), options.images)))
     else:
         records = {name: results_of(name).read() for name in STUDIES}
         for written in write_page(options.page, STUDIES, records):

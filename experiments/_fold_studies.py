@@ -10,6 +10,7 @@ from experiments._study import CHOOSING, Study
 _FRESH = (30, 31, 32, 33, 34)
 
 _BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
+_KEPT = (_BEST_PLAIN[0], _BEST_PLAIN[2], "grown: two cycles in use", "folded")
 _TEACHERS = ("grown: two cycles in use", "twice the blocks")
 
 
@@ -94,6 +95,7 @@ FOLD_64 = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS,
+    kept=_KEPT,
 )
 
 _WIDE = replace(_FEW, width=128)
@@ -106,6 +108,7 @@ FOLD_128 = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS,
+    kept=_KEPT[1:4:2],
 )
 
 FOLD_THREE_BLOCKS = Study(
@@ -141,6 +144,7 @@ FOLD_64_ALL = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS[:1],
+    kept=_KEPT,
 )
 
 FOLD_128_ALL = Study(
@@ -189,6 +193,7 @@ SPEEDS_ALL = Study(
     baselines=("plain", _TEACHERS[0]),
     plot="differences",
     teachers=_TEACHERS[:1],
+    kept=("the same, twice the epochs",),
 )
 
 FOLD_STUDIES = {

@@ -40,13 +40,17 @@ class SeededImages:
     Args:
         train: Images `[N, 3, H, W]` uint8 and labels.
         seeds: One for each network that is trained.
+
+    Attributes:
+        mean: Of the training images' channels, in grey levels, `[1, 3, 1, 1]`.
+        deviation: Likewise.
     """
 
     def __init__(self, train: Split, seeds: list[int]) -> None:
         self.labels = train.labels
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         deviation, mean = torch.std_mean(train.images.float(), dim=(0, 2, 3), keepdim=True)
-        self._mean, self._deviation = mean, deviation
+        self.mean, self.deviation = mean, deviation
         count, channels, self._side, _ = train.images.shape
         padded = mean.round().to(torch.uint8).expand(count, channels, *(2 * [self._side + 8]))
         padded = padded.clone()
@@ -59,7 +63,7 @@ class SeededImages:
 
     def normalized(self, images: Tensor) -> Tensor:
         """Images `[..., 3, H, W]` as float, with the training set's means and deviations."""
-        return images.float().sub_(self._mean).div_(self._deviation)
+        return images.float().sub_(self.mean).div_(self.deviation)
 
     def orders(self) -> Tensor:
         """A new order of the training images for each seed, `[S, N]`."""

@@ -29,6 +29,7 @@ class Study:
         plot: Quality against the cost of training, or every variant's difference to the first
             baseline.
         teachers: Variants that are teachers of others, and are shown with those seeds of theirs.
+        kept: Variants of the quick loop whose weights are kept in the repository, of one seed.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Study:
     split: Literal["val", "test"] = "test"
     plot: Literal["cost", "differences"] = "cost"
     teachers: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
     @property
     def metric(self) -> str:

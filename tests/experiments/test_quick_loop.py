@@ -9,19 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cycledistill import CycleWrapper
-from experiments import _image_study, _image_train
+from experiments import _image_study, _image_train, _weights
 from experiments._image_data import SeededImages
 from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
 from experiments._image_train import train_seeds, weights_file
 from experiments._images import Split
 from experiments._results import Results
+from experiments._study import Study
 from experiments._vit import SeededViT, initial_weights, plain_model, stacked
+from experiments._weights import keep, load_kept, score
 
 TINY = ImageRun(epochs=2, train_samples=40, width=32, depth=1, patch_size=16, batch_size=10)
 GROWN = replace(TINY, cycles=2, used=2)
@@ -290,3 +293,34 @@ def test_keys_of_runs_and_their_teachers() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             replace(TINY, **wrong)  # type: ignore[arg-type]
+
+
+def test_kept_weights_are_scored_on_other_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_weights, "cifar10", lambda cache: SPLITS)
+    study = Study("?", {"a": TINY, "b": FOLDED, "c": GROWN}, (7, 8), ("a",), kept=("b", "c"))
+    results = Results(tmp_path / "r" / "s.jsonl", tmp_path / "work")
+    assert keep([study], results.work, tmp_path / "kept") == []
+    run_seeds([config for config in study.runs() if isinstance(config, ImageRun)], results)
+    written = keep([study], results.work, tmp_path / "kept")
+    assert [path.stem for path in written] == [study.run(n, 7).key for n in ("b", "c")]
+    for number, (picture, label) in enumerate(zip(*SPLITS[2], strict=True)):
+        folder = tmp_path / "images" / f"class {label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    folded, grown = (load_kept(path.stem, tmp_path / "kept") for path in written)
+    with pytest.raises(ValueError, match="expected CIFAR-10's 10"):
+        score(folded, tmp_path / "images")
+    for label in range(10):
+        (tmp_path / "images" / f"class {label}").mkdir(exist_ok=True)
+    for kept, name in ((folded, "b"), (grown, "c")):
+        metrics = results.read()[study.run(name, 7).key]["metrics"]
+        found = score(kept, tmp_path / "images")
+        assert {n: round(value, 4) for n, value in found.items()} == {
+            n: metrics[f"test/{n}"] for n in ("accuracy/1", "accuracy/2")
+        }
+    assert grown.config.used == 2 and folded.config.teachers == ()
+    timm_model(TINY, folded.weights)
+    with pytest.raises(FileNotFoundError, match=f"kept are the weights of .*{written[0].stem}"):
+        load_kept("nothing", tmp_path / "kept")

@@ -20,6 +20,7 @@ import torch
 from experiments._config import RunConfig
 from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
+from experiments._pointers import PointerRun, train_pointers
 from experiments._report import write_page
 from experiments._results import Results
 from experiments._studies import STUDIES
@@ -49,7 +50,10 @@ def run(study: Study, results: Results, device: str = "auto") -> int:
         with results.claim(config.key) as mine:
             if mine:
                 start = time.perf_counter()
-                record = train(config, results.work / config.key, device)
+                if isinstance(config, PointerRun):
+                    record = train_pointers(config)
+                else:
+                    record = train(config, results.work / config.key, device)
                 results.append(record)
                 done += 1
                 found = record["metrics"] or record["diverged"]
@@ -59,7 +63,7 @@ def run(study: Study, results: Results, device: str = "auto") -> int:
     return done
 
 
-def _words(config: RunConfig) -> str:
+def _words(config: RunConfig | PointerRun) -> str:
     """What differs from the defaults."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     defaults = {field.name: field.default for field in fields(config)}

@@ -111,7 +111,9 @@ class RunConfig:
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits, a hash of what differs from the defaults."""
-        return _hash({f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default})
+        return hash_of(
+            {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        )
 
     def seeded(self, seed: int) -> RunConfig:
         """The run with another seed."""
@@ -122,5 +124,6 @@ class RunConfig:
         return asdict(self)
 
 
-def _hash(values: dict[str, Any]) -> str:
+def hash_of(values: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for the values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

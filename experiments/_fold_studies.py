@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from experiments._image_run import ImageRun
+from experiments._pointers import PointerRun
 from experiments._study import CHOOSING, Study
 
 _FRESH = (30, 31, 32, 33, 34)
@@ -196,6 +197,30 @@ SPEEDS_ALL = Study(
     kept=("the same, twice the epochs",),
 )
 
+
+def _pointers(shallow: PointerRun, blocks: int) -> dict[str, PointerRun]:
+    """One block that is run again, beside as many blocks and beside one that is run once."""
+    return {
+        "one block": shallow,
+        f"one block, {blocks} cycles in use": replace(shallow, cycles=blocks),
+        f"{blocks} blocks": replace(shallow, depth=blocks),
+    }
+
+
+POINTERS_4 = Study(
+    title="Can one block that is used twice follow a pointer four times?",
+    variants=_pointers(PointerRun(), blocks=2),
+    seeds=_FRESH,
+    baselines=("one block", "2 blocks"),
+)
+
+POINTERS_8 = Study(
+    title="Can one block that is used three times follow a pointer eight times?",
+    variants=_pointers(PointerRun(epochs=2, places=10, hops=8), blocks=3),
+    seeds=_FRESH,
+    baselines=("one block", "3 blocks"),
+)
+
 FOLD_STUDIES = {
     "fold-choices": FOLD_CHOICES,
     "fold-64": FOLD_64,
@@ -205,4 +230,6 @@ FOLD_STUDIES = {
     "fold-128-all": FOLD_128_ALL,
     "speeds-choices": SPEEDS_CHOICES,
     "speeds-all": SPEEDS_ALL,
+    "pointers-4": POINTERS_4,
+    "pointers-8": POINTERS_8,
 }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
+
+from experiments._config import hash_of
 
 TEACHER_SEED = 1000
 
@@ -111,8 +111,7 @@ class ImageRun:
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits, a hash of what differs from the defaults."""
-        named = {"engine": "images", **self._changed()}
-        return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()[:16]
+        return hash_of({"engine": "images", **self._changed()})
 
     def _changed(self) -> dict[str, Any]:
         own = {f.name: getattr(self, f.name) for f in fields(self)}

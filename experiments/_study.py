@@ -8,8 +8,9 @@ from typing import Literal
 
 from experiments._config import RunConfig
 from experiments._image_run import TEACHER_SEED, ImageRun
+from experiments._pointers import PointerRun
 
-Run = RunConfig | ImageRun
+Run = RunConfig | ImageRun | PointerRun
 
 # Seeds of studies that choose something are not those of studies that report.
 CHOOSING = (100, 101)

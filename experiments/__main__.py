@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -39,9 +40,17 @@ def results_of(name: str) -> Results:
     return Results(RESULTS / f"{name}.jsonl", WORK)
 
 
-def run(study: Study, results: Results, device: str = "auto") -> int:
-    """Do the study's runs that nobody has done or is doing; returns how many."""
-    runs = study.runs()
+def run(study: Study, results: Results, device: str = "auto", variants: Sequence[str] = ()) -> int:
+    """Do the study's runs, or its variants', that nobody has done or is doing; returns how many.
+
+    Raises:
+        ValueError: The study has no such variant.
+    """
+    unknown = [name for name in variants if name not in study.variants]
+    if unknown:
+        raise ValueError(f"there is no variant {unknown[0]!r}, expected of {list(study.variants)}")
+    names = variants or study.variants
+    runs = [study.run(name, seed) for seed in study.seeds for name in names]
     quick = [config for config in runs if isinstance(config, ImageRun)]
     done = run_seeds(quick, results) if quick else 0
     for config in runs:
@@ -78,6 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
     running.add_argument("study", choices=STUDIES)
     running.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     running.add_argument("--threads", type=int, default=1, help="of this process (1)")
+    running.add_argument("--variant", action="append", default=[], help="only this one; repeatable")
     commands.add_parser("status", help="how many runs of each study are done")
     reporting = commands.add_parser("report", help="rewrite tables and plots from the results")
     reporting.add_argument("--page", type=Path, default=PAGE)
@@ -88,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.command == "run":
         torch.set_num_threads(options.threads)
-        run(STUDIES[options.study], results_of(options.study), options.device)
+        run(STUDIES[options.study], results_of(options.study), options.device, options.variant)
     elif options.command == "status":
         for name, study in STUDIES.items():
             recorded = results_of(name).read()

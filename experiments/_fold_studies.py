@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from experiments._image_run import ImageRun
 from experiments._pointers import PointerRun
-from experiments._study import CHOOSING, Study
+from experiments._study import CHOOSING, Headline, Study
 
 _FRESH = (30, 31, 32, 33, 34)
 
@@ -97,6 +97,7 @@ FOLD_64 = Study(
     plot="differences",
     teachers=_TEACHERS,
     kept=_KEPT,
+    headline=Headline("one block x 64, 5,000 images", _TEACHERS[0], "folded"),
 )
 
 _WIDE = replace(_FEW, width=128)
@@ -110,6 +111,7 @@ FOLD_128 = Study(
     plot="differences",
     teachers=_TEACHERS,
     kept=_KEPT[1:4:2],
+    headline=Headline("one block x 128, 5,000 images", _TEACHERS[0], "folded"),
 )
 
 FOLD_THREE_BLOCKS = Study(
@@ -119,6 +121,7 @@ FOLD_THREE_BLOCKS = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS,
+    headline=Headline("three blocks x 64, 5,000 images", _TEACHERS[0], "folded"),
 )
 
 _ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
@@ -146,6 +149,7 @@ FOLD_64_ALL = Study(
     plot="differences",
     teachers=_TEACHERS[:1],
     kept=_KEPT,
+    headline=Headline("one block x 64, 45,000 images", _TEACHERS[0], "folded"),
 )
 
 FOLD_128_ALL = Study(
@@ -155,6 +159,7 @@ FOLD_128_ALL = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS[:1],
+    headline=Headline("one block x 128, 45,000 images", _TEACHERS[0], "folded"),
 )
 
 
@@ -180,10 +185,11 @@ SPEEDS_CHOICES = Study(
     title="How does one network of one block x 64 learn to be used with one cycle and with two?",
     variants=_speeds(_FEW),
     seeds=CHOOSING,
-    baselines=("plain", _TEACHERS[0]),
+    baselines=("plain",),
     split="val",
     plot="differences",
     teachers=_TEACHERS[:1],
+    deep=_TEACHERS[0],
 )
 
 SPEEDS_ALL = Study(
@@ -191,10 +197,11 @@ SPEEDS_ALL = Study(
     "a network trained for it on 45,000 images?",
     variants=_speeds(_ALL),
     seeds=_FRESH,
-    baselines=("plain", _TEACHERS[0]),
+    baselines=("plain",),
     plot="differences",
     teachers=_TEACHERS[:1],
     kept=("the same, twice the epochs",),
+    deep=_TEACHERS[0],
 )
 
 

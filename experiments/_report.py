@@ -81,6 +81,7 @@ def table(study: Study, records: Records) -> str:
     bases = {row.name: row for row in found if row.name in study.baselines}
     head = ["variant", "epochs", "training TMACs", "MACs in use", "runs", f"{study.metric}, %"]
     head += ["last cycle, %", *(f"minus {name!r}" for name in study.baselines)]
+    head += [f"last cycle minus {study.deep!r}"] * (study.deep is not None)
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in found:
         runs = f"{len(row.values)}" + f", {row.diverged} diverged" * bool(row.diverged)
@@ -96,7 +97,47 @@ def table(study: Study, records: Records) -> str:
             difference = paired_difference(row.values, bases[name].values)
             known = difference is not None and name != row.name
             cells.append(_difference(difference) if known and difference else "")
+        if study.deep is not None:
+            deep = next(other.last_cycle for other in found if other.name == study.deep)
+            difference = paired_difference(row.last_cycle, deep)
+            known = row.config.training_cycles > 1 and row.name != study.deep
+            cells.append(_difference(difference) if known and difference else "")
         lines.append(cells)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def headline(studies: Mapping[str, Study], records: Mapping[str, Records]) -> str:
+    """A Markdown table of what folding gains, a line for each study that has finished runs of it.
+
+    The best plain network is the best on the test set of all lengths that were trained, which is
+    to its own advantage.
+    """
+    lines = [
+        ["network", "plain", "best plain of any length", "cycles in use", "folded, one pass"],
+        ["---", *["--:"] * 7],
+    ]
+    lines[0] += ["folded over plain", "folded over best plain", "training, in plain's"]
+    for name, study in studies.items():
+        if study.headline is None:
+            continue
+        found = {row.name: row for row in rows(study, records[name]) if row.values}
+        plain, grown, folded = (
+            found.get(name)
+            for name in (study.baselines[0], study.headline.grown, study.headline.folded)
+        )
+        if not (plain and grown and folded):
+            continue
+        lengths = [found[name] for name in study.baselines if name in found]
+        best = max(lengths, key=lambda row: spread(list(row.values.values())).mean)
+        over_plain = paired_difference(folded.values, plain.values)
+        over_best = paired_difference(folded.values, best.values)
+        assert over_plain and over_best
+        scores = [
+            _interval(spread(list(row.values.values()))) for row in (plain, best, grown, folded)
+        ]
+        scores[1] += f" ({best.config.epochs} epochs)"
+        cells = [study.headline.network, *scores, _difference(over_plain), _difference(over_best)]
+        lines.append([*cells, f"{folded.training_macs / plain.training_macs:.1f}x"])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -217,22 +258,25 @@ def write_page(
         ValueError: The page has no place for a study.
     """
     text = page.read_text("utf-8")
-    written = []
-    for name, study in studies.items():
+    bodies = {name: section(name, study, records[name]) for name, study in studies.items()}
+    if any(study.headline for study in studies.values()):
+        bodies["headline"] = headline(studies, records)
+    for name, body in bodies.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        body = f"{begin}\n{section(name, study, records[name])}\n\n{end}"
+        body = f"{begin}\n{body}\n\n{end}"
         text, count = place.subn(lambda _, body=body: body, text)  # type: ignore[misc]
         if count != 1:
             raise ValueError(
                 f"{page} has {count} places for the study {name}, expected one: a line "
                 f"{begin.strip()!r} and later a line {end!r}"
             )
-        if not any(config.key in records[name] for config in study.runs()):
-            continue
-        picture = page.parent.parent / "pictures" / f"lab-{name}.png"
-        draw(study, records[name], picture)
-        written.append(picture)
+    written = []
+    for name, study in studies.items():
+        if any(config.key in records[name] for config in study.runs()):
+            picture = page.parent.parent / "pictures" / f"lab-{name}.png"
+            draw(study, records[name], picture)
+            written.append(picture)
     _replace(page, text.encode())
     return [page, *written]
 

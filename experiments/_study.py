@@ -18,6 +18,21 @@ REPORTING = (0, 1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
+class Headline:
+    """What the table on top of the page takes from a study.
+
+    Attributes:
+        network: The network and its images.
+        grown: The variant with several cycles in use.
+        folded: The variant that is taught by it and used with one.
+    """
+
+    network: str
+    grown: str
+    folded: str
+
+
+@dataclass(frozen=True)
 class Study:
     """Variants of a run, each with the same seeds.
 
@@ -30,6 +45,8 @@ class Study:
         plot: Quality against the cost of training, or every variant's difference to the first
             baseline.
         teachers: Variants that are teachers of others, and are shown with those seeds of theirs.
+        deep: The variant that others' last cycles are compared with, where several are in use.
+        headline: What the table on top of the page takes from it.
         kept: Variants of the quick loop whose weights are kept in the repository, of one seed.
     """
 
@@ -40,6 +57,8 @@ class Study:
     split: Literal["val", "test"] = "test"
     plot: Literal["cost", "differences"] = "cost"
     teachers: tuple[str, ...] = ()
+    deep: str | None = None
+    headline: Headline | None = None
     kept: tuple[str, ...] = ()
 
     @property

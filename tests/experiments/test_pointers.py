@@ -31,7 +31,10 @@ def test_a_run_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     results = Results(tmp_path / "r" / "s.jsonl", tmp_path / "work")
     twice = replace(TINY, cycles=2)
     study = Study("?", {"a": TINY, "b": twice}, (0,), ("a",))
-    assert run(study, results) == 2 and run(study, results) == 0
+    assert run(study, results, variants=["b"]) == 1
+    assert run(study, results) == 1 and run(study, results) == 0
+    with pytest.raises(ValueError, match=r"no variant 'c', expected of \['a', 'b'\]"):
+        run(study, results, variants=["c"])
     once, again = (results.read()[config.key] for config in study.runs())
     assert 0 <= once["metrics"]["test/accuracy/1"] <= 100
     assert set(again["metrics"]) == {"test/accuracy/2"}

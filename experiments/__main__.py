@@ -23,7 +23,7 @@ from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
 from experiments._pointers import PointerRun, train_pointers
 from experiments._report import write_page
-from experiments._results import Results
+from experiments._results import Results, weights_file
 from experiments._studies import STUDIES
 from experiments._study import Study
 from experiments._train import ROOT, train
@@ -53,23 +53,38 @@ def run(study: Study, results: Results, device: str = "auto", variants: Sequence
     runs = [study.run(name, seed) for seed in study.seeds for name in names]
     quick = [config for config in runs if isinstance(config, ImageRun)]
     done = run_seeds(quick, results) if quick else 0
-    for config in runs:
-        if isinstance(config, ImageRun):
-            continue
-        with results.claim(config.key) as mine:
-            if mine:
-                start = time.perf_counter()
-                if isinstance(config, PointerRun):
-                    record = train_pointers(config)
-                else:
-                    record = train(config, results.work / config.key, device)
-                results.append(record)
-                done += 1
-                found = record["metrics"] or record["diverged"]
-                print(
-                    f"{time.perf_counter() - start:6.0f} s  {_words(config)}  {found}", flush=True
-                )
-    return done
+    return done + sum(
+        _run_alone(config, results, device) for config in runs if not isinstance(config, ImageRun)
+    )
+
+
+def _run_alone(
+    config: RunConfig | PointerRun, results: Results, device: str, again: bool = False
+) -> int:
+    """A run and, before it, its teacher's; nothing where another process has one of them.
+
+    With ``again`` also a run that is recorded, for its weights.
+    """
+    done = 0
+    teacher = None if isinstance(config, PointerRun) else config.taught_by
+    if teacher is not None and not weights_file(teacher.key, results.work).exists():
+        done = _run_alone(teacher, results, device, again=True)
+        if not done:
+            return 0
+    with results.claim(config.key) as mine:
+        recorded = config.key in results.read()
+        if not mine and not (again and recorded):
+            return done
+        start = time.perf_counter()
+        if isinstance(config, PointerRun):
+            record = train_pointers(config)
+        else:
+            record = train(config, results.work / config.key, device)
+        if not recorded:
+            results.append(record)
+        found = record["metrics"] or record["diverged"]
+        print(f"{time.perf_counter() - start:6.0f} s  {_words(config)}  {found}", flush=True)
+    return done + 1
 
 
 def _words(config: RunConfig | PointerRun) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from experiments._config import RunConfig
 from experiments._image_run import ImageRun
 from experiments._pointers import PointerRun
-from experiments._study import CHOOSING, Headline, Study
+from experiments._study import CHOOSING, LSPET_PLAIN, Headline, Study
 
 _FRESH = (30, 31, 32, 33, 34)
 
@@ -205,6 +206,41 @@ SPEEDS_ALL = Study(
 )
 
 
+def _people(plain: RunConfig, equal: float) -> dict[str, RunConfig]:
+    """People: the teacher's heatmaps or coordinates beside the truth."""
+    folded = replace(plain, mode="fold")
+    return {
+        "plain": plain,
+        _TEACHERS[0]: replace(plain, mode="cycle"),
+        "folded": folded,
+        _BEST_PLAIN[1]: replace(plain, epochs=2 * plain.epochs),
+        _BEST_PLAIN[2]: replace(plain, epochs=round(equal * plain.epochs)),
+        "folded, fresh student": replace(folded, warm=False),
+        "folded, truth weight 0.5": replace(folded, truth_weight=0.5),
+    }
+
+
+LSPET_FOLD = Study(
+    title="Does growing, then folding help on the people of LSPET, with heatmaps?",
+    variants=_people(LSPET_PLAIN, equal=3.2),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    headline=Headline("4 blocks x 96, people, heatmaps (PCK)", _TEACHERS[0], "folded"),
+)
+
+LSPET_FOLD_REGRESSION = Study(
+    title="Does growing, then folding help on the people of LSPET, with coordinates?",
+    variants=_people(replace(LSPET_PLAIN, head="regression"), equal=3.2),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    headline=Headline("4 blocks x 96, people, coordinates (PCK)", _TEACHERS[0], "folded"),
+)
+
+
 def _pointers(shallow: PointerRun, blocks: int) -> dict[str, PointerRun]:
     """One block that is run again, beside as many blocks and beside one that is run once."""
     return {
@@ -237,6 +273,8 @@ FOLD_STUDIES = {
     "fold-128-all": FOLD_128_ALL,
     "speeds-choices": SPEEDS_CHOICES,
     "speeds-all": SPEEDS_ALL,
+    "lspet-fold": LSPET_FOLD,
+    "lspet-fold-regression": LSPET_FOLD_REGRESSION,
     "pointers-4": POINTERS_4,
     "pointers-8": POINTERS_8,
 }

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from experiments._config import hash_of
-
-TEACHER_SEED = 1000
+from experiments._config import TEACHER_SEED, hash_of
 
 
 @dataclass(frozen=True)

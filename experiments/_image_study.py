@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from experiments._image_run import ImageRun
-from experiments._image_train import train_seeds, weights_file
-from experiments._results import Results
+from experiments._image_train import train_seeds
+from experiments._results import Results, weights_file
 
 _WAITING_SECONDS = 5.0
 
@@ -33,12 +33,12 @@ def _make_teachers(configs: list[ImageRun], results: Results) -> int:
     """Weights of all teachers; those that another process trains are waited for."""
     done = 0
     for own in zip(*(config.teachers for config in configs), strict=True):
-        missing = [t for t in own if not weights_file(t, results.work).exists()]
+        missing = [t for t in own if not weights_file(t.key, results.work).exists()]
         if missing:
             done += _make_teachers(missing, results)
         while missing:
             done += _train_claimed(missing, results, again=True)
-            missing = [t for t in missing if not weights_file(t, results.work).exists()]
+            missing = [t for t in missing if not weights_file(t.key, results.work).exists()]
             if missing:
                 time.sleep(_WAITING_SECONDS)
     return done
@@ -48,7 +48,7 @@ def _train_claimed(configs: Sequence[ImageRun], results: Results, again: bool = 
     """Train what can be claimed; ``again`` also what is recorded and whose weights are lost."""
 
     def missing(config: ImageRun) -> bool:
-        return not weights_file(config, results.work).exists()
+        return not weights_file(config.key, results.work).exists()
 
     with ExitStack() as claims:
         recorded = results.read()
@@ -56,9 +56,7 @@ def _train_claimed(configs: Sequence[ImageRun], results: Results, again: bool = 
             config
             for config in configs
             if claims.enter_context(results.claim(config.key))
-            or (
-                again and config.key in recorded and not weights_file(config, results.work).exists()
-            )
+            or (again and config.key in recorded and missing(config))
         ]
         if not mine:
             return 0

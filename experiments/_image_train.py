@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -21,17 +21,13 @@ from cycledistill import CycleWrapper, count_macs
 from experiments._image_data import SeededImages, cifar10
 from experiments._image_run import ImageRun
 from experiments._images import Split
+from experiments._results import save_weights, weights_file
 from experiments._task import first_samples
 from experiments._train import commit
 from experiments._vit import Found, SeededViT, initial_weights, plain_model, stacked
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3
-
-
-def weights_file(config: ImageRun, work: Path) -> Path:
-    """Where a finished run's weights stand."""
-    return work / "weights" / f"{config.key}.safetensors"
 
 
 def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]:
@@ -55,7 +51,7 @@ def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]
     train = train.take(first_samples(config, len(train.labels)))
     data = SeededImages(train, [one.seed for one in configs])
     teachers = [
-        SeededViT(own[0], stacked([load_file(weights_file(one, work)) for one in own]))
+        SeededViT(own[0], stacked([load_file(weights_file(one.key, work)) for one in own]))
         for own in zip(*(one.teachers for one in configs), strict=True)
     ]
     weights, resumed = _trained(configs, data, teachers, work)
@@ -70,11 +66,8 @@ def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]
     records = []
     for place, one in enumerate(configs):
         finite = all(bool(value[place].isfinite().all()) for value in weights.values())
-        file = weights_file(one, work)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        save_file({name: value[place].contiguous() for name, value in weights.items()}, temporary)
-        os.replace(temporary, file)
+        own = {name: value[place] for name, value in weights.items()}
+        save_weights(own, weights_file(one.key, work), None)
         metrics = {name: round(float(values[place]), 4) for name, values in scores.items()}
         records.append(
             {

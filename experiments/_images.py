@@ -96,6 +96,10 @@ class Images:
         """Cross entropy."""
         return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
 
+    def teaching(self, loss: nn.Module) -> str:
+        """The divergence from the teacher's classes."""
+        return "kl"
+
     def batch(self, indices: Tensor) -> Batch:
         """Augmented images, and their labels or the classes' probabilities."""
         images, labels = self._on("train", indices.device).take(indices)

@@ -8,7 +8,7 @@ from itertools import product
 
 from experiments._config import RunConfig
 from experiments._fold_studies import FOLD_STUDIES
-from experiments._study import CHOOSING, REPORTING, Study
+from experiments._study import CHOOSING, LSPET_PLAIN, REPORTING, Study
 
 _DIGITS = RunConfig(task="digits", mode="plain", epochs=400, lr=5e-3)
 
@@ -340,18 +340,16 @@ CIFAR10_MIXED = Study(
     variants=_picked(_main(replace(_CIFAR10, mixed=True, epochs=100)), *_LEAST),
 )
 
-_LSPET = RunConfig(task="lspet", mode="plain", epochs=60, width=96, depth=4, batch_size=64, lr=1e-3)
-
 
 LSPET_LENGTH = Study(
     title="The same questions for heatmaps on LSPET.",
-    variants=_lengths(_LSPET, (5e-4, 60), (1e-3, 60), (2e-3, 60), (1e-3, 30), (1e-3, 120)),
+    variants=_lengths(LSPET_PLAIN, (5e-4, 60), (1e-3, 60), (2e-3, 60), (1e-3, 30), (1e-3, 120)),
     seeds=CHOOSING[:1],
     baselines=("plain, rate 0.001, 60 epochs",),
     split="val",
 )
 
-_LSPET_REGRESSION = replace(_LSPET, head="regression")
+_LSPET_REGRESSION = replace(LSPET_PLAIN, head="regression")
 
 LSPET_REGRESSION_LENGTH = Study(
     title="The same questions for coordinates on LSPET.",
@@ -377,15 +375,15 @@ def _pose(plain: RunConfig) -> dict[str, RunConfig]:
 
 LSPET = Study(
     title="Does the method help on the people of LSPET, with heatmaps?",
-    variants=_pose(_LSPET),
+    variants=_pose(LSPET_PLAIN),
 )
 
 LSPET_RECIPE = Study(
     title="Does the recipe of the digits carry over to LSPET?",
     variants={
-        **_picked(_main(_LSPET), "plain", "plain, twice the epochs"),
-        "mean of task losses + prediction MSE, gradients cut": _cut(_LSPET),
-        "the same, no token distance": replace(_cut(_LSPET), token_weight=0.0),
+        **_picked(_main(LSPET_PLAIN), "plain", "plain, twice the epochs"),
+        "mean of task losses + prediction MSE, gradients cut": _cut(LSPET_PLAIN),
+        "the same, no token distance": replace(_cut(LSPET_PLAIN), token_weight=0.0),
     },
     seeds=REPORTING[:1],
 )

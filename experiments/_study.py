@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments._config import RunConfig
-from experiments._image_run import TEACHER_SEED, ImageRun
+from experiments._config import TEACHER_SEED, RunConfig
+from experiments._image_run import ImageRun
 from experiments._pointers import PointerRun
 
 Run = RunConfig | ImageRun | PointerRun
@@ -15,6 +15,11 @@ Run = RunConfig | ImageRun | PointerRun
 # Seeds of studies that choose something are not those of studies that report.
 CHOOSING = (100, 101)
 REPORTING = (0, 1, 2, 3, 4)
+
+# The people's network, which old and new studies have in common.
+LSPET_PLAIN = RunConfig(
+    task="lspet", mode="plain", epochs=60, width=96, depth=4, batch_size=64, lr=1e-3
+)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -53,6 +53,9 @@ class Task(Protocol):
 
     def loss(self, config: RunConfig) -> nn.Module:
         """A new task loss."""
+
+    def teaching(self, loss: nn.Module) -> str | Callable[[Any, Any], Tensor]:
+        """The distance from a frozen teacher's prediction; ``loss`` is the task's."""
 
     def batch(self, indices: Tensor) -> Batch:
         """Training samples `[B]`, on the device of ``indices``."""

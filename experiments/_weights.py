@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from experiments._image_data import SeededImages, cifar10
 from experiments._image_run import ImageRun
-from experiments._image_train import weights_file
 from experiments._images import read_folder
+from experiments._results import save_weights, weights_file
 from experiments._study import Study
 from experiments._task import first_samples
 from experiments._vit import SeededViT
@@ -64,7 +63,7 @@ def keep(studies: Iterable[Study], work: Path, folder: Path) -> list[Path]:
             config = study.run(name, study.seeds[0])
             assert isinstance(config, ImageRun)
             file = folder / f"{config.key}.safetensors"
-            if file.exists() or not weights_file(config, work).exists():
+            if file.exists() or not weights_file(config.key, work).exists():
                 continue
             train, _, _ = cifar10(work)
             data = SeededImages(train.take(first_samples(config, len(train.labels))), [])
@@ -73,10 +72,7 @@ def keep(studies: Iterable[Study], work: Path, folder: Path) -> list[Path]:
                 "mean": json.dumps(data.mean.flatten().tolist()),
                 "deviation": json.dumps(data.deviation.flatten().tolist()),
             }
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_suffix(f".{os.getpid()}")
-            save_file(load_file(weights_file(config, work)), temporary, metadata=about)
-            os.replace(temporary, file)
+            save_weights(load_file(weights_file(config.key, work)), file, about)
             written.append(file)
     return written
 

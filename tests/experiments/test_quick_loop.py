@@ -19,10 +19,11 @@ from experiments import _image_study, _image_train, _weights
 from experiments._image_data import SeededImages
 from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
-from experiments._image_train import train_seeds, weights_file
+from experiments._image_train import train_seeds
 from experiments._images import Split
-from experiments._results import Results
-from experiments._study import Study
+from experiments._report import headline, table
+from experiments._results import Results, weights_file
+from experiments._study import Headline, Study
 from experiments._vit import SeededViT, initial_weights, plain_model, stacked
 from experiments._weights import keep, load_kept, score
 
@@ -186,13 +187,15 @@ def test_seeds_at_once_are_what_each_is_alone(tmp_path: Path) -> None:
     together, single = results.read()[key], alone.read()[key]
     assert together["metrics"] == single["metrics"] and together["seed"] == 4
     assert {"val/accuracy/1", "test/accuracy/2", "test/accuracy/teachers"} <= set(single["metrics"])
-    ours, theirs = (load_file(weights_file(FOLDED.seeded(4), own.work)) for own in (results, alone))
+    ours, theirs = (
+        load_file(weights_file(FOLDED.seeded(4).key, own.work)) for own in (results, alone)
+    )
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], rtol=1e-4, atol=1e-5)
     # Nothing is done twice; weights that were lost come back, without a second record.
     text = results.path.read_text()
     assert run_seeds([FOLDED.seeded(seed) for seed in (3, 4)], results) == 0
-    weights_file(GROWN.seeded(1003), results.work).unlink()
+    weights_file(GROWN.seeded(1003).key, results.work).unlink()
     fresh = replace(FOLDED, warm=False)
     assert run_seeds([fresh.seeded(3)], results) == 1
     assert results.path.read_text().startswith(text)
@@ -203,9 +206,9 @@ def test_a_student_starts_from_its_teacher_where_it_is_to(tmp_path: Path) -> Non
     still = replace(FOLDED, lr=0.0)
     results = Results(tmp_path / "r" / "s.jsonl", tmp_path / "work")
     run_seeds([still.seeded(0), replace(still, warm=False).seeded(0)], results)
-    teacher = load_file(weights_file(GROWN.seeded(1000), results.work))
-    warm = load_file(weights_file(still.seeded(0), results.work))
-    fresh = load_file(weights_file(replace(still, warm=False).seeded(0), results.work))
+    teacher = load_file(weights_file(GROWN.seeded(1000).key, results.work))
+    warm = load_file(weights_file(still.seeded(0).key, results.work))
+    fresh = load_file(weights_file(replace(still, warm=False).seeded(0).key, results.work))
     first = initial_weights(TINY)
     assert all(torch.equal(warm[name], teacher[name]) for name in teacher)
     assert all(torch.equal(fresh[name], first[name]) for name in teacher)
@@ -231,7 +234,7 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     again = train_seeds([config], tmp_path / "cut")
     assert len(epochs) == 5 and again[0]["budget"]["resumed"]
     assert again[0]["metrics"] == whole[0]["metrics"]
-    ours, theirs = (load_file(weights_file(config, tmp_path / n)) for n in ("cut", "whole"))
+    ours, theirs = (load_file(weights_file(config.key, tmp_path / n)) for n in ("cut", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
@@ -324,3 +327,69 @@ def test_kept_weights_are_scored_on_other_images(
     timm_model(TINY, folded.weights)
     with pytest.raises(FileNotFoundError, match=f"kept are the weights of .*{written[0].stem}"):
         load_kept("nothing", tmp_path / "kept")
+
+
+def record_of(config: ImageRun, training_macs: float, **metrics: float) -> dict[str, Any]:
+    return {
+        "key": config.key,
+        "seed": config.seed,
+        "budget": {"training_macs": training_macs, "macs_in_use": 3000},
+        "metrics": {name.replace("_", "/"): value for name, value in metrics.items()},
+        "diverged": "",
+    }
+
+
+def test_headline_is_over_the_best_plain_network_of_any_length() -> None:
+    longer = replace(TINY, epochs=4)
+    study = Study(
+        "?",
+        {"plain": TINY, "longer": longer, "grown": GROWN, "folded": FOLDED},
+        seeds=(1, 2),
+        baselines=("plain", "longer"),
+        teachers=("grown",),
+        headline=Headline("a small one", "grown", "folded"),
+    )
+    records = {}
+    for name, macs, found in (
+        ("plain", 1e12, (40.0, 41.0)),
+        ("longer", 2e12, (42.0, 42.0)),
+        ("grown", 2e12, (50.0, 52.0)),
+        ("folded", 3.5e12, (45.0, 44.0)),
+    ):
+        for seed, value in zip((1, 2), found, strict=True):
+            config = study.run(name, seed)
+            assert isinstance(config, ImageRun)
+            metrics = {"test_accuracy_1": value, "test_accuracy_2": value}
+            records[config.key] = record_of(config, macs, **metrics)
+    assert study.run("grown", 1).seed == 1001
+    lines = headline({"a": study, "b": replace(study, headline=None)}, {"a": records, "b": records})
+    (row,) = lines.splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[0] == "a small one" and cells[-1] == "3.5x"
+    assert [cell.split(" ")[0] for cell in cells[1:7]] == [
+        "40.50", "42.00", "51.00", "44.50", "+4.00", "+2.50",
+    ]  # fmt: skip
+    assert cells[2].endswith("(4 epochs)")
+    # Without the folded network's records there is nothing to say.
+    short = {
+        key: value for key, value in records.items() if value["budget"]["training_macs"] < 3e12
+    }
+    assert len(headline({"a": study}, {"a": short}).splitlines()) == 2
+
+
+def test_last_cycles_are_compared_with_the_deep_variant() -> None:
+    both = replace(TINY, cycles=2, every_cycle=True)
+    study = Study(
+        "?", {"plain": TINY, "grown": GROWN, "both": both}, (1,), ("plain",), deep="grown"
+    )
+    records = {}
+    for name, one, two in (("plain", 40.0, 1.0), ("grown", 2.0, 50.0), ("both", 39.0, 49.5)):
+        config = study.run(name, 1)
+        assert isinstance(config, ImageRun)
+        metrics = {"test_accuracy_1": one, "test_accuracy_2": two}
+        records[config.key] = record_of(config, 1e12, **metrics)
+    heads, _, *lines = table(study, records).splitlines()
+    assert heads.endswith("| minus 'plain' | last cycle minus 'grown' |")
+    assert [line.split("|")[-3:-1] for line in lines] == [
+        ["  ", "  "], [" +10.00 ", "  "], [" -1.00 ", " -0.50 "],
+    ]  # fmt: skip

@@ -52,7 +52,7 @@ def run(study: Study, results: Results, device: str = "auto", variants: Sequence
     names = variants or study.variants
     runs = [study.run(name, seed) for seed in study.seeds for name in names]
     quick = [config for config in runs if isinstance(config, ImageRun)]
-    done = run_seeds(quick, results) if quick else 0
+    done = run_seeds(quick, results, device) if quick else 0
     return done + sum(
         _run_alone(config, results, device) for config in runs if not isinstance(config, ImageRun)
     )

@@ -155,12 +155,27 @@ FOLD_64_ALL = Study(
 
 FOLD_128_ALL = Study(
     title="Does growing, then folding help a single pass of one block x 128 on 45,000 images?",
-    variants=_patient(replace(_ALL, width=128), equal=5.19),
+    variants=_patient(replace(_ALL, width=128), equal=5.16),
     seeds=_FRESH,
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS[:1],
     headline=Headline("one block x 128, 45,000 images", _TEACHERS[0], "folded"),
+)
+
+# ViT-Ti with patches of 4 px: hours of a GPU.
+_TINY = replace(
+    _ALL, epochs=100, width=192, depth=12, head_dim=64, patch_size=4, batch_size=500, lr=1e-3
+)
+
+FOLD_TINY_ALL = Study(
+    title="Does growing, then folding help a single pass of ViT-Ti/4 on 45,000 images?",
+    variants=_patient(_TINY, equal=5.3),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    headline=Headline("ViT-Ti/4, 45,000 images", _TEACHERS[0], "folded"),
 )
 
 
@@ -271,6 +286,7 @@ FOLD_STUDIES = {
     "fold-three-blocks": FOLD_THREE_BLOCKS,
     "fold-64-all": FOLD_64_ALL,
     "fold-128-all": FOLD_128_ALL,
+    "fold-tiny-all": FOLD_TINY_ALL,
     "speeds-choices": SPEEDS_CHOICES,
     "speeds-all": SPEEDS_ALL,
     "lspet-fold": LSPET_FOLD,

@@ -40,13 +40,15 @@ class SeededImages:
     Args:
         train: Images `[N, 3, H, W]` uint8 and labels.
         seeds: One for each network that is trained.
+        device: Where batches are made; the random numbers are the CPU's everywhere.
 
     Attributes:
         mean: Of the training images' channels, in grey levels, `[1, 3, 1, 1]`.
         deviation: Likewise.
     """
 
-    def __init__(self, train: Split, seeds: list[int]) -> None:
+    def __init__(self, train: Split, seeds: list[int], device: str = "cpu") -> None:
+        train = Split(train.images.to(device), train.labels.to(device))
         self.labels = train.labels
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         deviation, mean = torch.std_mean(train.images.float(), dim=(0, 2, 3), keepdim=True)
@@ -73,10 +75,11 @@ class SeededImages:
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Shifted and mirrored images `[S, B, 3, H, W]` at ``indices`` `[S, B]`, and labels."""
         batch = indices.shape[1]
-        places = 2 * (2 * _PADDING + 1) ** 2
+        places, device = 2 * (2 * _PADDING + 1) ** 2, self.labels.device
         drawn = torch.stack(
             [torch.randint(places, (batch,), generator=own) for own in self.generators]
         )
+        drawn, indices = drawn.to(device), indices.to(device)
         mirrored, place = drawn % 2, drawn // 2
         rows, columns = place // (2 * _PADDING + 1), place % (2 * _PADDING + 1)
         images = self._windows[mirrored, indices, rows, columns]

@@ -23,14 +23,16 @@ from experiments._image_run import ImageRun
 from experiments._images import Split
 from experiments._results import save_weights, weights_file
 from experiments._task import first_samples
-from experiments._train import commit
+from experiments._train import commit, device_words
 from experiments._vit import Found, SeededViT, initial_weights, plain_model, stacked
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3
 
 
-def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]:
+def train_seeds(
+    configs: Sequence[ImageRun], work: Path, device: str = "auto"
+) -> list[dict[str, Any]]:
     """Train runs that differ in their seeds alone, at once, and return a record for each.
 
     The metrics are those of the last step's weights; no step is picked. The weights are kept, see
@@ -39,6 +41,7 @@ def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]
     Args:
         configs: The runs.
         work: Folder of weights, decoded images and unfinished runs.
+        device: As torch names it; auto takes a GPU where there is one.
 
     Raises:
         ValueError: The runs differ in more than their seeds.
@@ -47,11 +50,14 @@ def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]
     if any(one.seeded(0) != config.seeded(0) for one in configs):
         raise ValueError(f"expected runs that differ in their seeds alone, got {configs}")
     revision, start = commit(), time.perf_counter()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = True
     train, val, test = cifar10(work)
     train = train.take(first_samples(config, len(train.labels)))
-    data = SeededImages(train, [one.seed for one in configs])
+    data = SeededImages(train, [one.seed for one in configs], device)
     teachers = [
-        SeededViT(own[0], stacked([load_file(weights_file(one.key, work)) for one in own]))
+        SeededViT(own[0], stacked([load_file(weights_file(one.key, work), device) for one in own]))
         for own in zip(*(one.teachers for one in configs), strict=True)
     ]
     weights, resumed = _trained(configs, data, teachers, work)
@@ -66,7 +72,7 @@ def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]
     records = []
     for place, one in enumerate(configs):
         finite = all(bool(value[place].isfinite().all()) for value in weights.values())
-        own = {name: value[place] for name, value in weights.items()}
+        own = {name: value[place].cpu() for name, value in weights.items()}
         save_weights(own, weights_file(one.key, work), None)
         metrics = {name: round(float(values[place]), 4) for name, values in scores.items()}
         records.append(
@@ -77,7 +83,7 @@ def train_seeds(configs: Sequence[ImageRun], work: Path) -> list[dict[str, Any]]
                 "commit": revision,
                 "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
                 "torch": torch.__version__,
-                "device": f"{platform.machine()} cpu",
+                "device": f"{platform.machine()} {device_words(data.labels.device)}",
                 "threads": torch.get_num_threads(),
                 # A seed's share of the time of all that were trained at once.
                 "budget": {**cost, "wall_seconds": round(seconds, 1), "resumed": resumed},
@@ -93,7 +99,9 @@ def _trained(
 ) -> tuple[dict[str, Tensor], bool]:
     """The weights behind the last step, and whether the run was stopped before."""
     config = configs[0]
-    weights = stacked([initial_weights(one) for one in configs])
+    device = data.labels.device
+    first = stacked([initial_weights(one) for one in configs])
+    weights = {name: value.to(device) for name, value in first.items()}
     if config.warm:
         begun = {name: teachers[0].weights.get(name) for name in weights}
         weights = {name: weights[name] if v is None else v.clone() for name, v in begun.items()}
@@ -103,21 +111,21 @@ def _trained(
         weights.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
     )
     folder = work / f"{'-'.join(str(one.seed) for one in configs)}-{config.key}"
-    state, first = folder / "state.pt", 0
+    state, begin = folder / "state.pt", 0
     resumed = state.exists()
     if resumed:
         kept = torch.load(state)
-        first = kept["epoch"]
+        begin = kept["epoch"]
         optimizer.load_state_dict(kept["optimizer"])
         for name, value in weights.items():
             value.data.copy_(kept["weights"][name])
         for own, numbers in zip(data.generators, kept["generators"], strict=True):
             own.set_state(numbers)
-    torch.manual_seed(config.seed + first)  # dropout's
+    torch.manual_seed(config.seed + begin)  # dropout's
     model = SeededViT(config, weights, training=True)
     steps = len(data.labels) // config.batch_size
     total, saved = config.epochs * steps, time.monotonic()
-    for epoch in range(first, config.epochs):
+    for epoch in range(begin, config.epochs):
         orders = data.orders()
         for number in range(steps):
             optimizer.param_groups[0]["lr"] = config.lr * _schedule(
@@ -208,6 +216,7 @@ def _scores(
     config, seeds = model.config, len(data.generators)
     right: dict[str, Tensor] = {}
     for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True):
+        images, labels = images.to(data.labels.device), labels.to(data.labels.device)
         normed = data.normalized(images).expand(seeds, *images.shape)
         found = model.cycles(normed, max(2, config.cycles), every=True)
         logits = {f"{n}": one.logits for n, one in enumerate(found, 1)}
@@ -216,7 +225,7 @@ def _scores(
             logits["teachers"] = _log_mean(told, 1.0)
         for kind, one in logits.items():
             hits = (one.argmax(-1) == labels).sum(-1)
-            right[kind] = right.get(kind, torch.zeros(seeds)) + hits
+            right[kind] = right.get(kind, torch.zeros(seeds)) + hits.cpu()
     return {kind: 100 * hits / len(split.labels) for kind, hits in right.items()}
 
 

@@ -95,7 +95,7 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         "commit": revision,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "device": f"{platform.machine()} {_words(next(cycled.parameters()).device)}",
+        "device": f"{platform.machine()} {device_words(next(cycled.parameters()).device)}",
         "threads": torch.get_num_threads(),
         # Of this process: only a run that was never stopped has its whole time here.
         "budget": {**cost, "wall_seconds": round(seconds, 1), "resumed": resumed},
@@ -104,7 +104,7 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
     }
 
 
-def _words(device: torch.device) -> str:
+def device_words(device: torch.device) -> str:
     """The GPU's name, or the kind of the device."""
     return f"{torch.cuda.get_device_name(device)}, TF32" if device.type == "cuda" else device.type
 

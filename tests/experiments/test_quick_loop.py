@@ -243,6 +243,18 @@ def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:
     assert record["diverged"] == "non-finite weights" and not record["metrics"]
 
 
+@pytest.mark.gpu
+def test_a_gpu_trains_the_same(tmp_path: Path) -> None:
+    (there,), _ = (
+        train_seeds([replace(TINY, dropout=0.0)], tmp_path / device, device)
+        for device in ("cuda", "cpu")
+    )
+    assert "TF32" in there["device"]
+    ours, theirs = (load_file(weights_file(TINY.key, tmp_path / name)) for name in ("cuda", "cpu"))
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], rtol=0.05, atol=0.01)  # TF32
+
+
 def test_seeds_alone_may_differ(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="differ in their seeds alone"):
         train_seeds([TINY, GROWN], tmp_path)

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from experiments._config import RunConfig
+from experiments._headline import headline
 from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
 from experiments._pointers import PointerRun, train_pointers
@@ -126,7 +127,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(score(load_kept(options.key, WEIGHTS), options.images)))
     else:
         records = {name: results_of(name).read() for name in STUDIES}
-        for written in write_page(options.page, STUDIES, records):
+        for written in write_page(
+            options.page, STUDIES, records, {"headline": headline(STUDIES, records)}
+        ):
             print(written)
 
 

@@ -90,55 +90,20 @@ def table(study: Study, records: Records) -> str:
             cells[2:4] = [f"{row.training_macs / 1e12:.3g}", f"{row.macs_in_use / 1e3:.0f} k"]
         if row.values:
             own = spread(list(row.values.values()))
-            cells[5] = _interval(own)
+            cells[5] = interval(own)
             if row.config.training_cycles > 1:
-                cells[6] = _interval(spread(list(row.last_cycle.values())))
+                cells[6] = interval(spread(list(row.last_cycle.values())))
         for name in study.baselines:
             difference = paired_difference(row.values, bases[name].values)
             known = difference is not None and name != row.name
-            cells.append(_difference(difference) if known and difference else "")
+            cells.append(difference_of(difference) if known and difference else "")
         if study.deep is not None:
             deep = next(other.last_cycle for other in found if other.name == study.deep)
             difference = paired_difference(row.last_cycle, deep)
             known = row.config.training_cycles > 1 and row.name != study.deep
-            cells.append(_difference(difference) if known and difference else "")
+            cells.append(difference_of(difference) if known and difference else "")
         lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def headline(studies: Mapping[str, Study], records: Mapping[str, Records]) -> str:
-    """A Markdown table of what folding gains, a line for each study that has finished runs of it.
-
-    The best plain network is the best on the test set of all lengths that were trained, which is
-    to its own advantage.
-    """
-    lines = [
-        ["network", "plain", "best plain of any length", "cycles in use", "folded, one pass"],
-        ["---", *["--:"] * 7],
-    ]
-    lines[0] += ["folded over plain", "folded over best plain", "training, in plain's"]
-    for name, study in studies.items():
-        if study.headline is None:
-            continue
-        found = {row.name: row for row in rows(study, records[name]) if row.values}
-        plain, grown, folded = (
-            found.get(name)
-            for name in (study.baselines[0], study.headline.grown, study.headline.folded)
-        )
-        if not (plain and grown and folded):
-            continue
-        lengths = [found[name] for name in study.baselines if name in found]
-        best = max(lengths, key=lambda row: spread(list(row.values.values())).mean)
-        over_plain = paired_difference(folded.values, plain.values)
-        over_best = paired_difference(folded.values, best.values)
-        assert over_plain and over_best
-        scores = [
-            _interval(spread(list(row.values.values()))) for row in (plain, best, grown, folded)
-        ]
-        scores[1] += f" ({best.config.epochs} epochs)"
-        cells = [study.headline.network, *scores, _difference(over_plain), _difference(over_best)]
-        lines.append([*cells, f"{folded.training_macs / plain.training_macs:.1f}x"])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines)
 
 
 def draw(study: Study, records: Records, path: Path) -> None:
@@ -239,8 +204,16 @@ def section(name: str, study: Study, records: Records) -> str:
     return "\n".join(lines)
 
 
+def markdown(lines: list[list[str]]) -> str:
+    """Cells as a table: the head, the line of dashes, the rows."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def write_page(
-    page: Path, studies: Mapping[str, Study], records: Mapping[str, Records]
+    page: Path,
+    studies: Mapping[str, Study],
+    records: Mapping[str, Records],
+    others: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Put the sections of all studies between their marks, and draw those with records.
 
@@ -249,6 +222,7 @@ def write_page(
             it shows; what is between them is replaced.
         studies: Studies by name.
         records: Their records by key.
+        others: What else stands between marks of its own, by their name.
 
     Returns:
         The files written.
@@ -259,9 +233,7 @@ def write_page(
     """
     text = page.read_text("utf-8")
     bodies = {name: section(name, study, records[name]) for name, study in studies.items()}
-    if any(study.headline for study in studies.values()):
-        bodies["headline"] = headline(studies, records)
-    for name, body in bodies.items():
+    for name, body in {**bodies, **(others or {})}.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
         body = f"{begin}\n{body}\n\n{end}"
@@ -287,9 +259,11 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _interval(value: Spread) -> str:
+def interval(value: Spread) -> str:
+    """A mean with half the width of its interval."""
     return f"{value.mean:.2f}" + f" ± {value.half:.2f}" * (not math.isnan(value.half))
 
 
-def _difference(value: Spread) -> str:
+def difference_of(value: Spread) -> str:
+    """A difference, with its sign, with half the width of its interval."""
     return f"{value.mean:+.2f}" + f" ± {value.half:.2f}" * (not math.isnan(value.half))

@@ -20,6 +20,7 @@ from cycledistill import CycleOutput, CycleWrapper
 from experiments import _images, _people, _train
 from experiments.__main__ import PAGE, results_of, run
 from experiments._config import RunConfig
+from experiments._headline import headline
 from experiments._images import augment
 from experiments._people import People, Poses
 from experiments._report import section, table, write_page
@@ -440,6 +441,8 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
         assert f"<!-- {name}: begin -->\n\n{body}\n\n<!-- {name}: end -->" in text, (
             "run: python -m experiments report"
         )
+    body = headline(STUDIES, {name: results_of(name).read() for name in STUDIES})
+    assert f"<!-- headline: begin -->\n\n{body}\n\n<!-- headline: end -->" in text
 
 
 def test_a_run_of_one_study_is_known_to_others(tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def _sentence(one: Gain) -> str:
         length += f"; {one.lengths[0]} of {one.lengths[1]} lengths are trained"
     return (
         f"- *{one.network}:* a single pass gains **{difference_of(one.over_best)}** points over "
-        f"the best plain network ({length}){sure}. The recipe takes {_times(one)} the plain training; "
-        f"{one.over_best.seeds} seeds."
+        f"the best plain network ({length}){sure}. The recipe takes {_times(one)} the plain "
+        f"training; {one.over_best.seeds} seeds."
     )
 
 

@@ -103,8 +103,9 @@ def _trained(
     first = stacked([initial_weights(one) for one in configs])
     weights = {name: value.to(device) for name, value in first.items()}
     if config.warm:
-        begun = {name: teachers[0].weights.get(name) for name in weights}
-        weights = {name: weights[name] if v is None else v.clone() for name, v in begun.items()}
+        begun = teachers[0].weights
+        later = {f"later.{name}": value for name, value in begun.items()}
+        weights = {name: {**later, **begun}.get(name, own).clone() for name, own in weights.items()}
     for value in weights.values():
         value.requires_grad_()
     optimizer = torch.optim.AdamW(

@@ -214,6 +214,12 @@ def test_a_student_starts_from_its_teacher_where_it_is_to(tmp_path: Path) -> Non
     assert all(torch.equal(warm[name], teacher[name]) for name in teacher)
     assert all(torch.equal(fresh[name], first[name]) for name in teacher)
     assert not torch.equal(teacher["pos_embed"], first["pos_embed"])
+    # What later cycles have alone starts from the teacher's too, where it has it.
+    rich = replace(still, cycles=2, every_cycle=True, own_norms=True, adapter_rank=2)
+    run_seeds([rich.seeded(0)], results)
+    own = load_file(weights_file(rich.seeded(0).key, results.work))
+    assert torch.equal(own["later.norm.bias"], teacher["norm.bias"])
+    assert teacher["norm.bias"].any() and not own["later.blocks.0.attn.qkv.up"].any()
 
 
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

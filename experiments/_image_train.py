@@ -17,13 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
-from cycledistill import CycleWrapper, count_macs
 from experiments._image_data import SeededImages, cifar10
 from experiments._image_run import ImageRun
 from experiments._images import Split
 from experiments._results import save_weights, weights_file
 from experiments._task import first_samples
-from experiments._train import commit, device_words
+from experiments._train import commit, device_words, macs_of_cycles
 from experiments._vit import Found, SeededViT, initial_weights, plain_model, stacked
 
 _CHECKPOINT_SECONDS = 60.0
@@ -250,6 +249,5 @@ def _cost(config: ImageRun, samples: int) -> dict[str, Any]:
 
 def _macs(config: ImageRun, cycles: int) -> int:
     """Of one image with so many cycles; what adapters and norms add is not counted."""
-    cycled = CycleWrapper(plain_model(config), num_cycles=max(2, cycles), blocks="blocks")
-    image = torch.zeros(1, 3, 32, 32)
-    return count_macs(cycled, image, num_cycles=cycles).with_attention_products
+    tokens = torch.zeros(1, 1 + (32 // config.patch_size) ** 2, config.width)
+    return macs_of_cycles(plain_model(config), torch.zeros(1, 3, 32, 32), tokens, cycles)

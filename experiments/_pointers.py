@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from cycledistill import CycleDistillLoss, CycleWrapper, count_macs
+from cycledistill import CycleDistillLoss, CycleWrapper
 from experiments._config import hash_of
-from experiments._train import commit
+from experiments._train import commit, macs_of_cycles
 
 _STEPS = 1000
 
@@ -129,8 +129,8 @@ def train_pointers(config: PointerRun) -> dict[str, Any]:
     with torch.no_grad():
         found = cycled(pointers, num_cycles=config.cycles).argmax(-1)
     score = round(100 * float((found == reached).double().mean()), 4)
-    example = pointers[:1]
-    macs = count_macs(cycled, example, num_cycles=config.cycles).with_attention_products
+    tokens = torch.zeros(1, config.places, config.width)
+    macs = macs_of_cycles(cycled.unwrap(), pointers[:1], tokens, config.cycles)
     return {
         "key": config.key,
         "config": config.as_dict(),

@@ -104,6 +104,21 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
     }
 
 
+def macs_of_cycles(model: nn.Module, example: Tensor, tokens: Tensor, cycles: int) -> int:
+    """Of one sample: of the model, and of its ``blocks`` once more for each further cycle.
+
+    Args:
+        model: A plain model.
+        example: Its input.
+        tokens: Something of the shape that enters its blocks, `[1, T, D]`.
+        cycles: Cycles in use.
+    """
+    once = count_macs(model, example).with_attention_products
+    blocks: Any = model.blocks
+    again = count_macs(nn.Sequential(*blocks), tokens).with_attention_products
+    return once + (cycles - 1) * again
+
+
 def device_words(device: torch.device) -> str:
     """The GPU's name, or the kind of the device."""
     return f"{torch.cuda.get_device_name(device)}, TF32" if device.type == "cuda" else device.type

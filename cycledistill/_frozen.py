@@ -126,10 +126,12 @@ class FoldLoss(nn.Module):
     def _prediction(teacher: nn.Module, inputs: Any) -> Any:
         if any(module.training for module in teacher.modules()):
             teacher.eval()
-        kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
-        args = () if kwargs else inputs if isinstance(inputs, tuple) else (inputs,)
-        if isinstance(teacher, CycleWrapper):
-            return teacher(*args, num_cycles=teacher.num_cycles, **kwargs)
+        named = isinstance(inputs, Mapping)
+        kwargs: dict[str, Any] = dict(inputs) if named else {}
+        args = () if named else inputs if isinstance(inputs, tuple) else (inputs,)
+        eager = getattr(teacher, "_orig_mod", teacher)  # of torch.compile
+        if isinstance(eager, CycleWrapper):
+            kwargs["num_cycles"] = eager.num_cycles
         return teacher(*args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldLoss:

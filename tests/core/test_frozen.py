@@ -123,6 +123,17 @@ def test_teachers_are_frozen_in_eval_mode_and_no_part_of_the_loss() -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_a_compiled_teacher_runs_its_cycles() -> None:
+    teacher = CycleWrapper(network(0), num_cycles=2).eval()
+    inputs, labels = torch.randn(7, 5), torch.randint(0, 5, (7,))
+    eager = FoldLoss(nn.CrossEntropyLoss(), teacher)
+    compiled = FoldLoss(nn.CrossEntropyLoss(), torch.compile(teacher, backend="eager"))
+    plain = FoldLoss(nn.CrossEntropyLoss(), copy.deepcopy(teacher).unwrap())
+    expected = eager(torch.zeros(7, 5), labels, inputs=inputs).total
+    torch.testing.assert_close(compiled(torch.zeros(7, 5), labels, inputs=inputs).total, expected)
+    assert not torch.allclose(plain(torch.zeros(7, 5), labels, inputs=inputs).total, expected)
+
+
 def test_teachers_go_where_the_loss_goes() -> None:
     teacher = network(0)
     criterion = nn.ModuleDict({"loss": FoldLoss(nn.MSELoss(), teacher, prediction_distance="mse")})

@@ -1,5 +1,6 @@
 """Cycled transformer self-distillation: train a transformer better without making it bigger."""
 
+from cycledistill._frozen import FoldLoss
 from cycledistill._loss import CycleDistillLoss, CycleLosses
 from cycledistill._macs import MacCount, count_macs
 from cycledistill._output import CycleOutput
@@ -11,6 +12,7 @@ __all__ = [
     "CycleLosses",
     "CycleOutput",
     "CycleWrapper",
+    "FoldLoss",
     "MacCount",
     "Ramp",
     "count_macs",

@@ -45,7 +45,11 @@ def results_sections(
     lines = []
     if scores:
         lines += ["## Scores", "Percent, by number of cycles in use.", score_table(scores, shown)]
-    told = {k: v for k, v in (training or {}).items() if v is not None and not isinstance(v, Path)}
+    told = {k: v for k, v in (training or {}).items() if v is not None and not _of_paths(v)}
     if told:
         lines += ["## Training", f"```json\n{json.dumps(told, indent=2)}\n```"]
     return lines
+
+
+def _of_paths(value: Any) -> bool:
+    return isinstance(value, Path) or (isinstance(value, tuple) and any(map(_of_paths, value)))

@@ -4,6 +4,11 @@
     python examples/deit_imagenet.py --preset cifar10-cpu --data-dir cifar10    # minutes on a CPU
     python examples/deit_imagenet.py --preset digits                            # no data needed
 
+Grow a network with two cycles, then fold what it knows into a plain one (docs/results/lab.md):
+
+    python examples/deit_imagenet.py --preset digits --mode grow --output-dir runs/grown
+    python examples/deit_imagenet.py --preset digits --mode fold --teacher runs/grown
+
 The folder holds train/CLASS/*.jpg and val/CLASS/*.jpg.
 """
 
@@ -17,7 +22,7 @@ from rich.table import Table
 from timm.data import create_transform, resolve_model_data_config
 from timm.optim import create_optimizer_v2
 
-from cycledistill import CycleWrapper
+from cycledistill import CycleWrapper, count_macs
 from cycledistill.training import (
     FitResult,
     WarmupCosine,
@@ -39,7 +44,9 @@ from cycledistill_deit import (
     cycle_accuracies,
     load_data,
     load_plain,
+    load_trained,
     save_plain,
+    start_from,
 )
 
 
@@ -53,14 +60,18 @@ def main() -> None:
         )
     data = load_data(config)
     num_classes = len(data.class_names)
+    classifier = create_classifier(config, num_classes)
+    teachers = [load_trained(folder) for folder in config.teacher]
+    if teachers and config.warm_start:
+        start_from(classifier, teachers[0], config.teacher[0])
     cycled = CycleWrapper(
-        create_classifier(config, num_classes),
+        classifier,
         num_cycles=config.training_cycles,
         blocks=config.blocks,
         grad_cycles=config.grad_cycles,
         activation_checkpointing=config.activation_checkpointing,
     )
-    criterion = build_criterion(config)
+    criterion = build_criterion(config, teachers)
     optimizer = create_optimizer_v2(
         cycled, opt="adamw", lr=config.scaled_lr, weight_decay=config.weight_decay
     )
@@ -75,7 +86,8 @@ def main() -> None:
 
     def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
         images, targets = mixup(*batch)
-        return criterion(model(images), targets), len(images)
+        seen = {"inputs": images} if teachers else {}
+        return criterion(model(images), targets, **seen), len(images)
 
     def evaluate(model: CycleWrapper) -> dict[str, float]:
         batches = evaluation_loader(data.val, config.eval_batch_size, config.num_workers)
@@ -124,8 +136,30 @@ def finish(
             f"the model reloaded from {folder} has top-1 {again:.3f} %, the trained one "
             f"{trained:.3f} %"
         )
+    others = compare(config, val, len(class_names))
     if is_main_process():
         report(config, result, folder, again, len(val))
+        if others:
+            Console().print(others)
+
+
+def compare(config: ClassificationConfig, val: Any, num_classes: int) -> Table | None:
+    """The folded network beside its teachers and other runs, each at its cost in use."""
+    if config.mode != "fold":
+        return None
+    table = Table(title="Each network as it is used")
+    for column in ("network", "cycles", "MACs of an image", "top-1 accuracy"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    example = torch.zeros(1, config.in_chans, config.image_size, config.image_size)
+    for folder in (*config.beside, *config.teacher, Path(config.output_dir)):
+        trained = load_trained(folder).eval()
+        cycles = trained.num_cycles
+        macs = count_macs(trained, example, num_cycles=cycles).with_attention_products
+        batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)
+        scores = cycle_accuracies(trained, batches, num_classes, cycles)
+        accuracy = f"{scores[f'accuracy/{cycles}']:.2f} %"
+        table.add_row(str(folder), f"{cycles}", f"{macs / 1e6:.2f} M", accuracy)
+    return table
 
 
 def report(

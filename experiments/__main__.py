@@ -3,25 +3,36 @@
 python -m experiments run digits      # start it as often as there are cores to spare
 python -m experiments status
 python -m experiments report          # rewrites the tables and plots of docs/results/lab.md
+python -m experiments keep            # copies weights of one seed to experiments/weights/
+python -m experiments score KEY --images FOLDER   # of those; FOLDER has CLASS/*.jpg
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import torch
 
 from experiments._config import RunConfig
+from experiments._headline import headline
+from experiments._image_run import ImageRun
+from experiments._image_study import run_seeds
+from experiments._pointers import PointerRun, train_pointers
 from experiments._report import write_page
-from experiments._results import Results
-from experiments._studies import STUDIES, Study
+from experiments._results import Results, weights_file
+from experiments._studies import STUDIES
+from experiments._study import Study
 from experiments._train import ROOT, train
+from experiments._weights import keep, load_kept, score
 
 RESULTS = ROOT / "experiments" / "results"
 WORK = ROOT / "runs" / "lab"
+WEIGHTS = ROOT / "experiments" / "weights"
 PAGE = ROOT / "docs" / "results" / "lab.md"
 
 
@@ -30,24 +41,54 @@ def results_of(name: str) -> Results:
     return Results(RESULTS / f"{name}.jsonl", WORK)
 
 
-def run(study: Study, results: Results, device: str = "auto") -> int:
-    """Do the study's runs that nobody has done or is doing; returns how many."""
+def run(study: Study, results: Results, device: str = "auto", variants: Sequence[str] = ()) -> int:
+    """Do the study's runs, or its variants', that nobody has done or is doing; returns how many.
+
+    Raises:
+        ValueError: The study has no such variant.
+    """
+    unknown = [name for name in variants if name not in study.variants]
+    if unknown:
+        raise ValueError(f"there is no variant {unknown[0]!r}, expected of {list(study.variants)}")
+    names = variants or study.variants
+    runs = [study.run(name, seed) for seed in study.seeds for name in names]
+    quick = [config for config in runs if isinstance(config, ImageRun)]
+    done = run_seeds(quick, results, device) if quick else 0
+    return done + sum(
+        _run_alone(config, results, device) for config in runs if not isinstance(config, ImageRun)
+    )
+
+
+def _run_alone(
+    config: RunConfig | PointerRun, results: Results, device: str, again: bool = False
+) -> int:
+    """A run and, before it, its teacher's; nothing where another process has one of them.
+
+    With ``again`` also a run that is recorded, for its weights.
+    """
     done = 0
-    for config in study.runs():
-        with results.claim(config.key) as mine:
-            if mine:
-                start = time.perf_counter()
-                record = train(config, results.work / config.key, device)
-                results.append(record)
-                done += 1
-                found = record["metrics"] or record["diverged"]
-                print(
-                    f"{time.perf_counter() - start:6.0f} s  {_words(config)}  {found}", flush=True
-                )
-    return done
+    teacher = None if isinstance(config, PointerRun) else config.taught_by
+    if teacher is not None and not weights_file(teacher.key, results.work).exists():
+        done = _run_alone(teacher, results, device, again=True)
+        if not done:
+            return 0
+    with results.claim(config.key) as mine:
+        recorded = config.key in results.read()
+        if not mine and not (again and recorded):
+            return done
+        start = time.perf_counter()
+        if isinstance(config, PointerRun):
+            record = train_pointers(config)
+        else:
+            record = train(config, results.work / config.key, device)
+        if not recorded:
+            results.append(record)
+        found = record["metrics"] or record["diverged"]
+        print(f"{time.perf_counter() - start:6.0f} s  {_words(config)}  {found}", flush=True)
+    return done + 1
 
 
-def _words(config: RunConfig) -> str:
+def _words(config: RunConfig | PointerRun) -> str:
     """What differs from the defaults."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     defaults = {field.name: field.default for field in fields(config)}
@@ -62,21 +103,33 @@ def main(arguments: list[str] | None = None) -> None:
     running.add_argument("study", choices=STUDIES)
     running.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     running.add_argument("--threads", type=int, default=1, help="of this process (1)")
+    running.add_argument("--variant", action="append", default=[], help="only this one; repeatable")
     commands.add_parser("status", help="how many runs of each study are done")
     reporting = commands.add_parser("report", help="rewrite tables and plots from the results")
     reporting.add_argument("--page", type=Path, default=PAGE)
+    commands.add_parser("keep", help="keep the weights of reported runs in the repository")
+    scoring = commands.add_parser("score", help="the accuracy of kept weights on other images")
+    scoring.add_argument("key", help="of the record: the name of a file in experiments/weights/")
+    scoring.add_argument("--images", type=Path, required=True, help="folder with CLASS/*.jpg")
     options = parser.parse_args(arguments)
     if options.command == "run":
         torch.set_num_threads(options.threads)
-        run(STUDIES[options.study], results_of(options.study), options.device)
+        run(STUDIES[options.study], results_of(options.study), options.device, options.variant)
     elif options.command == "status":
         for name, study in STUDIES.items():
             recorded = results_of(name).read()
             keys = [config.key for config in study.runs()]
             print(f"{name}: {sum(key in recorded for key in keys)} of {len(keys)} runs done")
+    elif options.command == "keep":
+        for written in keep(STUDIES.values(), WORK, WEIGHTS):
+            print(written)
+    elif options.command == "score":
+        print(json.dumps(score(load_kept(options.key, WEIGHTS), options.images)))
     else:
         records = {name: results_of(name).read() for name in STUDIES}
-        for written in write_page(options.page, STUDIES, records):
+        for written in write_page(
+            options.page, STUDIES, records, {"headline": headline(STUDIES, records)}
+        ):
             print(written)
 
 

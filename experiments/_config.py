@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
+
+# A frozen teacher starts from other weights than its student: that of seed s has s and this.
+TEACHER_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class RunConfig:
     Attributes:
         task: The data, see ``experiments/_images.py`` and ``experiments/_people.py``.
         mode: plain (one cycle), cycle (loss on the last cycle alone, used with all of them:
-            paper, table 6) or distill (used with one cycle).
+            paper, table 6), distill (used with one cycle) or fold (one cycle, taught by a frozen
+            run of mode cycle).
         epochs: Passes over the training set.
         seed: Of the initial weights, the order of samples and the augmentation.
         train_samples: How many training samples are used; None for all.
@@ -57,10 +61,13 @@ class RunConfig:
         lr: Largest learning rate of AdamW; linear warm-up, then half a cosine to 0.
         weight_decay: Of AdamW.
         warmup: Part of the training that is warm-up.
+        truth_weight: As for ``FoldLoss``, as is temperature; in mode fold.
+        temperature: Of the KL divergence.
+        warm: Whether mode fold starts from the teacher's weights.
     """
 
     task: Literal["digits", "cifar10", "lspet"]
-    mode: Literal["plain", "cycle", "distill"]
+    mode: Literal["plain", "cycle", "distill", "fold"]
     epochs: int
     seed: int = 0
     train_samples: int | None = None
@@ -92,11 +99,14 @@ class RunConfig:
     lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
+    truth_weight: float = 0.1
+    temperature: float = 2.0
+    warm: bool = True
 
     @property
     def training_cycles(self) -> int:
         """Cycles that training runs."""
-        return 1 if self.mode == "plain" else self.num_cycles
+        return 1 if self.mode in ("plain", "fold") else self.num_cycles
 
     @property
     def cycles_in_use(self) -> int:
@@ -111,12 +121,27 @@ class RunConfig:
     @property
     def key(self) -> str:
         """Sixteen hexadecimal digits, a hash of what differs from the defaults."""
-        return _hash({f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default})
+        return hash_of(
+            {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+        )
+
+    @property
+    def taught_by(self) -> RunConfig | None:
+        """The frozen teacher's run, in mode fold."""
+        if self.mode != "fold":
+            return None
+        grown = replace(self, mode="cycle", seed=self.seed + TEACHER_SEED)
+        return replace(grown, truth_weight=0.1, temperature=2.0, warm=True)
+
+    def seeded(self, seed: int) -> RunConfig:
+        """The run with another seed."""
+        return replace(self, seed=seed)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, for the record."""
         return asdict(self)
 
 
-def _hash(values: dict[str, Any]) -> str:
+def hash_of(values: dict[str, Any]) -> str:
+    """Sixteen hexadecimal digits that stand for the values."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -96,6 +96,10 @@ class Images:
         """Cross entropy."""
         return nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
 
+    def teaching(self, loss: nn.Module) -> str:
+        """The divergence from the teacher's classes."""
+        return "kl"
+
     def batch(self, indices: Tensor) -> Batch:
         """Augmented images, and their labels or the classes' probabilities."""
         images, labels = self._on("train", indices.device).take(indices)
@@ -174,12 +178,17 @@ def _digits() -> tuple[Split, Split, Split]:
 @functools.cache
 def _cifar10(folder: Path) -> tuple[Split, Split, Split]:
     """CIFAR-10: every tenth image of train/ to choose, val/ to report, the others to train."""
-    given = _read_folder(folder / "train")
+    given = read_folder(folder / "train")
     to_train, to_choose = every_tenth(len(given.labels))
-    return given.take(to_train), given.take(to_choose), _read_folder(folder / "val")
+    return given.take(to_train), given.take(to_choose), read_folder(folder / "val")
 
 
-def _read_folder(folder: Path) -> Split:
+def read_folder(folder: Path) -> Split:
+    """Images of a folder with CLASS/*, all of one size; classes are numbered by name.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; expected CLASS/*.jpg in it")
     classes = sorted(path for path in folder.iterdir() if path.is_dir())

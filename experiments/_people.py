@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -101,6 +101,15 @@ class Poses:
     def loss(self, config: RunConfig) -> nn.Module:
         """Mean squared error of heatmaps, or RLE."""
         return HeatmapMSELoss() if self._head == "heatmap" else RLELoss()
+
+    def teaching(self, loss: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+        """The task loss with the teacher's heatmaps or coordinates as truth, all visible."""
+
+        def distance(student: Tensor, teacher: Tensor) -> Tensor:
+            target = teacher if self._head == "heatmap" else teacher[..., :2]
+            return loss(student, target, target.new_ones(target.shape[:2]))  # type: ignore[no-any-return]
+
+        return distance
 
     def batch(self, indices: Tensor) -> Batch:
         """Crops, half of them mirrored, and the codec's targets."""

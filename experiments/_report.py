@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +17,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from cycledistill._colours import COLOURS
-from experiments._config import RunConfig
 from experiments._statistics import Spread, paired_difference, spread
-from experiments._studies import Study
+from experiments._study import Run, Study
 
 Records = Mapping[str, Mapping[str, Any]]
 
@@ -39,7 +37,7 @@ class Row(NamedTuple):
     """
 
     name: str
-    config: RunConfig
+    config: Run
     values: dict[int, float]
     last_cycle: dict[int, float]
     diverged: int
@@ -49,22 +47,23 @@ class Row(NamedTuple):
 
 def rows(study: Study, records: Records) -> list[Row]:
     """A row for each variant, in the study's order."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for name, variant in study.variants.items():
-        keys = [replace(variant, seed=seed).key for seed in study.seeds]
-        found[name] = [records[key] for key in keys if key in records]
-    return [_row(study, name, own) for name, own in found.items()]
+    found = []
+    for name in study.variants:
+        runs = {seed: study.run(name, seed).key for seed in study.seeds}
+        own = {seed: records[key] for seed, key in runs.items() if key in records}
+        found.append(_row(study, name, own))
+    return found
 
 
-def _row(study: Study, name: str, found: list[Mapping[str, Any]]) -> Row:
+def _row(study: Study, name: str, found: Mapping[int, Mapping[str, Any]]) -> Row:
     config = study.variants[name]
-    finished = [record for record in found if not record["diverged"]]
+    finished = {seed: record for seed, record in found.items() if not record["diverged"]}
 
     def score(cycles: int) -> dict[int, float]:
         metric = f"{study.split}/{config.metric}/{cycles}"
-        return {record["seed"]: record["metrics"][metric] for record in finished}
+        return {seed: record["metrics"][metric] for seed, record in finished.items()}
 
-    budget = found[0]["budget"] if found else {}
+    budget = next(iter(found.values()))["budget"] if found else {}
     return Row(
         name,
         config,
@@ -82,6 +81,7 @@ def table(study: Study, records: Records) -> str:
     bases = {row.name: row for row in found if row.name in study.baselines}
     head = ["variant", "epochs", "training TMACs", "MACs in use", "runs", f"{study.metric}, %"]
     head += ["last cycle, %", *(f"minus {name!r}" for name in study.baselines)]
+    head += [f"last cycle minus {study.deep!r}"] * (study.deep is not None)
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in found:
         runs = f"{len(row.values)}" + f", {row.diverged} diverged" * bool(row.diverged)
@@ -90,15 +90,20 @@ def table(study: Study, records: Records) -> str:
             cells[2:4] = [f"{row.training_macs / 1e12:.3g}", f"{row.macs_in_use / 1e3:.0f} k"]
         if row.values:
             own = spread(list(row.values.values()))
-            cells[5] = _interval(own)
+            cells[5] = interval(own)
             if row.config.training_cycles > 1:
-                cells[6] = _interval(spread(list(row.last_cycle.values())))
+                cells[6] = interval(spread(list(row.last_cycle.values())))
         for name in study.baselines:
             difference = paired_difference(row.values, bases[name].values)
             known = difference is not None and name != row.name
-            cells.append(_difference(difference) if known and difference else "")
+            cells.append(difference_of(difference) if known and difference else "")
+        if study.deep is not None:
+            deep = next(other.last_cycle for other in found if other.name == study.deep)
+            difference = paired_difference(row.last_cycle, deep)
+            known = row.config.training_cycles > 1 and row.name != study.deep
+            cells.append(difference_of(difference) if known and difference else "")
         lines.append(cells)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown(lines)
 
 
 def draw(study: Study, records: Records, path: Path) -> None:
@@ -199,8 +204,16 @@ def section(name: str, study: Study, records: Records) -> str:
     return "\n".join(lines)
 
 
+def markdown(lines: list[list[str]]) -> str:
+    """Cells as a table: the head, the line of dashes, the rows."""
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def write_page(
-    page: Path, studies: Mapping[str, Study], records: Mapping[str, Records]
+    page: Path,
+    studies: Mapping[str, Study],
+    records: Mapping[str, Records],
+    others: Mapping[str, str] | None = None,
 ) -> list[Path]:
     """Put the sections of all studies between their marks, and draw those with records.
 
@@ -209,6 +222,7 @@ def write_page(
             it shows; what is between them is replaced.
         studies: Studies by name.
         records: Their records by key.
+        others: What else stands between marks of its own, by their name.
 
     Returns:
         The files written.
@@ -218,22 +232,23 @@ def write_page(
         ValueError: The page has no place for a study.
     """
     text = page.read_text("utf-8")
-    written = []
-    for name, study in studies.items():
+    bodies = {name: section(name, study, records[name]) for name, study in studies.items()}
+    for name, body in {**bodies, **(others or {})}.items():
         begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
         place = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        body = f"{begin}\n{section(name, study, records[name])}\n\n{end}"
+        body = f"{begin}\n{body}\n\n{end}"
         text, count = place.subn(lambda _, body=body: body, text)  # type: ignore[misc]
         if count != 1:
             raise ValueError(
                 f"{page} has {count} places for the study {name}, expected one: a line "
                 f"{begin.strip()!r} and later a line {end!r}"
             )
-        if not any(config.key in records[name] for config in study.runs()):
-            continue
-        picture = page.parent.parent / "pictures" / f"lab-{name}.png"
-        draw(study, records[name], picture)
-        written.append(picture)
+    written = []
+    for name, study in studies.items():
+        if any(config.key in records[name] for config in study.runs()):
+            picture = page.parent.parent / "pictures" / f"lab-{name}.png"
+            draw(study, records[name], picture)
+            written.append(picture)
     _replace(page, text.encode())
     return [page, *written]
 
@@ -244,9 +259,11 @@ def _replace(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _interval(value: Spread) -> str:
+def interval(value: Spread) -> str:
+    """A mean with half the width of its interval."""
     return f"{value.mean:.2f}" + f" ± {value.half:.2f}" * (not math.isnan(value.half))
 
 
-def _difference(value: Spread) -> str:
+def difference_of(value: Spread) -> str:
+    """A difference, with its sign, with half the width of its interval."""
     return f"{value.mean:+.2f}" + f" ± {value.half:.2f}" * (not math.isnan(value.half))

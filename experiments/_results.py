@@ -1,15 +1,30 @@
-"""Results on the disk: one JSON line for each finished run, and claims to unfinished ones."""
+"""Results on the disk: a JSON line for each finished run, weights, and claims to other runs."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def weights_file(key: str, work: Path) -> Path:
+    """Where the weights of a finished run stand, of those that keep them."""
+    return work / "weights" / f"{key}.safetensors"
+
+
+def save_weights(weights: Mapping[str, Tensor], file: Path, about: dict[str, str] | None) -> None:
+    """Write tensors, and texts about them, as a safetensors file that appears whole."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(f".{os.getpid()}")
+    save_file({name: value.contiguous() for name, value in weights.items()}, temporary, about)
+    os.replace(temporary, file)
 
 
 class Results:

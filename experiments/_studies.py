@@ -3,47 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import Literal
 
 from experiments._config import RunConfig
-
-# Seeds of studies that choose something are not those of studies that report.
-_CHOOSING = (100, 101)
-_REPORTING = (0, 1, 2, 3, 4)
-
-
-@dataclass(frozen=True)
-class Study:
-    """Variants of a run, each with the same seeds.
-
-    Attributes:
-        title: What it asks.
-        variants: Configs by name; their seeds are replaced.
-        seeds: Seeds of every variant.
-        baselines: Variants that the others are compared with, seed by seed.
-        split: What is reported: test, or val where something is chosen from it.
-        plot: Quality against the cost of training, or every variant's difference to the first
-            baseline.
-    """
-
-    title: str
-    variants: Mapping[str, RunConfig]
-    seeds: tuple[int, ...] = _REPORTING[:3]
-    baselines: tuple[str, ...] = ("plain", "plain, twice the epochs")
-    split: Literal["val", "test"] = "test"
-    plot: Literal["cost", "differences"] = "cost"
-
-    @property
-    def metric(self) -> str:
-        """Name of the score."""
-        return next(iter(self.variants.values())).metric
-
-    def runs(self) -> list[RunConfig]:
-        """All runs, seed by seed, so that a study that is stopped early has whole seeds."""
-        return [replace(c, seed=seed) for seed in self.seeds for c in self.variants.values()]
-
+from experiments._fold_studies import FOLD_STUDIES
+from experiments._study import CHOOSING, LSPET_PLAIN, REPORTING, Study
 
 _DIGITS = RunConfig(task="digits", mode="plain", epochs=400, lr=5e-3)
 
@@ -60,7 +25,7 @@ DIGITS_LENGTH = Study(
     title="At which learning rate and from which length on does training the plain model twice as "
     "long no longer help?",
     variants=_lengths(_DIGITS, *product((1e-3, 2e-3, 5e-3, 1e-2), (50, 100, 200, 400, 800))),
-    seeds=_CHOOSING,
+    seeds=CHOOSING,
     baselines=("plain, rate 0.002, 400 epochs",),
     split="val",
 )
@@ -80,7 +45,7 @@ CIFAR10_LENGTH = Study(
     variants=_lengths(
         _CIFAR10, (2e-3, 25), (2e-3, 50), (2e-3, 100), (2e-3, 200), (1e-3, 50), (5e-3, 50)
     ),
-    seeds=_CHOOSING[:1],
+    seeds=CHOOSING[:1],
     baselines=("plain, rate 0.002, 50 epochs",),
     split="val",
 )
@@ -145,7 +110,7 @@ def _options(plain: RunConfig) -> dict[str, RunConfig]:
 DIGITS = Study(
     title="Does the method help on 500 digits, once the plain model is trained to the end?",
     variants=_main(_DIGITS),
-    seeds=_REPORTING,
+    seeds=REPORTING,
 )
 
 _TRAINED_FOR = {n: replace(_DIGITS, epochs=n) for n in (100, 200, 400, 800)}
@@ -159,7 +124,7 @@ DIGITS_EPOCHS = Study(
             for n, p in _TRAINED_FOR.items()
         },
     },
-    seeds=_REPORTING,
+    seeds=REPORTING,
     baselines=tuple(f"plain, {n} epochs" for n in _TRAINED_FOR),
 )
 
@@ -175,7 +140,7 @@ DIGITS_AGAIN = Study(
 DIGITS_OPTIONS = Study(
     title="Which options help on 500 digits?",
     variants=_options(_DIGITS),
-    seeds=(*_CHOOSING, 102),
+    seeds=(*CHOOSING, 102),
     baselines=("plain", "paper's recipe"),
     split="val",
     plot="differences",
@@ -375,25 +340,23 @@ CIFAR10_MIXED = Study(
     variants=_picked(_main(replace(_CIFAR10, mixed=True, epochs=100)), *_LEAST),
 )
 
-_LSPET = RunConfig(task="lspet", mode="plain", epochs=60, width=96, depth=4, batch_size=64, lr=1e-3)
-
 
 LSPET_LENGTH = Study(
     title="The same questions for heatmaps on LSPET.",
-    variants=_lengths(_LSPET, (5e-4, 60), (1e-3, 60), (2e-3, 60), (1e-3, 30), (1e-3, 120)),
-    seeds=_CHOOSING[:1],
+    variants=_lengths(LSPET_PLAIN, (5e-4, 60), (1e-3, 60), (2e-3, 60), (1e-3, 30), (1e-3, 120)),
+    seeds=CHOOSING[:1],
     baselines=("plain, rate 0.001, 60 epochs",),
     split="val",
 )
 
-_LSPET_REGRESSION = replace(_LSPET, head="regression")
+_LSPET_REGRESSION = replace(LSPET_PLAIN, head="regression")
 
 LSPET_REGRESSION_LENGTH = Study(
     title="The same questions for coordinates on LSPET.",
     variants=_lengths(
         _LSPET_REGRESSION, (5e-4, 30), (1e-3, 30), (2e-3, 30), (4e-3, 30), (1e-3, 60)
     ),
-    seeds=_CHOOSING[:1],
+    seeds=CHOOSING[:1],
     baselines=("plain, rate 0.001, 30 epochs",),
     split="val",
 )
@@ -412,17 +375,17 @@ def _pose(plain: RunConfig) -> dict[str, RunConfig]:
 
 LSPET = Study(
     title="Does the method help on the people of LSPET, with heatmaps?",
-    variants=_pose(_LSPET),
+    variants=_pose(LSPET_PLAIN),
 )
 
 LSPET_RECIPE = Study(
     title="Does the recipe of the digits carry over to LSPET?",
     variants={
-        **_picked(_main(_LSPET), "plain", "plain, twice the epochs"),
-        "mean of task losses + prediction MSE, gradients cut": _cut(_LSPET),
-        "the same, no token distance": replace(_cut(_LSPET), token_weight=0.0),
+        **_picked(_main(LSPET_PLAIN), "plain", "plain, twice the epochs"),
+        "mean of task losses + prediction MSE, gradients cut": _cut(LSPET_PLAIN),
+        "the same, no token distance": replace(_cut(LSPET_PLAIN), token_weight=0.0),
     },
-    seeds=_REPORTING[:1],
+    seeds=REPORTING[:1],
 )
 
 LSPET_REGRESSION = Study(
@@ -473,4 +436,5 @@ STUDIES = {
     "lspet-recipe": LSPET_RECIPE,
     "lspet-regression-length": LSPET_REGRESSION_LENGTH,
     "lspet-regression": LSPET_REGRESSION,
+    **FOLD_STUDIES,
 }

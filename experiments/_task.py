@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
 from experiments._config import RunConfig
+from experiments._image_run import ImageRun
 
 SplitName = Literal["train", "val", "test"]
 
@@ -53,6 +54,9 @@ class Task(Protocol):
     def loss(self, config: RunConfig) -> nn.Module:
         """A new task loss."""
 
+    def teaching(self, loss: nn.Module) -> str | Callable[[Any, Any], Tensor]:
+        """The distance from a frozen teacher's prediction; ``loss`` is the task's."""
+
     def batch(self, indices: Tensor) -> Batch:
         """Training samples `[B]`, on the device of ``indices``."""
 
@@ -76,7 +80,7 @@ def load_task(config: RunConfig) -> Task:
     return load_images(config)
 
 
-def first_samples(config: RunConfig, found: int) -> slice:
+def first_samples(config: RunConfig | ImageRun, found: int) -> slice:
     """The part of ``found`` training samples that a run trains on.
 
     Raises:

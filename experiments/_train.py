@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-from cycledistill import CycleDistillLoss, CycleWrapper, count_macs
+from cycledistill import CycleDistillLoss, CycleWrapper, FoldLoss, count_macs
 from cycledistill.training import (
     NonFiniteLossError,
     TrainConfig,
@@ -25,6 +26,7 @@ from cycledistill.training import (
     training_macs,
 )
 from experiments._config import RunConfig
+from experiments._results import save_weights, weights_file
 from experiments._task import Task, load_task
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,13 +40,17 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
 
     Args:
         config: What to train.
-        folder: Checkpoints of the unfinished run; deleted when it is finished.
+        folder: Checkpoints of the unfinished run; deleted when it is finished. Weights that can
+            teach, those of mode cycle, are kept beside it, see `weights_file`; in mode fold the
+            teacher's must stand there.
         device: As for ``TrainConfig``.
     """
     revision = commit()
     torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions on a GPU have it anyway
     task = load_task(config)
-    cycled = make_model(config, task)
+    cycled, teacher = make_model(config, task), load_teacher(config, task, folder.parent)
+    if teacher is not None and config.warm:
+        cycled.load_state_dict(teacher.state_dict())
     options = TrainConfig(
         output_dir=folder,
         epochs=config.epochs,
@@ -75,7 +81,9 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         contextlib.redirect_stdout(output),
     ):
         try:
-            metrics = _fit(config, options, cycled, task)
+            metrics = _fit(config, options, cycled, task, make_criterion(config, task, teacher))
+            if config.mode == "cycle":
+                save_weights(cycled.state_dict(), weights_file(config.key, folder.parent), None)
         except NonFiniteLossError as error:
             diverged = str(error).partition(":")[0]
     seconds = time.perf_counter() - start
@@ -87,7 +95,7 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         "commit": revision,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "device": f"{platform.machine()} {_words(next(cycled.parameters()).device)}",
+        "device": f"{platform.machine()} {device_words(next(cycled.parameters()).device)}",
         "threads": torch.get_num_threads(),
         # Of this process: only a run that was never stopped has its whole time here.
         "budget": {**cost, "wall_seconds": round(seconds, 1), "resumed": resumed},
@@ -96,7 +104,22 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
     }
 
 
-def _words(device: torch.device) -> str:
+def macs_of_cycles(model: nn.Module, example: Tensor, tokens: Tensor, cycles: int) -> int:
+    """Of one sample: of the model, and of its ``blocks`` once more for each further cycle.
+
+    Args:
+        model: A plain model.
+        example: Its input.
+        tokens: Something of the shape that enters its blocks, `[1, T, D]`.
+        cycles: Cycles in use.
+    """
+    once = count_macs(model, example).with_attention_products
+    blocks: Any = model.blocks
+    again = count_macs(nn.Sequential(*blocks), tokens).with_attention_products
+    return once + (cycles - 1) * again
+
+
+def device_words(device: torch.device) -> str:
     """The GPU's name, or the kind of the device."""
     return f"{torch.cuda.get_device_name(device)}, TF32" if device.type == "cuda" else device.type
 
@@ -116,8 +139,23 @@ def make_model(config: RunConfig, task: Task) -> CycleWrapper:
     )
 
 
-def make_criterion(config: RunConfig, task: Task) -> CycleDistillLoss:
+def load_teacher(config: RunConfig, task: Task, work: Path) -> CycleWrapper | None:
+    """The frozen teacher of mode fold."""
+    if config.taught_by is None:
+        return None
+    teacher = make_model(config.taught_by, task)
+    teacher.load_state_dict(load_file(weights_file(config.taught_by.key, work)))
+    return teacher.eval()
+
+
+def make_criterion(
+    config: RunConfig, task: Task, teacher: CycleWrapper | None = None
+) -> CycleDistillLoss | FoldLoss:
     """The loss; in the mode cycle the last cycle's task loss and nothing else."""
+    if teacher is not None:
+        loss = task.loss(config)
+        distance = task.teaching(loss)
+        return FoldLoss(loss, teacher, config.truth_weight, distance, config.temperature)
     distills = config.mode == "distill"
     groups = task.token_groups
     if config.token_group is not None:
@@ -136,15 +174,16 @@ def make_criterion(config: RunConfig, task: Task) -> CycleDistillLoss:
 
 
 def _fit(
-    config: RunConfig, options: TrainConfig, cycled: CycleWrapper, task: Task
+    config: RunConfig, options: TrainConfig, cycled: CycleWrapper, task: Task, criterion: nn.Module
 ) -> dict[str, float]:
     total = config.epochs * steps_per_epoch(options, task.num_samples)
-    criterion = make_criterion(config, task)
 
     def forward_loss(model: Any, criterion: Any, indices: Tensor) -> Any:
+        inputs, targets = task.batch(indices)
+        if config.mode == "fold":
+            return criterion(model(inputs), *targets, inputs=inputs), len(indices)
         started = criterion.progress >= config.cycles_from
         cycled.num_cycles = config.training_cycles if started else 1
-        inputs, targets = task.batch(indices)
         return criterion(model(inputs), *targets), len(indices)
 
     def evaluate(model: CycleWrapper) -> dict[str, float]:
@@ -176,13 +215,18 @@ def _training_macs(
 ) -> int:
     """Those of ``training_macs``, with one cycle until ``cycles_from`` and the mean of the draws.
 
-    Truncated gradients are counted as if all were computed.
+    Truncated gradients are counted as if all were computed. In mode fold the teacher's training
+    counts, and its forward passes, each a third of what training takes.
     """
 
     def of(cycles: int) -> int:
         cycled.num_cycles = cycles
         return training_macs(options, cycled, task.example, num_samples=task.num_samples)
 
+    if config.mode == "fold":
+        total = of(1) + of(config.num_cycles) * 4 / 3
+        cycled.num_cycles = 1
+        return round(total)
     drawn = range(config.min_cycles or config.training_cycles, config.training_cycles + 1)
     later = sum(of(cycles) for cycles in drawn) / len(drawn)
     return round(config.cycles_from * of(1) + (1 - config.cycles_from) * later)

@@ -7,6 +7,7 @@ from cycledistill_deit._evaluate import cycle_accuracies
 from cycledistill_deit._export import load_plain, save_plain
 from cycledistill_deit._mixup import MixupTargets
 from cycledistill_deit._model import create_classifier
+from cycledistill_deit._trained import load_trained, start_from
 
 __all__ = [
     "PRESETS",
@@ -18,5 +19,7 @@ __all__ = [
     "cycle_accuracies",
     "load_data",
     "load_plain",
+    "load_trained",
     "save_plain",
+    "start_from",
 ]

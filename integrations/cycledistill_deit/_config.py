@@ -26,6 +26,27 @@ class ClassificationConfig(CycledConfig):
     blocks: str | None = None
     """Path of the block stack, such as blocks.4:12; None finds it."""
 
+    mode: Literal["plain", "cycle", "distill", "grow", "fold"] = "distill"  # type: ignore[assignment]
+    """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
+    table 9, row 2). distill: loss on every cycle, tokens distilled, used with one (paper, table 9,
+    row 3). grow: as cycle, to become a teacher. fold: one cycle, taught by the runs in teacher."""
+
+    teacher: tuple[Path, ...] = ()
+    """Folders of finished runs that teach in mode fold, frozen; the first is to be one of mode
+    grow."""
+
+    warm_start: bool = True
+    """Start from the first teacher's weights in mode fold."""
+
+    truth_weight: float = 0.1
+    """Weight of the labels in mode fold; the teachers have the rest of 1."""
+
+    temperature: float = 2.0
+    """Softening of the teachers' predictions in mode fold."""
+
+    beside: tuple[Path, ...] = free(())
+    """Folders of other finished runs for the last table of mode fold, such as one of mode plain."""
+
     token_weight: float = 5e-6
     """Weight of the token distillation in mode distill (5e-6: paper, section 4.1.2)."""
 
@@ -116,6 +137,16 @@ class ClassificationConfig(CycledConfig):
     limit_train: int | None = None
     """Use only that many training images, spread evenly over the list; None uses all."""
 
+    @property
+    def training_cycles(self) -> int:
+        """Cycles that training runs in this mode."""
+        return 1 if self.mode == "fold" else super().training_cycles
+
+    @property
+    def inference_cycles(self) -> int:
+        """Cycles that the trained model is meant to be used with."""
+        return self.num_cycles if self.mode == "grow" else super().inference_cycles
+
     def validate(self) -> None:
         """Check ranges.
 
@@ -131,6 +162,15 @@ class ClassificationConfig(CycledConfig):
             value = getattr(self, name)
             if not 0 <= value < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {value}")
+        if (self.mode == "fold") != bool(self.teacher):
+            raise ValueError(
+                f"mode=fold and --teacher FOLDER belong together, got mode={self.mode} and "
+                f"teacher={[str(folder) for folder in self.teacher]}"
+            )
+        if not 0 <= self.truth_weight <= 1:
+            raise ValueError(f"truth_weight must lie in [0, 1], got {self.truth_weight}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
             raise ValueError(f"crop_fraction must lie in (0, 1], got {self.crop_fraction}")
         if self.in_chans not in (1, 3):

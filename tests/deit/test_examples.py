@@ -52,6 +52,31 @@ def test_cycle_mode_on_real_images(tmp_path, shared_data):
 
 
 @pytest.mark.slow
+def test_a_grown_network_is_folded_into_a_plain_one(tmp_path):
+    short = ("--preset", "digits", "--epochs", 6, "--warmup-epochs", 1, "--embed-dim", 24)
+    for mode, name in (("plain", "p"), ("grow", "g")):
+        done = run("deit_imagenet.py", *short, "--mode", mode, "--output-dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    fold = (*short, "--mode", "fold", "--teacher", tmp_path / "g", "--beside", tmp_path / "p")
+    first = run("deit_imagenet.py", *fold, "--output-dir", tmp_path / "f")
+    assert first.returncode == 0, first.stderr
+    rows = [line for line in first.stdout.splitlines() if " M │" in line and "%" in line]
+    plain, grown, folded = ([cell.strip() for cell in row.split("│")[1:-1]] for row in rows)
+    assert [row[1] for row in (plain, grown, folded)] == ["1", "2", "1"]
+    assert plain[2] == folded[2] != grown[2]
+    for row, name, cycles in ((plain, "p", 1), (grown, "g", 2), (folded, "f", 1)):
+        score = evaluations(tmp_path / name)[-1][f"accuracy/{cycles}"]
+        assert row[3] == f"{score:.2f} %"
+    # From the teacher's weights the first epoch is ahead of the plain network's.
+    firsts = [evaluations(tmp_path / name)[0]["accuracy/1"] for name in ("f", "p")]
+    assert firsts[0] > firsts[1] + 5
+    again = run("deit_imagenet.py", *fold, "--output-dir", tmp_path / "f")  # only reports
+    assert again.returncode == 0 and rows[2] in again.stdout
+    other = run("deit_imagenet.py", *fold, "--embed-dim", 36, "--output-dir", tmp_path / "other")
+    assert other.returncode == 1 and "cannot start from the weights of" in other.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_broken_training_image_ends_in_one_clear_line(tmp_path, workers):
     for split in ("train", "val"):

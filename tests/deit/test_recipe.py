@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from cycledistill import CycleWrapper
+from cycledistill.training import save_config
 from cycledistill_deit import (
     PRESETS,
     ClassificationConfig,
@@ -24,7 +26,9 @@ from cycledistill_deit import (
     cycle_accuracies,
     load_data,
     load_plain,
+    load_trained,
     save_plain,
+    start_from,
 )
 
 DIGITS = PRESETS["digits"]
@@ -53,6 +57,10 @@ def test_presets_are_valid_and_the_default_is_deits_recipe():
         ({"in_chans": 2}, r"in_chans must be 1 \(grey\) or 3 \(colour\), got 2"),
         ({"mean": (0.5, 0.5)}, r"mean must have 1 or in_chans=1 values, got \(0.5, 0.5\)"),
         ({"std": (0.0,)}, r"std must be above 0, got \(0.0,\)"),
+        ({"mode": "fold"}, "belong together, got mode=fold and teacher=\\[\\]"),
+        ({"teacher": (Path("runs/grown"),)}, r"mode=distill and\s+teacher=\['runs/grown'\]"),
+        ({"truth_weight": 1.1}, r"truth_weight must lie in \[0, 1\], got 1.1"),
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
     ],
 )
 def test_bad_options_are_named(changes, text):
@@ -246,3 +254,40 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_plain(create_classifier(DIGITS, 2), DIGITS, ("a", "b"), tmp_path / "plain")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_run_left_is_loaded_with_its_cycles(tmp_path):
+    images = torch.randn(4, 1, 8, 8)
+    for mode, cycles in (("grow", 3), ("cycle", 3), ("distill", 1), ("plain", 1)):
+        config = replace(DIGITS, mode=mode, num_cycles=3, blocks="blocks", beside=(tmp_path,))
+        model = create_classifier(config, 2).eval()
+        folder = tmp_path / mode
+        save_plain(model, config, ("a", "b"), folder / "plain")
+        save_config(config, folder / "config.yaml")
+        trained = load_trained(folder)
+        assert trained.num_cycles == cycles == config.inference_cycles
+        expected = CycleWrapper(model).eval()(images, num_cycles=cycles)
+        assert torch.equal(trained.eval()(images, num_cycles=cycles), expected)
+        student = create_classifier(config, 2)
+        start_from(student, trained, folder)
+        assert all(torch.equal(v, student.state_dict()[n]) for n, v in model.state_dict().items())
+    assert str(tmp_path) not in (tmp_path / "grow" / "plain" / "README.md").read_text()
+    bare = load_trained(tmp_path / "grow" / "plain")
+    assert bare.num_cycles == 1
+    with pytest.raises(ValueError, match=r"cannot start from the weights of .*bare"):
+        start_from(create_classifier(DIGITS, 3), bare, tmp_path / "bare")
+    with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors: expected the folder"):
+        load_trained(tmp_path / "nothing")
+
+
+def test_folding_weighs_the_truth_and_the_teacher():
+    teacher, student = (create_classifier(DIGITS, 3).eval() for _ in range(2))
+    config = replace(DIGITS, mode="fold", teacher=(Path("t"),), truth_weight=0.3, temperature=4.0)
+    config.validate()
+    assert (config.training_cycles, config.inference_cycles) == (1, 1)
+    images, targets = torch.randn(5, 1, 8, 8), torch.rand(5, 3).softmax(-1)
+    losses = build_criterion(config, [teacher])(student(images), targets, inputs=images)
+    own, told = ((model(images) / 4).log_softmax(-1) for model in (student, teacher))
+    kl = 16 * (told.exp() * (told - own)).sum(-1).mean()
+    task = -(targets * student(images).log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(losses.total, 0.3 * task + 0.7 * kl)

@@ -20,10 +20,11 @@ from cycledistill import CycleOutput, CycleWrapper
 from experiments import _images, _people, _train
 from experiments.__main__ import PAGE, results_of, run
 from experiments._config import RunConfig
+from experiments._headline import headline
 from experiments._images import augment
 from experiments._people import People, Poses
 from experiments._report import section, table, write_page
-from experiments._results import Results
+from experiments._results import Results, weights_file
 from experiments._statistics import paired_difference, spread
 from experiments._studies import STUDIES, Study
 from experiments._task import load_task
@@ -272,6 +273,53 @@ def test_a_run_is_recorded_once_and_the_same_again(tmp_path: Path) -> None:
     assert again["metrics"] == cycled["metrics"]
 
 
+def test_a_frozen_teacher_is_trained_first_and_recorded(tmp_path: Path) -> None:
+    folded = replace(TINY, mode="fold", epochs=3)
+    grown = replace(folded, mode="cycle")
+    study = Study("?", {"grown": grown, "folded": folded}, (4,), ("grown",), teachers=("grown",))
+    assert study.run("grown", 4) == study.run("folded", 4).taught_by  # type: ignore[union-attr]
+    results = Results(tmp_path / "r" / "s.jsonl", tmp_path / "work")
+    assert run(study, results, "cpu", ["folded"]) == 2 and run(study, results, "cpu") == 0
+    teacher, student = (results.read()[config.key] for config in study.runs())
+    assert set(student["metrics"]) == {"val/accuracy/1", "test/accuracy/1"}
+    one, two = (record["budget"]["macs_in_use"] for record in (student, teacher))
+    assert one < two
+    costs = [record["budget"]["training_macs"] for record in (student, teacher)]
+    plain = train(replace(folded, mode="plain"), tmp_path / "plain", "cpu")["budget"]
+    assert costs[0] == pytest.approx(costs[1] * 4 / 3 + plain["training_macs"])
+    # Without learning the student is its teacher's plain network, but for a fresh one.
+    still = replace(folded, lr=1e-30)
+    stills = {"warm": still, "fresh": replace(still, warm=False)}
+    assert run(Study("?", stills, (4,), ("warm",)), results, "cpu") == 3
+    assert still.seeded(4).taught_by is not None
+    scores = [
+        results.read()[config.key]["metrics"]["test/accuracy/1"]
+        for config in (still.seeded(4), stills["fresh"].seeded(4), still.seeded(4).taught_by)
+    ]
+    assert scores[0] == scores[2] != scores[1]
+    # Lost weights come back without a second record.
+    weights_file(study.run("grown", 4).key, results.work).unlink()
+    weighed = Study("?", {"a": replace(folded, truth_weight=0.5)}, (4,), ("a",))
+    lines = len(results.path.read_text().splitlines())
+    assert run(weighed, results, "cpu") == 2
+    assert len(results.path.read_text().splitlines()) == lines + 1
+
+
+def test_people_learn_from_a_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for head, shape in (("heatmap", (2, 3, 16, 16)), ("regression", (2, 3, 4))):
+        task = Poses(people(8), people(3), people(3), flip_indices=(1, 0, 2), head=head)
+        monkeypatch.setattr(_train, "load_task", lambda config, task=task: task)
+        config = replace(TINY, task="lspet", head=head, batch_size=4, mode="fold")
+        loss = task.loss(config)
+        student, teacher = torch.rand(shape), torch.rand(shape)
+        found = task.teaching(loss)(student, teacher)
+        truth = teacher if head == "heatmap" else teacher[..., :2]
+        assert torch.equal(found, loss(student, truth, torch.ones(2, 3)))
+        results = Results(tmp_path / head / "s.jsonl", tmp_path / head / "work")
+        assert run(Study("?", {"a": config}, (0,), ("a",)), results, "cpu") == 2
+        assert 0 <= results.read()[config.key]["metrics"]["test/PCK/1"] <= 100
+
+
 def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(TINY, tmp_path / "whole", "cpu")
     steps = []
@@ -393,6 +441,8 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
         assert f"<!-- {name}: begin -->\n\n{body}\n\n<!-- {name}: end -->" in text, (
             "run: python -m experiments report"
         )
+    body = headline(STUDIES, {name: results_of(name).read() for name in STUDIES})
+    assert f"<!-- headline: begin -->\n\n{body}\n\n<!-- headline: end -->" in text
 
 
 def test_a_run_of_one_study_is_known_to_others(tmp_path: Path) -> None:

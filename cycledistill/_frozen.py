@@ -1,0 +1,144 @@
+"""FoldLoss: the task loss of a student, and its distance from what frozen teachers predict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cycledistill._distance import kl, mse
+from cycledistill._loss import CycleLosses
+from cycledistill._output import CycleOutput
+from cycledistill._wrapper import CycleWrapper
+
+
+class FoldLoss(nn.Module):
+    """The loss of a student whose teachers are trained already and stay as they are.
+
+    >>> import copy, torch
+    >>> from torch import nn
+    >>> from cycledistill import CycleWrapper
+    >>> blocks = [nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(2)]
+    >>> grown = CycleWrapper(nn.Sequential(*blocks), num_cycles=2)  # trained for its last cycle
+    >>> student = copy.deepcopy(grown).unwrap()  # a plain model, from the teacher's weights
+    >>> criterion = FoldLoss(nn.CrossEntropyLoss(), grown, truth_weight=0.1)
+    >>> inputs, labels = torch.randn(8, 4), torch.randint(0, 4, (8,))
+    >>> losses = criterion(student(inputs), labels, inputs=inputs)
+    >>> bool((losses.total - 0.1 * losses.task - 0.9 * losses.predictions).abs() < 1e-6)
+    True
+    >>> list(criterion.parameters()), criterion.state_dict()
+    ([], OrderedDict())
+
+    With the student's prediction P, truth Y, teachers' predictions Q_1..Q_K and truth weight w::
+
+        L = w task(P, Y) + (1 - w) mean_k distance(P, Q_k)
+
+    For class logits the distance is the Kullback-Leibler divergence at a temperature (Hinton et
+    al., arXiv 1503.02531), whose gradient is that of the divergence from the teachers' mean
+    probabilities. Folding is meant for a plain model and a teacher of the same size that was
+    trained for its last cycle (``task_cycles="last"``); see docs/results/lab.md for what it gains.
+    A student that trains with several cycles is taught in each of them, and the loss is their mean.
+
+    The teachers see exactly the inputs of the student, augmented alike, in eval mode and without
+    gradients. They move with this module (``.to``), but they are none of its children: neither
+    ``parameters()`` nor ``state_dict()`` has anything of theirs.
+
+    Args:
+        task_loss: Called as ``task_loss(prediction, *targets)``; returns a scalar.
+        teachers: One or several. Of a `CycleWrapper` the prediction after its ``num_cycles``
+            cycles counts; any other module is called once. A teacher must not share its
+            parameters with the student, which would train both: copy it.
+        truth_weight: Weight w of the task loss, within 0 and 1.
+        prediction_distance: ``"kl"`` (class logits), ``"mse"`` (heatmaps, coordinates), or a
+            function of (student's prediction, teacher's) that returns a scalar.
+        temperature: Softening of ``"kl"``.
+
+    Raises:
+        TypeError: A teacher is no module.
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        task_loss: Callable[..., Tensor],
+        teachers: nn.Module | Iterable[nn.Module],
+        truth_weight: float = 0.1,
+        prediction_distance: str | Callable[[Any, Any], Tensor] = "kl",
+        temperature: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self._teachers = (teachers,) if isinstance(teachers, nn.Module) else tuple(teachers)
+        if not self._teachers:
+            raise ValueError("teachers is empty, expected a module or several")
+        for teacher in self._teachers:
+            if not isinstance(teacher, nn.Module):
+                raise TypeError(f"expected modules as teachers, got {type(teacher).__name__}")
+        if not callable(task_loss):
+            raise TypeError(f"task_loss must be callable, got {type(task_loss).__name__}")
+        if not 0 <= truth_weight <= 1:
+            raise ValueError(f"truth_weight must be within 0 and 1, got {truth_weight}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        named: dict[str, Callable[[Any, Any], Tensor]] = {
+            "kl": partial(kl, temperature=temperature),
+            "mse": mse,
+        }
+        if not callable(prediction_distance) and prediction_distance not in named:
+            raise ValueError(
+                "prediction_distance must be 'kl', 'mse' or a function, got "
+                f"{prediction_distance!r}"
+            )
+        self.task_loss = task_loss
+        self.truth_weight = truth_weight
+        self.prediction_distance = (
+            prediction_distance if callable(prediction_distance) else named[prediction_distance]
+        )
+
+    def forward(self, output: Any, *targets: Any, inputs: Any) -> CycleLosses:
+        """Loss of a student's output.
+
+        Args:
+            output: The plain model's prediction, or the `CycleOutput` of a `CycleWrapper`.
+            *targets: Passed on to the task loss.
+            inputs: What the student was called with: a tensor, a tuple of positional arguments,
+                or a mapping of keyword arguments.
+
+        Returns:
+            The total, and of each of the student's N cycles (1 for a plain model) the task loss
+            and the mean distance from the teachers, `[N]` each.
+        """
+        taught = [self._prediction(teacher, inputs) for teacher in self._teachers]
+        students = output.predictions if isinstance(output, CycleOutput) else (output,)
+        task = torch.stack([self.task_loss(own, *targets).reshape(()) for own in students])
+        distances = [
+            torch.stack([self.prediction_distance(own, told) for told in taught]).mean()
+            for own in students
+        ]
+        predictions = torch.stack(distances)
+        total = self.truth_weight * task.mean() + (1 - self.truth_weight) * predictions.mean()
+        return CycleLosses(total, task, {}, predictions)
+
+    @staticmethod
+    @torch.no_grad()
+    def _prediction(teacher: nn.Module, inputs: Any) -> Any:
+        if any(module.training for module in teacher.modules()):
+            teacher.eval()
+        named = isinstance(inputs, Mapping)
+        kwargs: dict[str, Any] = dict(inputs) if named else {}
+        args = () if named else inputs if isinstance(inputs, tuple) else (inputs,)
+        eager = getattr(teacher, "_orig_mod", teacher)  # of torch.compile
+        if isinstance(eager, CycleWrapper):
+            kwargs["num_cycles"] = eager.num_cycles
+        return teacher(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldLoss:
+        for teacher in self._teachers:
+            teacher._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        """What stands in the module's ``repr``."""
+        return f"teachers={len(self._teachers)}, truth_weight={self.truth_weight}"

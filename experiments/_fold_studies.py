@@ -1,0 +1,296 @@
+"""The studies of growing and folding: a frozen teacher that was trained for its last cycle."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from experiments._config import RunConfig
+from experiments._image_run import ImageRun
+from experiments._pointers import PointerRun
+from experiments._study import CHOOSING, LSPET_PLAIN, Headline, Study
+
+_FRESH = (30, 31, 32, 33, 34)
+
+_BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
+_KEPT = (_BEST_PLAIN[0], _BEST_PLAIN[2], "grown: two cycles in use", "folded")
+_TEACHERS = ("grown: two cycles in use", "twice the blocks")
+
+
+def _grown(plain: ImageRun, cycles: int = 2) -> ImageRun:
+    """Trained for its last cycle alone, and used with all of them."""
+    return replace(plain, cycles=cycles, used=cycles)
+
+
+def _folded(plain: ImageRun, *teachers: ImageRun) -> ImageRun:
+    """Taught by frozen networks, the first of which it starts from."""
+    return replace(plain, teachers=teachers, warm=True)
+
+
+def _lengths(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """The plain network, with more training; ``equal`` times as many epochs cost what folding does.
+
+    Growing costs three forward passes of two cycles for each image, folding one of two cycles and
+    three of one cycle.
+    """
+    equally = replace(plain, epochs=round(equal * plain.epochs))
+    return dict(
+        zip(_BEST_PLAIN, (plain, replace(plain, epochs=2 * plain.epochs), equally), strict=True)
+    )
+
+
+def _whole(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """All that the question needs beside it."""
+    grown, deeper = _grown(plain), replace(plain, depth=2 * plain.depth)
+    folded = _folded(plain, grown)
+    joint = replace(plain, cycles=2, every_cycle=True, prediction_weight=1.0)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: grown,
+        "folded": folded,
+        **_lengths(plain, equal),
+        "folded, fresh student": replace(folded, warm=False),
+        "born again: a plain teacher": replace(_folded(plain, plain), warm=False),
+        "a teacher of twice the blocks": replace(_folded(plain, deeper), warm=False),
+        _TEACHERS[1]: deeper,
+        "folded, two teachers: grown and twice the blocks": _folded(plain, grown, deeper),
+        "joint recipe: mean of task losses + prediction KL": joint,
+        "label smoothing 0.1": replace(plain, label_smoothing=0.1),
+        "dropout 0.1": replace(plain, dropout=0.1),
+    }
+
+
+_FEW = ImageRun(epochs=100, train_samples=5000)
+
+
+def _choices(plain: ImageRun) -> dict[str, ImageRun]:
+    """One change at a time to the folded network."""
+    folded = _folded(plain, _grown(plain))
+    return {
+        "plain": plain,
+        "folded": folded,
+        "temperature 1": replace(folded, temperature=1.0),
+        "temperature 4": replace(folded, temperature=4.0),
+        "truth weight 0": replace(folded, truth_weight=0.0),
+        "truth weight 0.3": replace(folded, truth_weight=0.3),
+        "three cycles": _folded(plain, _grown(plain, 3)),
+        "twice the epochs": replace(folded, epochs=2 * plain.epochs),
+        "class token's distance, weight 1": replace(folded, token_weight=1.0),
+        "four cycles": _folded(plain, _grown(plain, 4)),
+        "four times the epochs": replace(folded, epochs=4 * plain.epochs),
+        "two grown teachers": _folded(plain, _grown(plain), _grown(plain)),
+    }
+
+
+FOLD_CHOICES = Study(
+    title="How should one block be folded: temperature, weight of the truth, teacher, length?",
+    variants=_choices(_FEW),
+    seeds=CHOOSING,
+    baselines=("plain", "folded"),
+    split="val",
+    plot="differences",
+)
+
+FOLD_64 = Study(
+    title="Does growing, then folding help a single pass of one block x 64 on 5,000 images?",
+    variants=_whole(_FEW, equal=3.42),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS,
+    kept=_KEPT,
+    headline=Headline("one block x 64, 5,000 images", _TEACHERS[0], "folded"),
+)
+
+_WIDE = replace(_FEW, width=128)
+_DEEP = replace(_FEW, depth=3)
+
+FOLD_128 = Study(
+    title="Does growing, then folding help a single pass of one block x 128 on 5,000 images?",
+    variants=_whole(_WIDE, equal=3.53),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS,
+    kept=_KEPT[1:4:2],
+    headline=Headline("one block x 128, 5,000 images", _TEACHERS[0], "folded"),
+)
+
+FOLD_THREE_BLOCKS = Study(
+    title="Does growing, then folding help a single pass of three blocks x 64 on 5,000 images?",
+    variants=_whole(_DEEP, equal=3.57),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS,
+    headline=Headline("three blocks x 64, 5,000 images", _TEACHERS[0], "folded"),
+)
+
+_ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
+
+
+def _patient(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """Where images are not learnt by heart: the student trains for twice as long."""
+    grown = _grown(plain)
+    folded = _folded(plain, grown)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: grown,
+        "folded": replace(folded, epochs=2 * plain.epochs),
+        **_lengths(plain, equal),
+        "folded, as many epochs as plain": folded,
+        "born again, from the teacher's weights": _folded(plain, plain),
+    }
+
+
+FOLD_64_ALL = Study(
+    title="Does growing, then folding help a single pass of one block x 64 on 45,000 images?",
+    variants=_patient(_ALL, equal=5.03),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    kept=_KEPT,
+    headline=Headline("one block x 64, 45,000 images", _TEACHERS[0], "folded"),
+)
+
+FOLD_128_ALL = Study(
+    title="Does growing, then folding help a single pass of one block x 128 on 45,000 images?",
+    variants=_patient(replace(_ALL, width=128), equal=5.16),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    headline=Headline("one block x 128, 45,000 images", _TEACHERS[0], "folded"),
+)
+
+# ViT-Ti with patches of 4 px: hours of a GPU.
+_TINY = replace(
+    _ALL, epochs=100, width=192, depth=12, head_dim=64, patch_size=4, batch_size=500, lr=1e-3
+)
+
+FOLD_TINY_ALL = Study(
+    title="Does growing, then folding help a single pass of ViT-Ti/4 on 45,000 images?",
+    variants=_patient(_TINY, equal=5.3),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    headline=Headline("ViT-Ti/4, 45,000 images", _TEACHERS[0], "folded"),
+)
+
+
+def _speeds(plain: ImageRun) -> dict[str, ImageRun]:
+    """One network for one cycle and for two; beside it a network for each."""
+    grown = _grown(plain)
+    both = replace(_folded(plain, grown), cycles=2, every_cycle=True)
+    rich = replace(both, own_norms=True, adapter_rank=16)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: grown,
+        "joint recipe: mean of task losses + prediction KL": replace(
+            plain, cycles=2, every_cycle=True, prediction_weight=1.0
+        ),
+        "the grown network teaches both speeds": both,
+        "the same, norms of its own for the second cycle": replace(both, own_norms=True),
+        "the same, and adapters of rank 16": rich,
+        "the same, twice the epochs": replace(rich, epochs=2 * plain.epochs),
+    }
+
+
+SPEEDS_CHOICES = Study(
+    title="How does one network of one block x 64 learn to be used with one cycle and with two?",
+    variants=_speeds(_FEW),
+    seeds=CHOOSING,
+    baselines=("plain",),
+    split="val",
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    deep=_TEACHERS[0],
+)
+
+SPEEDS_ALL = Study(
+    title="Can one network of one block x 64 be used with one cycle and with two, each as good as "
+    "a network trained for it on 45,000 images?",
+    variants=_speeds(_ALL),
+    seeds=_FRESH,
+    baselines=("plain",),
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    kept=("the same, twice the epochs",),
+    deep=_TEACHERS[0],
+)
+
+
+def _people(plain: RunConfig, equal: float) -> dict[str, RunConfig]:
+    """People: the teacher's heatmaps or coordinates beside the truth."""
+    folded = replace(plain, mode="fold")
+    return {
+        "plain": plain,
+        _TEACHERS[0]: replace(plain, mode="cycle"),
+        "folded": folded,
+        _BEST_PLAIN[1]: replace(plain, epochs=2 * plain.epochs),
+        _BEST_PLAIN[2]: replace(plain, epochs=round(equal * plain.epochs)),
+        "folded, fresh student": replace(folded, warm=False),
+        "folded, truth weight 0.5": replace(folded, truth_weight=0.5),
+    }
+
+
+LSPET_FOLD = Study(
+    title="Does growing, then folding help on the people of LSPET, with heatmaps?",
+    variants=_people(LSPET_PLAIN, equal=3.2),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    headline=Headline("4 blocks x 96, people, heatmaps (PCK)", _TEACHERS[0], "folded"),
+)
+
+LSPET_FOLD_REGRESSION = Study(
+    title="Does growing, then folding help on the people of LSPET, with coordinates?",
+    variants=_people(replace(LSPET_PLAIN, head="regression"), equal=3.2),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    headline=Headline("4 blocks x 96, people, coordinates (PCK)", _TEACHERS[0], "folded"),
+)
+
+
+def _pointers(shallow: PointerRun, blocks: int) -> dict[str, PointerRun]:
+    """One block that is run again, beside as many blocks and beside one that is run once."""
+    return {
+        "one block": shallow,
+        f"one block, {blocks} cycles in use": replace(shallow, cycles=blocks),
+        f"{blocks} blocks": replace(shallow, depth=blocks),
+    }
+
+
+POINTERS_4 = Study(
+    title="Can one block that is used twice follow a pointer four times?",
+    variants=_pointers(PointerRun(), blocks=2),
+    seeds=_FRESH,
+    baselines=("one block", "2 blocks"),
+)
+
+POINTERS_8 = Study(
+    title="Can one block that is used three times follow a pointer eight times?",
+    variants=_pointers(PointerRun(epochs=2, places=10, hops=8), blocks=3),
+    seeds=_FRESH,
+    baselines=("one block", "3 blocks"),
+)
+
+FOLD_STUDIES = {
+    "fold-choices": FOLD_CHOICES,
+    "fold-64": FOLD_64,
+    "fold-128": FOLD_128,
+    "fold-three-blocks": FOLD_THREE_BLOCKS,
+    "fold-64-all": FOLD_64_ALL,
+    "fold-128-all": FOLD_128_ALL,
+    "fold-tiny-all": FOLD_TINY_ALL,
+    "speeds-choices": SPEEDS_CHOICES,
+    "speeds-all": SPEEDS_ALL,
+    "lspet-fold": LSPET_FOLD,
+    "lspet-fold-regression": LSPET_FOLD_REGRESSION,
+    "pointers-4": POINTERS_4,
+    "pointers-8": POINTERS_8,
+}

@@ -1,0 +1,253 @@
+"""The quick loop: several seeds of a run on CIFAR-10, from their configs to their records."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
+
+from experiments._image_data import SeededImages, cifar10
+from experiments._image_run import ImageRun
+from experiments._images import Split
+from experiments._results import save_weights, weights_file
+from experiments._task import first_samples
+from experiments._train import commit, device_words, macs_of_cycles
+from experiments._vit import Found, SeededViT, initial_weights, plain_model, stacked
+
+_CHECKPOINT_SECONDS = 60.0
+_FORWARD_AND_BACKWARD = 3
+
+
+def train_seeds(
+    configs: Sequence[ImageRun], work: Path, device: str = "auto"
+) -> list[dict[str, Any]]:
+    """Train runs that differ in their seeds alone, at once, and return a record for each.
+
+    The metrics are those of the last step's weights; no step is picked. The weights are kept, see
+    `weights_file`; those of the teachers must stand there.
+
+    Args:
+        configs: The runs.
+        work: Folder of weights, decoded images and unfinished runs.
+        device: As torch names it; auto takes a GPU where there is one.
+
+    Raises:
+        ValueError: The runs differ in more than their seeds.
+    """
+    config = configs[0]
+    if any(one.seeded(0) != config.seeded(0) for one in configs):
+        raise ValueError(f"expected runs that differ in their seeds alone, got {configs}")
+    revision, start = commit(), time.perf_counter()
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    train, val, test = cifar10(work)
+    train = train.take(first_samples(config, len(train.labels)))
+    data = SeededImages(train, [one.seed for one in configs], device)
+    teachers = [
+        SeededViT(own[0], stacked([load_file(weights_file(one.key, work), device) for one in own]))
+        for own in zip(*(one.teachers for one in configs), strict=True)
+    ]
+    weights, resumed = _trained(configs, data, teachers, work)
+    model = SeededViT(config, weights)
+    scores = {
+        f"{name}/accuracy/{kind}": values
+        for name, split in (("val", val), ("test", test))
+        for kind, values in _scores(model, teachers, data, split).items()
+    }
+    cost = _cost(config, len(train.labels))
+    seconds = (time.perf_counter() - start) / len(configs)
+    records = []
+    for place, one in enumerate(configs):
+        finite = all(bool(value[place].isfinite().all()) for value in weights.values())
+        own = {name: value[place].cpu() for name, value in weights.items()}
+        save_weights(own, weights_file(one.key, work), None)
+        metrics = {name: round(float(values[place]), 4) for name, values in scores.items()}
+        records.append(
+            {
+                "key": one.key,
+                "config": one.as_dict(),
+                "seed": one.seed,
+                "commit": revision,
+                "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+                "torch": torch.__version__,
+                "device": f"{platform.machine()} {device_words(data.labels.device)}",
+                "threads": torch.get_num_threads(),
+                # A seed's share of the time of all that were trained at once.
+                "budget": {**cost, "wall_seconds": round(seconds, 1), "resumed": resumed},
+                "metrics": metrics if finite else {},
+                "diverged": "" if finite else "non-finite weights",
+            }
+        )
+    return records
+
+
+def _trained(
+    configs: Sequence[ImageRun], data: SeededImages, teachers: list[SeededViT], work: Path
+) -> tuple[dict[str, Tensor], bool]:
+    """The weights behind the last step, and whether the run was stopped before."""
+    config = configs[0]
+    device = data.labels.device
+    first = stacked([initial_weights(one) for one in configs])
+    weights = {name: value.to(device) for name, value in first.items()}
+    if config.warm:
+        begun = teachers[0].weights
+        later = {f"later.{name}": value for name, value in begun.items()}
+        weights = {name: {**later, **begun}.get(name, own).clone() for name, own in weights.items()}
+    for value in weights.values():
+        value.requires_grad_()
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    folder = work / f"{'-'.join(str(one.seed) for one in configs)}-{config.key}"
+    state, begin = folder / "state.pt", 0
+    resumed = state.exists()
+    if resumed:
+        kept = torch.load(state)
+        begin = kept["epoch"]
+        optimizer.load_state_dict(kept["optimizer"])
+        for name, value in weights.items():
+            value.data.copy_(kept["weights"][name])
+        for own, numbers in zip(data.generators, kept["generators"], strict=True):
+            own.set_state(numbers)
+    torch.manual_seed(config.seed + begin)  # dropout's
+    model = SeededViT(config, weights, training=True)
+    steps = len(data.labels) // config.batch_size
+    total, saved = config.epochs * steps, time.monotonic()
+    for epoch in range(begin, config.epochs):
+        orders = data.orders()
+        for number in range(steps):
+            optimizer.param_groups[0]["lr"] = config.lr * _schedule(
+                epoch * steps + number, total, round(config.warmup * total)
+            )
+            chosen = orders[:, number * config.batch_size : (number + 1) * config.batch_size]
+            loss = _loss(model, teachers, *data.batch(chosen))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = {
+                "epoch": epoch + 1,
+                "weights": {name: value.detach() for name, value in weights.items()},
+                "optimizer": optimizer.state_dict(),
+                "generators": [own.get_state() for own in data.generators],
+            }
+            torch.save(kept, folder / "new.pt")
+            os.replace(folder / "new.pt", state)
+            saved = time.monotonic()
+    shutil.rmtree(folder, ignore_errors=True)
+    return {name: value.detach() for name, value in weights.items()}, resumed
+
+
+def _schedule(step: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then half a cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def _loss(model: SeededViT, teachers: list[SeededViT], images: Tensor, labels: Tensor) -> Tensor:
+    """The seeds' losses, summed, so that each seed's gradient is that of its own loss."""
+    config = model.config
+    with torch.no_grad():
+        taught = [own.cycles(images, own.config.used)[0] for own in teachers]
+    found = model.cycles(images, config.cycles, every=config.every_cycle)
+    truths = [_cross_entropy(one.logits, labels, config.label_smoothing) for one in found]
+    if not teachers:
+        later = [_log_mean([one.logits.detach()], 1.0) for one in found[1:]]
+        pairs = zip(found[:-1], later, strict=True)
+        joint = sum(_divergence(one.logits, target, 1.0) for one, target in pairs)
+        return torch.stack(truths).mean() + config.prediction_weight * joint
+    targets = [taught]
+    if config.every_cycle:
+        targets = [[one] for one in (taught if len(taught) > 1 else taught * len(found))]
+    loss = images.new_zeros(())
+    for one, truth, own in zip(found, truths, targets, strict=True):
+        target = _log_mean([teacher.logits for teacher in own], config.temperature)
+        told = config.temperature**2 * _divergence(one.logits, target, config.temperature)
+        loss = loss + config.truth_weight * truth + (1 - config.truth_weight) * told
+        if config.token_weight:
+            loss = loss + config.token_weight * _token_distance(one, own[0])
+    return loss / len(found)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    flat, truth = logits.flatten(0, 1), labels.flatten()
+    return len(logits) * functional.cross_entropy(flat, truth, label_smoothing=smoothing)
+
+
+def _log_mean(logits: list[Tensor], temperature: float) -> Tensor:
+    """Logarithms of the mean of the predicted probabilities."""
+    logarithms = torch.stack([(one / temperature).log_softmax(-1) for one in logits])
+    return logarithms.logsumexp(0) - math.log(len(logits))
+
+
+def _divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """KL divergence, summed over classes and seeds, mean over images."""
+    own = (logits / temperature).log_softmax(-1)
+    return functional.kl_div(own, target, log_target=True, reduction="sum") / logits.shape[1]
+
+
+def _token_distance(student: Found, teacher: Found) -> Tensor:
+    ours, theirs = (
+        functional.layer_norm(one.class_tokens, one.class_tokens.shape[-1:])
+        for one in (student, teacher)
+    )
+    return len(ours) * functional.mse_loss(ours, theirs)
+
+
+@torch.no_grad()
+def _scores(
+    model: SeededViT, teachers: list[SeededViT], data: SeededImages, split: Split
+) -> dict[str, Tensor]:
+    """Percent after 1, 2, ... cycles and of the teachers together, each `[S]`."""
+    config, seeds = model.config, len(data.generators)
+    right: dict[str, Tensor] = {}
+    for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True):
+        images, labels = images.to(data.labels.device), labels.to(data.labels.device)
+        normed = data.normalized(images).expand(seeds, *images.shape)
+        found = model.cycles(normed, max(2, config.cycles), every=True)
+        logits = {f"{n}": one.logits for n, one in enumerate(found, 1)}
+        if teachers and not config.every_cycle:
+            told = [own.cycles(normed, own.config.used)[0].logits for own in teachers]
+            logits["teachers"] = _log_mean(told, 1.0)
+        for kind, one in logits.items():
+            hits = (one.argmax(-1) == labels).sum(-1)
+            right[kind] = right.get(kind, torch.zeros(seeds)) + hits.cpu()
+    return {kind: 100 * hits / len(split.labels) for kind, hits in right.items()}
+
+
+def _cost(config: ImageRun, samples: int) -> dict[str, Any]:
+    """What training and use cost an ordinary program, which computes every token.
+
+    Training has the forward and the backward pass, taken to be three forward passes, the frozen
+    teachers' forward passes, and the teachers' own training.
+    """
+    used = samples // config.batch_size * config.batch_size * config.epochs
+    taught = sum(_macs(own, own.used) for own in config.teachers)
+    before = sum(_cost(own, samples)["training_macs"] for own in config.teachers)
+    own = _FORWARD_AND_BACKWARD * _macs(config, config.cycles) * used
+    return {
+        "epochs": config.epochs,
+        "training_macs": own + taught * used + before,
+        "student_macs": own + taught * used,
+        "macs_in_use": _macs(config, config.used),
+    }
+
+
+def _macs(config: ImageRun, cycles: int) -> int:
+    """Of one image with so many cycles; what adapters and norms add is not counted."""
+    tokens = torch.zeros(1, 1 + (32 // config.patch_size) ** 2, config.width)
+    return macs_of_cycles(plain_model(config), torch.zeros(1, 3, 32, 32), tokens, cycles)

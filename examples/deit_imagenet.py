@@ -150,7 +150,7 @@ def compare(config: ClassificationConfig, val: Any, num_classes: int) -> Table |
     table = Table(title="Each network as it is used")
     for column in ("network", "cycles", "MACs of an image", "top-1 accuracy"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    example = torch.zeros(1, config.in_chans, config.image_size, config.image_size)
+    example = val[0][0][None]
     for folder in (*config.beside, *config.teacher, Path(config.output_dir)):
         trained = load_trained(folder).eval()
         cycles = trained.num_cycles

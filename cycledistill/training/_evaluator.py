@@ -17,7 +17,7 @@ from torch import nn
 from cycledistill.training._average import MovingAverage
 from cycledistill.training._checkpoint import CheckpointStore
 from cycledistill.training._parallel import broadcast_from_main, broadcast_value, shard_model
-from cycledistill.training._seeding import seeded
+from cycledistill.training._seeding import seed_cpu, states_kept
 from cycledistill.training._state import load_module_state, module_state
 
 Evaluate = Callable[[Any], Mapping[str, float]]
@@ -96,7 +96,8 @@ class Evaluator:
         """
         assert self.evaluate is not None
         model = self.ready_model()
-        with torch.no_grad(), seeded(self._seed, step), _in_autocast(model, self._accelerator):
+        with torch.no_grad(), states_kept(), _in_autocast(model, self._accelerator):
+            seed_cpu(self._seed, step)
             metrics = self.evaluate(model)
         numbers = {name: float(value) for name, value in metrics.items()}
         self.metrics, self.step = broadcast_value(numbers), step

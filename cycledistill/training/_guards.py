@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 from torch.optim import Optimizer
 
-from cycledistill.training._parallel import broadcast_value, gather_lists
+from cycledistill.training._parallel import broadcast_value, gather_lists, on_main
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
@@ -52,26 +52,24 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module, criterion: nn.Module
         )
 
 
-def check_output_dir(folder: Path, is_main: bool) -> None:
+def check_output_dir(folder: Path) -> None:
     """Make the folder and check that every process sees and may write the same one.
 
     Raises:
         ValueError: It cannot be written, or another process does not see it.
     """
-    problem = None
     probe = folder / f".probe-{broadcast_value(uuid.uuid4().hex)}"
-    if is_main:
+
+    def touch() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe.touch()
         except OSError as error:
-            problem = f"output_dir {folder} cannot be written: {error.strerror}"
-    problem = broadcast_value(problem)
-    if problem is not None:
-        raise ValueError(problem)
+            raise ValueError(f"output_dir {folder} cannot be written: {error.strerror}") from error
+
+    on_main(touch)
     blind = sum(gather_lists([not probe.exists()]))
-    if is_main:
-        probe.unlink(missing_ok=True)
+    on_main(lambda: probe.unlink(missing_ok=True))
     if blind:
         raise ValueError(
             f"output_dir {folder} is not the same folder for all processes: {blind} of them do not "

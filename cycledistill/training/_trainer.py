@@ -161,7 +161,7 @@ class Trainer:
         ):
             self.accelerator = make_accelerator(self.config)
             self.is_main = self.accelerator.is_main_process
-            check_output_dir(self.folder, self.is_main)
+            check_output_dir(self.folder)
             on_main(lambda: held.enter_context(locked(self.folder)))
             checkpoint = find_checkpoint(self.config, self.store, self.settings)
             self._prepare_model()

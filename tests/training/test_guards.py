@@ -137,7 +137,7 @@ def test_processes_that_see_different_folders(
 ) -> None:
     monkeypatch.setattr(guards, "gather_lists", lambda items: [*items, True])
     with pytest.raises(ValueError, match="is not the same folder for all processes: 1 of them"):
-        guards.check_output_dir(tmp_path, is_main=True)
+        guards.check_output_dir(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

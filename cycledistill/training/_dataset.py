@@ -85,4 +85,4 @@ def _epoch_setters(dataset: Any) -> list[Callable[[int], None]]:
     if hasattr(dataset, "set_epoch"):
         return [dataset.set_epoch]
     inner = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
-    return [setter for one in inner if one is not None for setter in _epoch_setters(one)]
+    return [s for one in inner if isinstance(one, Dataset) for s in _epoch_setters(one)]

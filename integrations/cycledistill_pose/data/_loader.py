@@ -89,7 +89,7 @@ def _in_epochs(dataset: Any) -> list[Any]:
     if hasattr(dataset, "set_epoch"):
         return [dataset]
     inner = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
-    return [found for one in inner if one is not None for found in _in_epochs(one)]
+    return [found for one in inner if isinstance(one, Dataset) for found in _in_epochs(one)]
 
 
 def _start_worker(_worker: int) -> None:

@@ -109,7 +109,7 @@ def main() -> None:
         for candidate in (*of_timm(), *of_hugging_face(), *of_torch())
         if not options.only or any(word in candidate.name for word in options.only)
     ]
-    console = Console()
+    console = Console(highlight=False, markup=False)
     rows: list[Row] = []
     columns = (
         TextColumn("{task.description}"),
@@ -125,13 +125,13 @@ def main() -> None:
             progress.advance(task)
     if options.only:
         for row in rows:
-            console.print(table_line(row), markup=False, highlight=False)
+            console.print(table_line(row))
         return
     temporary = options.out.with_suffix(".part")
     temporary.write_text(page(rows), encoding="utf-8")
     temporary.replace(options.out)
     cycled = sum(row.difference is not None for row in rows)
-    console.print(f"{cycled} of {len(rows)} cycled; saved: {options.out}", highlight=False)
+    console.print(f"{cycled} of {len(rows)} cycled; saved: {options.out}")
 
 
 def attempt(candidate: Candidate) -> Row:

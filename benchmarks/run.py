@@ -81,7 +81,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     choose_clock(options.clock)
     rounds = 3 if options.quick else options.rounds
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     found: list[Comparison | Figure] = []
     minutes: dict[str, float] = {}
     chosen = measures(options.device, options.only, rounds)

@@ -139,7 +139,7 @@ def report(
         if name.startswith("accuracy/"):
             table.add_row(name.removeprefix("accuracy/"), f"{value:.2f} %")
     table.add_row("1, reloaded with bare timm", f"{again:.2f} %")
-    console = Console()
+    console = Console(markup=False, highlight=False)
     console.print(table)
     console.print(
         f"The plain model:  {folder} (model.safetensors, config.json and a model card)\n"
@@ -148,7 +148,6 @@ def report(
         "Try next:         the same with --mode plain and another --output-dir, to compare;\n"
         "                  --num-cycles 3; your own images with --data-dir; --help for the rest",
         soft_wrap=True,
-        highlight=False,
     )
 
 

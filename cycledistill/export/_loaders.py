@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from cycledistill._saved import missing_file
+
 LOADERS = "cycledistill.loaders"
 Outputs = dict[str, Tensor]
 Judge = Callable[[Outputs, Outputs], str]
@@ -76,7 +78,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no folder {folder}")
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json, which a saved model has")
+        raise missing_file(folder, path.name, "model")
     try:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:

@@ -13,9 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cycledistill_pose import COCO, PosePredictor, create_model, save_plain
+from cycledistill_pose import COCO, PosePredictor, Skeleton, create_model, save_plain
 from cycledistill_pose.cli import main
-from cycledistill_pose.prediction._boxes import read_boxes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (80, 60, 3), dtype=np.uint8)
 
@@ -100,12 +99,50 @@ def test_boxes_of_a_file(form: str, folder: Path, images: Path, tmp_path: Path) 
     assert len(list((tmp_path / "out").glob("*.png"))) == 2
 
 
-def test_a_number_is_no_position() -> None:
-    """Images that no number calls by its name get boxes by file name alone."""
-    with pytest.raises(ValueError, match="is for other images"):
-        read_boxes([{"image_id": 1, "bbox": [1, 1, 3, 4]}], ["a.png", "b.png"])
-    found = read_boxes([{"file_name": "b.png", "bbox": [1, 1, 3, 4]}], ["a.png", "b.png"])
-    assert [(len(f.scores), f.image_id) for f in found.values()] == [(0, 1), (1, 2)]
+def test_cameras_of_the_same_names(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    """Images of subfolders are told apart by their paths, in boxes, results and pictures."""
+    root = tmp_path / "shots [1]"
+    for name in ("cam1/1.png", "cam2/1.png", "cam2/.hidden.png", ".cache/1.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PIXELS).save(root / name)
+    content = {
+        "images": [{"id": 5, "file_name": "cam1/1.png"}, {"id": 6, "file_name": "cam2/1.png"}],
+        "annotations": [
+            {"id": 1, "image_id": 6, "category_id": 1, "bbox": [5, 6, 30, 40]},
+            {"id": 2, "image_id": 6, "category_id": 4, "bbox": [5, 6, 30, 40]},
+        ],
+    }
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(content))
+    out = tmp_path / "out [1]"
+    results = run(root, folder, out, "--boxes", str(boxes))
+    assert [(r["file_name"], r["image_id"]) for r in results] == [("cam2/1.png", 6)]
+    told = capsys.readouterr().out
+    assert "boxes: 2, 1 used; left out: 1 of another category\n" in told
+    assert f"2 images, 1 people, 1 without anybody: {out}" in told
+    assert (out / "cam1" / "1.png.png").is_file() and (out / "cam2" / "1.png.png").is_file()
+    results = run(root / "cam2", folder, tmp_path / "two", "--boxes", str(boxes))
+    assert [r["file_name"] for r in results] == ["1.png"]
+    (root / "cam2").rename(root / "cam3")
+    told = error(capsys, root / "cam3", folder, tmp_path / "no", "--boxes", str(boxes))
+    assert "no box is left of 2" in told and not (tmp_path / "no").exists()
+
+
+def test_without_flip_pairs_there_is_no_flip_test(
+    tmp_path: Path, images: Path, capsys: Any
+) -> None:
+    options = {"input_size": (48, 64), "heatmap_size": (12, 16), "depth": 1}
+    names = {"id": 3, "name": "lamp", "keypoints": ["foot", "bulb"]}
+    skeleton = Skeleton.from_coco_category(names)
+    model = create_model("tokenpose_nano", 2, **options)
+    plain = save_plain(model, tmp_path / "run" / "plain", "tokenpose_nano", options, skeleton)
+    expected = run(images, plain, tmp_path / "a")
+    assert "--flip-test" not in capsys.readouterr().out
+    assert run(images, plain, tmp_path / "b", "--flip-test") == expected
+    assert "--flip-test is left out: the network knows no flip pairs" in capsys.readouterr().out
+    assert {r["category_id"] for r in expected} == {3}
+    results = run(images, plain, tmp_path / "c", "--category-id", "8")
+    assert {r["category_id"] for r in results} == {8}
 
 
 def test_broken_boxes(
@@ -116,9 +153,9 @@ def test_broken_boxes(
         "none for '000139.png'": [{"image_id": 7, "bbox": [1, 1, 3, 4], "score": 0.9}],
         "is not a JSON file": "[",
         "must be a list of": {"images": 3},
-        "entry 0 lacks": [{"image_id": 139}],
+        "entry 0 has no bbox": [{"image_id": 139}],
         "must be 4 numbers": [{"image_id": 139, "bbox": [1, 2, 3]}],
-        "has no extent": [{"image_id": 139, "bbox": [1, 2, 0, 3]}],
+        "without extent": [{"image_id": 139, "bbox": [1, 2, 0, 3]}],
     }
     for text, content in cases.items():
         path.write_text(content if isinstance(content, str) else json.dumps(content))

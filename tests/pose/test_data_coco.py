@@ -322,7 +322,7 @@ def test_orientation_tags_follow_the_annotation(folder):
 def test_keypoints_outside_of_the_image(folder):
     content = good_file()
     content["annotations"][0]["keypoints"] = [12, 14, 2, 90, 30, 2]
-    content["annotations"][1]["keypoints"] = [-40, 14, 2, 20, float("nan"), 2]
+    content["annotations"][1]["keypoints"] = [-40, 14, 2, 20, 300, 2]
     content["annotations"][2]["keypoints"] = [64, 48, 2, 0, 0, 1]  # on the rim: kept
     dataset = CocoKeypoints(content, folder)
     report = dataset.report()
@@ -414,6 +414,10 @@ def test_detections_that_do_not_fit(folder):
     }
     empty = CocoKeypoints(good_file(), folder, detections=[box, box | {"bbox": [1, 1, 0, 3]}])
     assert empty.report()["skipped: no box or an empty one"] == 1
+    bare = {key: value for key, value in box.items() if key != "image_id"}
+    for place in ({"file_name": "two.jpg"}, {"image_id": "2"}, {"image_id": "two.jpg"}):
+        found = CocoKeypoints(good_file(), folder, detections=[bare | place])
+        assert found[0]["image_id"] == 2
     with pytest.raises(ValueError, match="is for other images: none of its 2 boxes"):
         CocoKeypoints(good_file(), folder, detections=[other, other])
     with pytest.raises(ValueError, match="entry 1 has no bbox, score"):

@@ -540,21 +540,19 @@ def test_wrong_files(tmp_path):
     with pytest.raises(ValueError, match="holds a list"):
         CocoKeypointAP(path)
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"file\.json is not JSON"):
+    with pytest.raises(ValueError, match=r"file\.json is not a JSON file"):
         CocoKeypointAP(path)
-    with pytest.raises(ValueError, match="has no list 'images'"):
+    with pytest.raises(ValueError, match='it has no "images"'):
         CocoKeypointAP({"categories": []})
     truth = small_truth()
     truth["categories"].append({"id": 2, "name": "dog"})
-    with pytest.raises(ValueError, match=r"one category with keypoints, got 2: \['person', 'dog'"):
-        CocoKeypointAP(truth)
-    truth = small_truth()
-    del truth["annotations"][3]["keypoints"]
-    with pytest.raises(ValueError, match="annotation 14 has no 'keypoints'"):
+    with pytest.raises(ValueError, match=r"one with keypoints, got 2: \['person', 'dog'"):
         CocoKeypointAP(truth)
     truth = small_truth()
     truth["annotations"][3]["keypoints"] = [1, 2, 2]
-    with pytest.raises(ValueError, match="must have 51 numbers for 17 keypoints"):
+    with pytest.raises(
+        ValueError, match=r"annotation 14 has 3 keypoint numbers, but 17 keypoints .* need 51"
+    ):
         CocoKeypointAP(truth)
     truth = small_truth()
     truth["images"][0]["id"] = "a"

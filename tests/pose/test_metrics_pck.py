@@ -82,3 +82,9 @@ def test_wrong_arguments():
         pck(keypoints, targets, visible[:, :4], torch.ones(12))
     with pytest.raises(ValueError, match="keypoints and targets must both be"):
         pck(keypoints[:, :4], targets, visible, torch.ones(12))
+    targets[3, 2, 0] = torch.nan
+    hidden = visible.clone()
+    hidden[3, 2], visible[3, 2] = 0, 1
+    with pytest.raises(ValueError, match="targets must be finite where visible"):
+        pck(keypoints, targets, visible, torch.ones(12))
+    assert pck(keypoints, targets, hidden, torch.ones(12)).isfinite()

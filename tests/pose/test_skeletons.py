@@ -60,11 +60,75 @@ def test_real_categories_give_the_built_in_skeletons(shared_data) -> None:
         (["Right ear", "Left ear"], ((1, 0),)),
         (["left_fin"], ()),
         (["bright", "cleft", "leftover"], ()),
+        (["LEye", "REye"], ((0, 1),)),
+        (["LWrist2", "RWrist2"], ((0, 1),)),
+        (["left1", "right1", "left2", "right2"], ((0, 1), (2, 3))),
+        (["lefteye", "righteye"], ((0, 1),)),
+        (["eyeLEFT", "eyeRIGHT"], ((0, 1),)),
+        (["leye", "reye", "nose"], ((0, 1),)),
+        (["Rshoulder", "Lshoulder"], ((1, 0),)),
+        (["lears", "rears"], ((0, 1),)),
+        (["left_rear_paw", "right_rear_paw"], ((0, 1),)),  # a rear is no right ear here
+        (["bright_left", "bright_right"], ((0, 1),)),
     ],
 )
 def test_sides_are_found_by_name(names: list[str], pairs: tuple[tuple[int, int], ...]) -> None:
     skeleton = Skeleton.from_coco_category({"name": "animal", "keypoints": names})
     assert skeleton.flip_pairs == pairs
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1", "2"],
+        ["lamp", "ramp", "lake", "rake"],
+        ["light", "right"],
+        ["L1", "R1"],  # the first lumbar vertebra is no left one
+        ["bright", "b_left"],
+        ["l_eye", "right_eye"],
+        ["left_eye", "left eye", "right_eye"],  # two could be its partner
+        ["глаз_l", "лапа_r"],
+        ["левый глаз", "правая лапа"],
+        ["左眼", "右耳"],
+        ["l眼", "r耳"],
+        ["é_l", "è_r"],
+        ["عين_l", "أذن_r"],
+    ],
+)
+def test_no_pair_is_guessed(names: list[str]) -> None:
+    assert Skeleton.from_coco_category({"name": "x", "keypoints": names}).flip_pairs == ()
+
+
+def test_names_in_other_scripts_pair_by_the_same_rule() -> None:
+    names = ["глаз_l", "лапа_l", "лапа_r", "глаз_r", "e\u0301_left", "\u00e9_right"]
+    pairs = Skeleton.from_coco_category({"name": "x", "keypoints": names}).flip_pairs
+    assert pairs == ((0, 3), (1, 2), (4, 5))
+
+
+def test_pairs_are_given_by_name_or_number() -> None:
+    names = ["a", "left_b", "right_b", "c"]
+    for given, pairs in (
+        ([["a", "c"]], ((0, 3),)),
+        ([[1, 4], [2, 3]], ((0, 3), (1, 2))),
+        ([], ()),
+    ):
+        category = {"name": "x", "keypoints": names, "flip_pairs": given}
+        assert Skeleton.from_coco_category(category).flip_pairs == pairs
+    for given, words in (
+        ([["a", "d"]], "name the keypoint 'd', expected one of a, left_b"),
+        ([["a"]], "pairs of keypoint names"),
+        ([[0, 1]], r"flip_pairs joins \[\(0, 1\)\].*count from 1 to 4"),
+    ):
+        category = {"name": "x", "keypoints": names, "flip_pairs": given}
+        with pytest.raises(ValueError, match=words):
+            Skeleton.from_coco_category(category)
+
+
+def test_the_category_is_kept_and_does_not_count_in_comparisons() -> None:
+    person = {"id": 7, "name": "human", "keypoints": list(COCO.keypoint_names)}
+    skeleton = Skeleton.from_coco_category(person)
+    assert (skeleton.category_id, skeleton.category) == (7, "human")
+    assert skeleton == COCO and (COCO.category_id, COCO.category) == (1, "person")
 
 
 def test_scales_come_from_the_best_source() -> None:
@@ -102,6 +166,7 @@ def test_mistakes_are_named() -> None:
         ({"flip_pairs": ((0, 3),)}, r"flip_pairs names keypoints \[3\], but there are 3"),
         ({"limbs": ((-1, 0),)}, r"limbs names keypoints \[-1\]"),
         ({"sigmas": (0.1, 0.0, 0.1)}, "above 0"),
+        ({"sigmas": (0.1, float("inf"), 0.1)}, "finite"),
         ({"keypoint_names": (), "sigmas": ()}, "empty"),
     ]:
         with pytest.raises(ValueError, match=message):

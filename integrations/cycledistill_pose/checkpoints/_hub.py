@@ -11,6 +11,8 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # its HTTP client's error, whichever that client is
 )
 
+from cycledistill._saved import missing_file
+
 FILES = ("config.json", "model.safetensors", "README.md")
 
 
@@ -54,7 +56,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     folder = Path(folder)
     for name in FILES:
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}, which a saved pose network has")
+            raise missing_file(folder, name, "pose network")
     hub = HfApi()
     try:
         address = hub.create_repo(repo_id, private=private, exist_ok=True)

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cycledistill._files import replacing_folder
+from cycledistill._saved import missing_file
 from cycledistill_pose.checkpoints._card import model_card
 from cycledistill_pose.checkpoints._hub import FILES, find_folder
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model
@@ -97,7 +98,7 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     folder = find_folder(source)
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}, which a saved pose network has")
+            raise missing_file(folder, name, "pose network")
     try:
         description = json.loads((folder / "config.json").read_text())
     except json.JSONDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from cycledistill._files import replacing_folder
-from cycledistill_pose.comparison import Comparison, compare_checkpoints, comparison_page
+from cycledistill_pose.comparison import Comparison, Row, compare_checkpoints, comparison_page
+from cycledistill_pose.metrics._people import write_json
 from cycledistill_pose.prediction._device import Device
 from cycledistill_pose.recipes import EvaluationOptions, PoseConfig
 
@@ -32,12 +34,14 @@ def evaluate(
 ) -> None:
     """Compare plain networks: AP with intervals, and a page of the worst and best cases.
 
-    The output folder appears whole or not at all, and must not exist.
+    Where nobody is annotated in the images, predictions on a detector's boxes are written, as
+    COCO's evaluation server takes them, and there is no AP. The output folder appears whole or not
+    at all, and must not exist.
 
     Args:
         checkpoints: Folders of plain networks, or their names on the Hugging Face hub; differences
             are to the first.
-        out: Folder to write: scores.json and report.html.
+        out: Folder to write: scores.json and report.html, or results_1.json, ...
         data: Whom to evaluate on.
         num_cycles: Evaluate after 1, 2, ... so many passes through the blocks.
         flip_test: Average with the outputs for the mirrored image, or not, or show both.
@@ -60,53 +64,70 @@ def evaluate(
         cases,
         device,
     )
+    scored = bool(comparison.rows[0].scores)
+    written = ["scores.json", "report.html"]
     with replacing_folder(out) as temporary:
         (temporary / "scores.json").write_text(json.dumps(_contents(comparison), indent=2) + "\n")
-        (temporary / "report.html").write_text(comparison_page(comparison), encoding="utf-8")
-    console = Console()
-    console.print(_table(comparison))
+        if scored:
+            page = comparison_page(comparison)
+            (temporary / "report.html").write_text(page, encoding="utf-8")
+        else:
+            written = [f"results_{number}.json" for number, _ in enumerate(comparison.rows, 1)]
+            for name, row in zip(written, comparison.rows, strict=True):
+                write_json(temporary / name, row.results)
     people = ", ".join(f"{count:,} {what}" for what, count in comparison.report.items())
-    console.print(
-        f"Evaluated on:  {people}\n"
-        f"In brackets:   95 % over {bootstrap:,} draws of images; another training run may differ "
-        "by more\n"
-        f"Written:       {out}/scores.json, {out}/report.html",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    lines = {"evaluated on": people, **comparison.assumed}
+    if scored:
+        lines["in brackets"] = (
+            f"95 % over {bootstrap:,} draws of images; another training run may differ by more"
+        )
+    lines["written"] = ", ".join(f"{out}/{name}" for name in written)
+    console = Console(markup=False, highlight=False)
+    console.print(_table(comparison))
+    text = "\n".join(f"{name.capitalize() + ':':<15}{line}" for name, line in lines.items())
+    console.print(text, soft_wrap=True)
 
 
 def _table(comparison: Comparison) -> Table:
-    table = Table(title="Percent")
+    scored = bool(comparison.rows[0].scores)
+    table = Table(title="Percent" if scored else "No AP: nobody is annotated in these images")
     table.add_column("network", overflow="fold")
-    for name in ("cycles", "flip", "AP", "to the first", "AP50", "AP75"):
+    names = ("AP", "to the first", "AP50", "AP75") if scored else ("predictions",)
+    for name in ("cycles", "flip", *names):
         table.add_column(name, justify="right", no_wrap=True)
-    for row in comparison.rows:
-        paired = ""
-        if row.difference is not None and row.difference_interval is not None:
-            paired = f"{row.difference:+.1f} {_between(row.difference_interval)}"
-        table.add_row(
-            row.checkpoint,
-            str(row.num_cycles),
-            "on" if row.flip_test else "off",
-            f"{row.scores['AP']:.1f} {_between(row.interval)}",
-            paired,
-            f"{row.scores['AP50']:.1f}",
-            f"{row.scores['AP75']:.1f}",
-        )
+    for number, row in enumerate(comparison.rows, 1):
+        flip = "on" if row.flip_test else "off"
+        cells = _figures(row) if scored else (f"results_{number}.json",)
+        table.add_row(row.checkpoint, str(row.num_cycles), flip, *cells)
     return table
 
 
-def _between(interval: tuple[float, float]) -> str:
-    return rf"\[{interval[0]:.1f}, {interval[1]:.1f}]"
+def _figures(row: Row) -> tuple[str, ...]:
+    paired = ""
+    if row.difference is not None:
+        paired = f"{row.difference:+.1f} {_between(row.difference_interval)}"
+    return (
+        f"{row.scores['AP']:.1f} {_between(row.interval)}",
+        paired,
+        f"{row.scores['AP50']:.1f}",
+        f"{row.scores['AP75']:.1f}",
+    )
+
+
+def _between(interval: tuple[float, float] | None) -> str:
+    low, high = interval or (math.nan, math.nan)
+    return f"[{low:.1f}, {high:.1f}]"
 
 
 def _contents(comparison: Comparison) -> dict[str, object]:
     return {
         "evaluated_on": comparison.report,
         "bootstrap": comparison.resamples,
-        "rows": [row._asdict() for row in comparison.rows],
+        "assumed": comparison.assumed,
+        "rows": [
+            {key: value for key, value in row._asdict().items() if key != "results"}
+            for row in comparison.rows
+        ],
         "cases": [
             {
                 "kind": case.kind,

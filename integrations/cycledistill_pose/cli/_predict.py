@@ -17,8 +17,9 @@ from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture
 from cycledistill_pose.metrics._people import instance_scores, write_json
 from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
-from cycledistill_pose.prediction._boxes import number_images, read_boxes
+from cycledistill_pose.prediction._boxes import read_boxes
 from cycledistill_pose.prediction._device import Device, find_device
+from cycledistill_pose.prediction._match import number_images
 from cycledistill_pose.prediction._sources import VIDEOS, Images, Pixels, Video
 
 
@@ -29,7 +30,8 @@ def predict(
     boxes: Path | None = None,
     detector: Path | None = None,
     box_threshold: float = 0.5,
-    category_id: int = 1,
+    category_id: int | None = None,
+    first_frame: int | None = None,
     num_cycles: int = 1,
     flip_test: bool = False,
     skip_bad_images: bool = False,
@@ -42,15 +44,19 @@ def predict(
     not at all, and must not exist.
 
     Args:
-        source: An image, a folder of images, or a video.
+        source: An image, a folder of images (in its subfolders, too), or a video.
         checkpoint: Folder of a plain network, or its name on the Hugging Face hub.
         out: Folder to write: a picture for each image or a video, and results.json.
         boxes: People's boxes as JSON: a detector's list of {image_id or file_name, bbox (xywh),
-            score}, or COCO annotations. A video's image_id is the number of the frame, from 1.
+            score}, or COCO annotations. They are matched by the path in file_name, and by number
+            where the file gives nothing else. A video's image_id is the number of the frame.
         detector: Find the people with torchvision's fasterrcnn_mobilenet_v3_large_320_fpn: file of
             its weights.
         box_threshold: Leave out boxes of a lower score.
-        category_id: Category of the boxes and of the results.
+        category_id: Category of the boxes and of the results; by default the one that the network
+            was trained on.
+        first_frame: Number of a video's first frame in the boxes' file. By default 0 where the file
+            has a frame 0, its first image where it lists every frame, and else 1.
         num_cycles: Passes through the blocks.
         flip_test: Average with the outputs for the mirrored image.
         skip_bad_images: Leave out images that cannot be decoded, or are of another size than the
@@ -63,17 +69,27 @@ def predict(
         raise ValueError("--boxes and --detector exclude each other; give one")
     where = find_device(device)
     frames = Video(source) if source.suffix.lower() in VIDEOS else Images(source)
-    predictor = PosePredictor.from_pretrained(
-        checkpoint, num_cycles=num_cycles, flip_test=flip_test
-    )
+    predictor = PosePredictor.from_pretrained(checkpoint, num_cycles=num_cycles)
+    predictor.flip_test = flip_test and bool(predictor.skeleton.flip_pairs)
     predictor.model.to(where)
+    if flip_test and not predictor.flip_test:
+        print("--flip-test is left out: the network knows no flip pairs")
     ids: list[int | str] = list(number_images(frames.names))
-    given = None
+    given, told = None, ""
     if boxes is not None:
-        given = read_boxes(
-            boxes, frames.names, box_threshold, category_id, by_number=isinstance(frames, Video)
+        found_boxes = read_boxes(
+            boxes,
+            frames.names,
+            frames.folder,
+            box_threshold,
+            predictor.skeleton,
+            category_id,
+            isinstance(frames, Video),
+            first_frame,
         )
+        given, told = found_boxes.images, f"boxes: {found_boxes}"
         ids = [given[name].image_id for name in frames.names]
+    category = predictor.skeleton.category_id if category_id is None else category_id
     find = None
     if detector is not None:
         find = PersonDetector(detector, box_threshold)
@@ -102,7 +118,7 @@ def predict(
                 xyxy, box_scores = np.array([[0.0, 0.0, width, height]]), np.ones(1)
             found = predictor(pixels, xyxy)
             people[name] = len(xyxy)
-            results += _coco_results(found, box_scores, image_id, name, category_id)
+            results += _coco_results(found, box_scores, image_id, name, category)
             picture = pixels
             for points, scores, box in zip(found.keypoints, found.scores, xyxy, strict=True):
                 side = max(box[2] - box[0], box[3] - box[1])
@@ -114,12 +130,15 @@ def predict(
                 video = video or _writer(temporary / f"{source.stem}.mp4", frames.fps, picture)
                 video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             else:
+                (temporary / name).parent.mkdir(parents=True, exist_ok=True)
                 save_picture(temporary / f"{name}.png", picture)
         if video is not None:
             video.release()
         if len(bad) == len(ids):
             raise ValueError(f"none of {len(ids):,} images can be used, such as: {bad[0]}")
         write_json(temporary / "results.json", results)
+    if told:
+        print(told)
     nobody = sum(count == 0 for count in people.values())
     for reason in bad:
         print(f"left out: {reason}")

@@ -46,8 +46,8 @@ def pick_cases(
     """The ``count`` worst and best people by mean OKS, and those that differ most.
 
     Args:
-        metrics: One for each network, updated with its prediction for each of ``people``, in
-            order.
+        metrics: One for each network, over the same file as ``people``, and updated with its
+            prediction for each of them, in order.
         people: The annotated people, cut out as they are to be shown.
         count: How many of each kind; nobody is shown twice.
     """
@@ -90,15 +90,11 @@ def _similarities(
     metric: CocoKeypointAP | CrowdPoseAP, people: CocoKeypoints, predicted: NDArray[np.float64]
 ) -> list[float]:
     """OKS of each prediction to its own annotation, as the metric measures it."""
-    annotations = {
-        (person["image_id"], person["annotation_id"]): person
-        for person in metric.ground_truth.dataset["annotations"]
-    }
-    images = dim_zero_cat(metric.identities)[:, 0].tolist()
+    annotations = metric.ground_truth.dataset["annotations"]
     k = metric.num_keypoints
     values = []
-    for image, number, row in zip(images, people.annotation_ids, predicted, strict=True):
-        person = annotations[image, number]
+    for place, row in zip(people.rows, predicted, strict=True):
+        person = annotations[place]
         truth = np.asarray(person["keypoints"], dtype=np.float64).reshape(1, k, 3)
         pose = row[: 2 * k].reshape(1, k, 2)
         area = [person["area"]]

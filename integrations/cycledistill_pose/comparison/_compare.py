@@ -8,8 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cycledistill import CycleWrapper
+from cycledistill_pose.annotations import check_same_keypoints
 from cycledistill_pose.comparison._cases import Case, pick_cases
-from cycledistill_pose.metrics import bootstrap_ap, percentile_interval
+from cycledistill_pose.metrics import (
+    CocoKeypointAP,
+    CrowdPoseAP,
+    bootstrap_ap,
+    percentile_interval,
+)
 from cycledistill_pose.prediction import PosePredictor
 from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.recipes import (
@@ -17,6 +23,7 @@ from cycledistill_pose.recipes import (
     PoseData,
     evaluate_cycles,
     load_data,
+    open_files,
     scores_by_cycle,
 )
 from cycledistill_pose.skeletons import Skeleton
@@ -31,20 +38,23 @@ class Row(NamedTuple):
         checkpoint: Its folder.
         num_cycles: Passes through the blocks.
         flip_test: Whether outputs for mirrored images are averaged in.
-        scores: Percent by metric, such as ``{"AP": 61.2, "AP50": ...}``.
-        interval: 95 % of the bootstrap's AP, in percent.
+        scores: Percent by metric, such as ``{"AP": 61.2, "AP50": ...}``; none where nobody is
+            annotated.
+        interval: 95 % of the bootstrap's AP, in percent; None without AP.
         difference: AP minus that of the first network, same cycles and flip test; None for the
             first itself.
         difference_interval: 95 % of the bootstrap's paired differences.
+        results: The predictions in COCO's results format, where there is no AP; else empty.
     """
 
     checkpoint: str
     num_cycles: int
     flip_test: bool
     scores: dict[str, float]
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     difference: float | None
     difference_interval: tuple[float, float] | None
+    results: Sequence[dict[str, Any]] = ()
 
 
 class Comparison(NamedTuple):
@@ -55,6 +65,7 @@ class Comparison(NamedTuple):
         cases: See ``Case``.
         skeleton: Of the people.
         report: How many people and images there are.
+        assumed: What is assumed of the keypoints, in words.
         resamples: Of the bootstrap.
         shown: Cycles and flip test of the cases' predictions.
     """
@@ -63,6 +74,7 @@ class Comparison(NamedTuple):
     cases: list[Case]
     skeleton: Skeleton
     report: dict[str, int]
+    assumed: dict[str, str]
     resamples: int
     shown: tuple[int, bool]
 
@@ -105,9 +117,10 @@ def compare_checkpoints(
     place = find_device(device)
     # All of them are read before any runs: a broken last one should not cost the time of the rest.
     predictors = [PosePredictor.from_pretrained(folder) for folder in checkpoints]
-    view = load_data(config, _SHOWN_SIZE, training=False)
+    files = open_files(config, training=False, skeleton=predictors[0].skeleton)
     for folder, predictor in zip(checkpoints, predictors, strict=True):
-        _check_keypoints(folder, predictor.skeleton, view.skeleton)
+        check_same_keypoints((f"the network {folder}", predictor.skeleton), files.val[0].named)
+    view = load_data(config, _SHOWN_SIZE, training=False, files=files)
     loaded: dict[object, PoseData] = {}
     aps, keys, scores, shown = [], [], [], []
     for folder, predictor in zip(checkpoints, predictors, strict=True):
@@ -117,8 +130,8 @@ def compare_checkpoints(
         key = (predictor.input_size, method == "udp")
         if key not in loaded:
             own = dataclasses.replace(config, codec=method)
-            loaded[key] = load_data(own, predictor.input_size, training=False)
-        data = loaded[key]
+            loaded[key] = load_data(own, predictor.input_size, training=False, files=files)
+        data = loaded[key]._replace(skeleton=predictor.skeleton)
         for flip in flip_tests:
             own = dataclasses.replace(config, flip_test=flip)
             metrics = evaluate_cycles(model, data, codec, own, num_cycles)
@@ -127,44 +140,54 @@ def compare_checkpoints(
                 aps.append(metric.ap)
                 keys.append((str(folder), cycle, flip))
                 scores.append(_of_cycle(found, cycle))
-            if flip == flip_tests[0] and data.val is data.truth:
+            if flip != flip_tests[0] or data.truth is None:
+                continue
+            if data.val is data.truth:
                 shown.append(metrics[0].ap)
-            elif flip == flip_tests[0]:  # detected boxes have no truth; annotated ones have
+            else:  # detected boxes have no truth; annotated ones have
                 annotated = data._replace(val=data.truth)
                 shown.append(evaluate_cycles(model, annotated, codec, own, 1)[0].ap)
         model.cpu()
-    samples = 100 * bootstrap_ap(aps, resamples, config.seed)
+    names = [str(folder) for folder in checkpoints]
+    return Comparison(
+        _rows(keys, scores, aps, names[0], (resamples, config.seed)),
+        [] if view.truth is None else pick_cases(shown, view.truth, cases),
+        view.skeleton,
+        view.val.report(),
+        files.assumed("the network's"),
+        resamples,
+        (1, flip_tests[0]),
+    )
+
+
+def _rows(
+    keys: list[tuple[str, int, bool]],
+    scores: list[dict[str, float]],
+    aps: list[CocoKeypointAP | CrowdPoseAP],
+    first_network: str,
+    bootstrap: tuple[int, int],
+) -> list[Row]:
+    if not scores[0]:
+        return [
+            Row(*key, {}, None, None, None, ap.results()) for key, ap in zip(keys, aps, strict=True)
+        ]
+    samples = 100 * bootstrap_ap(aps, *bootstrap)
     rows = []
-    for index, (key_of, own_scores) in enumerate(zip(keys, scores, strict=True)):
-        first = keys.index((str(checkpoints[0]), *key_of[1:]))
+    for index, (key, own_scores) in enumerate(zip(keys, scores, strict=True)):
+        first = keys.index((first_network, *key[1:]))
         paired = None if first == index else percentile_interval(samples[index] - samples[first])
         rows.append(
             Row(
-                *key_of,
+                *key,
                 own_scores,
                 percentile_interval(samples[index]),
                 None if first == index else own_scores["AP"] - scores[first]["AP"],
                 paired,
             )
         )
-    return Comparison(
-        rows,
-        pick_cases(shown, view.truth, cases),
-        view.skeleton,
-        view.val.report(),
-        resamples,
-        (1, flip_tests[0]),
-    )
+    return rows
 
 
 def _of_cycle(scores: dict[str, float], cycle: int) -> dict[str, float]:
     ending = f"/{cycle}"
     return {name.removesuffix(ending): v for name, v in scores.items() if name.endswith(ending)}
-
-
-def _check_keypoints(folder: str | Path, own: Skeleton, data: Skeleton) -> None:
-    if own.keypoint_names != data.keypoint_names:
-        raise ValueError(
-            f"{folder} predicts the {own.num_keypoints} keypoints of {own.name!r}, the people to "
-            f"evaluate on have the {data.num_keypoints} of {data.name!r}"
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from html import escape
 from typing import Any
 
@@ -90,6 +91,7 @@ def comparison_page(comparison: Comparison) -> str:
     """
     names = list(dict.fromkeys(row.checkpoint for row in comparison.rows))
     counts = ", ".join(f"{count:,} {what}" for what, count in comparison.report.items())
+    assumed = "; ".join(f"{what}: {text}" for what, text in comparison.assumed.items())
     cycles, flip = comparison.shown
     legend = f"{cycles} cycle, {'with' if flip else 'without'} the flip test"
     keys = ["kind", "mean", *(f"oks{i}" for i in range(len(names)))]
@@ -112,6 +114,7 @@ def comparison_page(comparison: Comparison) -> str:
 <p>{escape(counts)}; skeleton {escape(comparison.skeleton.name)}. In percent. In brackets: the
 95&nbsp;% interval of a bootstrap over images ({comparison.resamples:,} draws), which says what
 another choice of images could change, and nothing of what another training run could.</p>
+<p class="soft">{escape(assumed)}</p>
 <div class="wide">{_table(comparison.rows)}</div>
 <h2>Cases</h2>
 <p>Annotated people by the object keypoint similarity (OKS, 0 to 1) of the predicted skeleton to the
@@ -150,8 +153,9 @@ def _table(rows: list[Row]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
-def _between(interval: tuple[float, float]) -> str:
-    return f'<span class="soft">[{interval[0]:.1f}, {interval[1]:.1f}]</span>'
+def _between(interval: tuple[float, float] | None) -> str:
+    low, high = interval or (math.nan, math.nan)
+    return f'<span class="soft">[{low:.1f}, {high:.1f}]</span>'
 
 
 def _article(case: Case, names: list[str], comparison: Comparison) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cycledistill_pose.annotations import BoxFile, KeypointFile
 from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._coco_keypoints import CocoKeypoints
 from cycledistill_pose.data._crop import crop_matrix, invert_matrix, transform_points
@@ -15,7 +16,9 @@ __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
     "BadImageError",
+    "BoxFile",
     "CocoKeypoints",
+    "KeypointFile",
     "PoseAugmentation",
     "PoseFiles",
     "SyntheticPeople",

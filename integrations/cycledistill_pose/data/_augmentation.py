@@ -44,7 +44,8 @@ class PoseAugmentation:
     Attributes:
         shift: the box moves by up to this part of the padded box on either axis (uniform).
         shift_probability: how often it does.
-        flip_probability: how often left and right change places.
+        flip_probability: how often left and right change places; never where the skeleton has no
+            flip pairs.
         half_body_probability: how often only the upper or lower half is shown, among people
             with more than ``half_body_keypoints`` labelled keypoints.
         half_body_keypoints: see above.
@@ -96,7 +97,7 @@ class PoseAugmentation:
             padding: of the box.
             keypoints: `[K, 2]` px of the image.
             visible: `[K]` above 0 where a keypoint is labelled.
-            skeleton: which keypoints are the upper body.
+            skeleton: which keypoints are the upper body, and whether there are flip pairs.
         """
         uniform = generator.random(7)
         normal = generator.standard_normal(2)
@@ -110,7 +111,7 @@ class PoseAugmentation:
         limit = 2 * self.rotation_degrees
         rotation = min(max(float(normal[1]) * self.rotation_degrees, -limit), limit)
         turned = uniform[5] < self.rotation_probability
-        flip = bool(uniform[6] < self.flip_probability)
+        flip = bool(uniform[6] < self.flip_probability) and bool(skeleton.flip_pairs)
         return CropChange(box_xyxy, padding, shift, scale, rotation * turned, flip)
 
     def reach(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -11,16 +10,11 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cycledistill_pose.data._annotations import (
-    NOT_LISTED,
-    JsonSource,
-    merge_files,
-    pick_category,
-    read_people,
-)
+from cycledistill_pose.annotations import BoxFile, KeypointFile
+from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.data._augmentation import PoseAugmentation
-from cycledistill_pose.data._detections import read_detections
 from cycledistill_pose.data._images import ImageSource, ImageStore
+from cycledistill_pose.data._people import NOT_LISTED, People
 from cycledistill_pose.data._people_images import PeopleImages
 from cycledistill_pose.data._picture import BadImageError
 from cycledistill_pose.data._sample import Cropping
@@ -63,25 +57,28 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     Ground truth is read as the top-down toolboxes do: crowds, people without labelled keypoints
     and boxes without extent (after clipping to the image) are left out, in training and in
-    testing alike. With ``detections`` there is one sample for each detected box and nothing
-    labelled. Everything left out is counted in ``report()``. Labelled keypoints more than one
-    pixel outside of their image count as not labelled. All randomness of a sample comes from
-    (``seed``, epoch, index) alone; call ``set_epoch`` before each epoch. `pose_loader` and
-    ``cycledistill.training.fit`` send the epoch to their workers with every index, so there it
-    depends neither on the number of workers nor on what was loaded before. Workers of a loader of
-    your own have a copy of the dataset: make them anew each epoch (no ``persistent_workers``).
+    testing alike; average precision still counts them as pycocotools does. With ``detections``
+    there is one sample for each detected box and nothing labelled. Everything left out is counted
+    in ``report()``, and so is what looks wrong. Labelled keypoints more than one pixel outside of
+    their image count as not labelled. Nothing is mirrored where no flip pairs are known.
+
+    All randomness of a sample comes from (``seed``, epoch, index) alone; call ``set_epoch`` before
+    each epoch. `pose_loader` and ``cycledistill.training.fit`` send the epoch to their workers with
+    every index, so there it depends neither on the number of workers nor on what was loaded before.
+    Workers of a loader of your own have a copy of the dataset: make them anew each epoch (no
+    ``persistent_workers``).
 
     Attributes:
         epoch: The epoch whose augmentation is drawn.
 
     Args:
-        annotations: COCO-format JSON: a path, the loaded dict, or a list of these to be joined
-            (CrowdPose trains on train + val).
+        annotations: COCO-format JSON: a path, the loaded dict, a `KeypointFile`, or a list of these
+            to be joined (CrowdPose trains on train + val).
         images: folder that the file names are relative to, or a mapping from file name to
             encoded bytes, an RGB array `[H, W, 3]` or a Pillow image.
         input_size: (width, height) of the model's input.
         skeleton: by default read from the file's category.
-        detections: boxes of a detector, a path or a list of
+        detections: boxes of a detector, a path, a `BoxFile` or a list of
             ``{"image_id", "category_id", "bbox" (xywh), "score"}``.
         detection_threshold: boxes with lower scores are left out.
         augmentation: None for testing.
@@ -107,7 +104,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     def __init__(
         self,
-        annotations: JsonSource | Sequence[JsonSource],
+        annotations: Annotations,
         images: ImageSource,
         input_size: tuple[int, int] = (192, 256),
         skeleton: Skeleton | None = None,
@@ -129,22 +126,20 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
             )
         if bad_images not in ("error", "skip"):
             raise ValueError(f'bad_images must be "error" or "skip", got {bad_images!r}')
-        several = isinstance(annotations, Sequence) and not isinstance(annotations, str)
-        content, self._title = merge_files(annotations if several else [annotations])  # type: ignore[list-item, arg-type]
-        chosen = self._choose_category(content, category, skeleton)
-        self.category_id = int(chosen["id"])
-        self.skeleton = skeleton or Skeleton.from_coco_category(chosen)
+        file = KeypointFile.read(annotations, category, skeleton)
+        self._title = file.title
+        self.category_id = file.category.id
+        self.skeleton = file.skeleton
         self.input_size = (int(input_size[0]), int(input_size[1]))
         self._cropping = Cropping(self.skeleton, self.input_size, padding, udp, augmentation)
         self.reduced_decoding = reduced_decoding
         self.seed = seed
         self._images = ImageStore(images)
-        counts: Counter[str] = Counter()
-        arguments = (content, self._title, chosen, self.skeleton, counts)
         if detections is None:
-            self._people = read_people(*arguments)
+            self._people = People.annotated(file)
         else:
-            self._people = read_detections(*arguments, detections, detection_threshold)
+            boxes = BoxFile.read(detections, "detections")
+            self._people = People.detected(file, boxes, detection_threshold)
         self._drop_bad_images(bad_images, strict=detections is None)
         if len(self._people) == 0:
             raise ValueError(f"{self._title}: nobody to load; {self.report()}")
@@ -152,20 +147,6 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
             self._images, self._people, self._cropping, reduced_decoding, crop_cache
         )
         self.epoch = 0
-
-    def _choose_category(
-        self, content: dict[str, Any], category: str | None, skeleton: Skeleton | None
-    ) -> dict[str, Any]:
-        if skeleton is not None and category is None and not content["categories"]:
-            return {"id": 1, "name": skeleton.name}
-        chosen = pick_category(content, self._title, category)
-        names = chosen.get("keypoints") or []
-        if skeleton is not None and names and len(names) != skeleton.num_keypoints:
-            raise ValueError(
-                f"skeleton {skeleton.name!r} has {skeleton.num_keypoints} keypoints, but category "
-                f"{chosen.get('name')!r} of {self._title} has {len(names)}"
-            )
-        return chosen
 
     def _drop_bad_images(self, bad_images: str, strict: bool) -> None:
         people = self._people
@@ -200,6 +181,11 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     def annotation_ids(self) -> list[int]:
         """The annotation's id of each person, -1 for a detected box."""
         return [int(number) for number in self._people.annotation_ids]
+
+    @property
+    def rows(self) -> list[int]:
+        """The place of each person among the file's people, -1 for a detected box."""
+        return [int(row) for row in self._people.rows]
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the augmentation of this epoch from now on."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cycledistill_pose.metrics._ground_truth import Annotations, annotated_area
+from cycledistill_pose.annotations._file import Annotations
+from cycledistill_pose.metrics._ground_truth import annotated_areas
 from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average
 from cycledistill_pose.metrics._people import NMS
 from cycledistill_pose.skeletons import COCO
@@ -58,8 +59,9 @@ class CocoKeypointAP(KeypointAP):
     that several processes have seen counts once.
 
     Args:
-        annotations: the path of a COCO keypoint file, its contents, or a pycocotools `COCO`. A
-            person without `area` counts with 0.53 of its box.
+        annotations: the path of a COCO keypoint file, its contents, a `KeypointFile`, a
+            pycocotools `COCO`, or a list of these. A person without `area` counts with 0.53 of its
+            box, and one without a box with 0.53 of the box around its keypoints.
         nms: "oks" drops people too similar to a better one, "soft_oks" keeps the twenty best of
             an order in which similarity costs score, None keeps all *and scores them by their
             boxes alone*.
@@ -69,6 +71,7 @@ class CocoKeypointAP(KeypointAP):
             own `sigmas`; otherwise COCO's where K is 17; otherwise those of the keypoints of the
             same names in COCO and CrowdPose, and 0.05 for others.
         rescore: whether keypoint scores count in a person's score. None: unless `nms` is None.
+        category: name of the category, where several have keypoints.
         **kwargs: those of `torchmetrics.Metric`.
 
     Raises:
@@ -85,6 +88,7 @@ class CocoKeypointAP(KeypointAP):
         keypoint_score_threshold: float = 0.2,
         sigmas: Sequence[float] | None = None,
         rescore: bool | None = None,
+        category: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -95,7 +99,8 @@ class CocoKeypointAP(KeypointAP):
             sigmas=sigmas,
             rescore=rescore,
             default=COCO,
-            area=annotated_area,
+            areas=annotated_areas,
+            category=category,
             **kwargs,
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cycledistill_pose.metrics._ground_truth import Annotations, box_area
+from cycledistill_pose.annotations._file import Annotations
+from cycledistill_pose.metrics._ground_truth import box_areas
 from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average
 from cycledistill_pose.metrics._people import NMS
 from cycledistill_pose.skeletons import CROWDPOSE
@@ -49,13 +50,14 @@ class CrowdPoseAP(KeypointAP):
     2019.
 
     Args:
-        annotations: the path of a CrowdPose file, its contents, or a pycocotools `COCO`.
+        annotations: as for `CocoKeypointAP`.
         nms: "oks", "soft_oks" or None, which also scores people by their boxes alone.
         nms_threshold: similarity above which the weaker of two people is dropped.
         keypoint_score_threshold: keypoints of this score or less do not count in a person's.
         sigmas: fall-off constants of the K keypoints. None: the category's own; otherwise
             CrowdPose's where K is 14; otherwise by name.
         rescore: whether keypoint scores count in a person's score. None: unless `nms` is None.
+        category: name of the category, where several have keypoints.
         **kwargs: those of `torchmetrics.Metric`.
 
     Raises:
@@ -72,6 +74,7 @@ class CrowdPoseAP(KeypointAP):
         keypoint_score_threshold: float = 0.2,
         sigmas: Sequence[float] | None = None,
         rescore: bool | None = None,
+        category: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -82,7 +85,8 @@ class CrowdPoseAP(KeypointAP):
             sigmas=sigmas,
             rescore=rescore,
             default=CROWDPOSE,
-            area=box_area,
+            areas=box_areas,
+            category=category,
             **kwargs,
         )
 
@@ -103,7 +107,7 @@ class CrowdPoseAP(KeypointAP):
             images = [
                 image["id"]
                 for image in self.ground_truth.dataset["images"]
-                if low <= image.get("crowdIndex", -1.0) < high
+                if low <= image["crowdIndex"] < high
             ]
             figures[f"AP_{crowd}"] = (
                 average(self._evaluate(results, _AREAS, images), "precision") if images else -1.0

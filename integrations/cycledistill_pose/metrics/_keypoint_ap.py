@@ -10,13 +10,16 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from cycledistill_pose.metrics._ground_truth import Annotations, load_ground_truth
+from cycledistill_pose.annotations import AnnotatedPeople, KeypointFile
+from cycledistill_pose.annotations._file import Annotations
+from cycledistill_pose.metrics._ground_truth import ground_truth
 from cycledistill_pose.metrics._oks import ArrayLike
 from cycledistill_pose.metrics._people import NMS, Scoring, coco_results, shortened, write_json
 from cycledistill_pose.skeletons import Skeleton
@@ -45,21 +48,23 @@ class KeypointAP(Metric):
         sigmas: Sequence[float] | None,
         rescore: bool | None,
         default: Skeleton,
-        area: Callable[[Mapping[str, Any]], float],
+        areas: Callable[[AnnotatedPeople], NDArray[np.float64]],
+        category: str | None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if nms not in (*get_args(NMS), None):
             raise ValueError(f'nms must be "oks", "soft_oks" or None, got {nms!r}')
-        self.ground_truth = load_ground_truth(annotations, area)
-        category = self.ground_truth.dataset["categories"][0]
+        file = KeypointFile.read(annotations, category)
+        found = _find_sigmas(sigmas, file, default)
+        self.ground_truth = ground_truth(file, areas(file.people), len(found))
         self.scoring = Scoring(
             nms=nms,
             nms_threshold=float(nms_threshold),
             keypoint_score_threshold=float(keypoint_score_threshold),
             rescore=nms is not None if rescore is None else rescore,
-            sigmas=_find_sigmas(sigmas, category, default, self.ground_truth),
-            category_id=category["id"],
+            sigmas=found,
+            category_id=file.category.id,
         )
         self.image_ids = frozenset(self.ground_truth.getImgIds())
         self.add_state("people", default=[], dist_reduce_fx="cat")
@@ -223,21 +228,19 @@ def average(evaluation: COCOeval, kind: str, oks: float | None = None, area: str
 
 
 def _find_sigmas(
-    given: Sequence[float] | None,
-    category: Mapping[str, Any],
-    default: Skeleton,
-    ground_truth: CocoFile,
+    given: Sequence[float] | None, file: KeypointFile, default: Skeleton
 ) -> tuple[float, ...]:
     """K sigmas: given, the category's, the metric's own, or by the keypoints' names."""
-    people = ground_truth.dataset["annotations"]
-    names = category.get("keypoints") or ()
-    count = len(names) or (len(people[0]["keypoints"]) // 3 if people else default.num_keypoints)
-    sigmas = given if given is not None else category.get("sigmas")
+    category = file.category
+    named = category.skeleton
+    count = named.num_keypoints if named else file.people.keypoints.shape[1]
+    count = count or default.num_keypoints
+    sigmas = given if given is not None else category.sigmas
     if sigmas is None:
         if count == default.num_keypoints:
             sigmas = default.sigmas
-        elif names:
-            sigmas = Skeleton.from_coco_category(category).sigmas
+        elif named:
+            sigmas = named.sigmas
         else:
             raise ValueError(
                 f"sigmas must be given: the annotations are of {count} unnamed keypoints, "
@@ -248,11 +251,5 @@ def _find_sigmas(
         raise ValueError(
             f"sigmas must be {count} positive numbers, one for each keypoint of the annotations, "
             f"got {len(sigmas)}: {sigmas}"
-        )
-    wrong = [person for person in people if len(person["keypoints"]) != 3 * count]
-    if wrong:
-        raise ValueError(
-            f"annotations must have {3 * count} numbers for {count} keypoints, but one of image "
-            f"{wrong[0]['image_id']} has {len(wrong[0]['keypoints'])}"
         )
     return sigmas

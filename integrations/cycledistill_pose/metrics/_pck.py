@@ -33,7 +33,7 @@ def pck(
         averaged over the keypoints that were counted at all; NaN where none was.
 
     Raises:
-        ValueError: when the shapes do not match.
+        ValueError: when the shapes do not match, or a visible target is not finite.
     """
     return _mean_share(*_count(keypoints, targets, visible, sizes, threshold))
 
@@ -112,7 +112,7 @@ class PCK(Metric):
             boxes_xyxy: `[B, 4]` px of the same image; needed where `size` is "box".
 
         Raises:
-            ValueError: when a shape is wrong or boxes are missing.
+            ValueError: when a shape is wrong, boxes are missing, or a visible target is not finite.
         """
         if targets.ndim != 3 or targets.shape[1:] != (self.num_keypoints, 2):
             raise ValueError(
@@ -155,6 +155,8 @@ def _count(
             f"{list(keypoints.shape[:1])}, got {list(visible.shape)} and {list(sizes.shape)}"
         )
     counted = (visible > 0) & (sizes > 0)[:, None]
+    if not targets[visible > 0].isfinite().all():
+        raise ValueError("targets must be finite where visible, got NaN or infinity")
     near = (keypoints - targets).norm(dim=-1) < threshold * sizes[:, None]
     return (near & counted).sum(dim=0), counted.sum(dim=0)
 

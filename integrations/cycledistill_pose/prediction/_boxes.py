@@ -1,16 +1,19 @@
-"""Reading people's boxes for images from a file."""
+"""People's boxes for images, from a file."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cycledistill_pose.data._annotations import load_json
+from cycledistill_pose.annotations import Box, BoxFile
+from cycledistill_pose.prediction._match import FrameMatcher, ImageMatcher, number_images
+from cycledistill_pose.skeletons import COCO, Skeleton
 
 
 class ImageBoxes(NamedTuple):
@@ -25,115 +28,161 @@ class ImageBoxes(NamedTuple):
     size: tuple[int, int] | None = None
 
 
-def number_images(names: Sequence[str]) -> list[int]:
-    """Ids of images: the numbers that they are called by, as in COCO, or else 1, 2, ...
+@dataclass(frozen=True)
+class FoundBoxes:
+    """Boxes of each image, by its name.
 
-    >>> number_images(["000000000139.jpg", "000000000285.jpg"]), number_images(["a.png", "7.png"])
-    ([139, 285], [1, 2])
+    Attributes:
+        images: one entry for each image.
+        total: boxes in the file.
+        left_out: how many were left out, by reason.
+        first_frame: number of a video's first frame in the file.
     """
-    stems = [Path(name).stem for name in names]
-    if all(stem.isascii() and stem.isdigit() for stem in stems):
-        numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return list(range(1, len(names) + 1))
+
+    images: dict[str, ImageBoxes]
+    total: int
+    left_out: Counter[str]
+    first_frame: int | None = None
+
+    def __str__(self) -> str:
+        """How many were used and left out, and why."""
+        text = f"{self.total:,}, all used"
+        if self.left_out:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+            used = self.total - self.left_out.total()
+            text = f"{self.total:,}, {used:,} used; left out: {reasons}"
+        counted = "" if self.first_frame is None else f"; frames count from {self.first_frame}"
+        return text + counted
 
 
 def read_boxes(
     source: Any,
     names: Sequence[str],
+    folder: Path,
     threshold: float = 0.0,
-    category_id: int = 1,
-    by_number: bool = False,
-) -> dict[str, ImageBoxes]:
+    skeleton: Skeleton = COCO,
+    category_id: int | None = None,
+    video: bool = False,
+    first_frame: int | None = None,
+) -> FoundBoxes:
     """Boxes for images that are called ``names``, from a detector or from annotations.
 
-    >>> found = read_boxes([{"image_id": 139, "bbox": [5, 5, 10, 20], "score": 0.9}], ["139.jpg"])
-    >>> found["139.jpg"].image_id, found["139.jpg"].boxes_xyxy.tolist()
-    (139, [[5.0, 5.0, 15.0, 25.0]])
+    >>> boxes = [{"file_name": "139.jpg", "bbox": [5, 5, 10, 20], "score": 0.9}]
+    >>> found = read_boxes(boxes, ["139.jpg", "a/139.jpg"], Path("photos"))
+    >>> found.images["139.jpg"].boxes_xyxy.tolist(), str(found)
+    ([[5.0, 5.0, 15.0, 25.0]], '1, all used')
+
+    A box belongs to the image whose path ends in its ``file_name``, or in the one that the file
+    lists for its ``image_id``; only where there is neither, to the image that is called by the
+    number.
 
     Args:
         source: JSON file, or its content: a detector's list of ``{image_id or file_name, bbox
             (xywh), score, category_id}`` (the last two may lack), or a COCO-format annotation
-            file. An ``image_id`` alone belongs to the image that is called by this number.
-        names: File names, without folders.
+            file.
+        names: Paths of the images, relative to ``folder``.
+        folder: Where they are.
         threshold: Boxes of a lower score are left out.
-        category_id: Boxes of another category and crowds are left out.
-        by_number: Only an ``image_id`` says where a box belongs, as for the frames of a video;
-            file names in the file are ignored.
-
-    Returns:
-        The boxes of every name; an image that the file does not speak of has none.
+        skeleton: The network's: boxes of another category than its own are left out, and so are
+            crowds. Categories are told apart by name where the file names them, else by id.
+        category_id: Take the boxes of this category instead.
+        video: The names are frames: boxes belong to them by number.
+        first_frame: Number of the first frame; None takes it from the file.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is broken, an entry is incomplete, a box is not 4 finite numbers of
-            some extent, or all boxes are for other images.
+        ValueError: It is not as described; a box could belong to several images; or none is left.
     """
-    content, title = load_json(source, "boxes")
-    files: dict[Any, str] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    if isinstance(content, Mapping) and {"images", "annotations"} <= content.keys():
-        files = {image["id"]: Path(image["file_name"]).name for image in content["images"]}
-        sizes = {
-            Path(image["file_name"]).name: (int(image["width"]), int(image["height"]))
-            for image in content["images"]
-            if image.get("width") and image.get("height")
-        }
-        files = {} if by_number else files
-        entries = content["annotations"]
-    else:
-        entries = content
-    if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-        raise ValueError(
-            f"{title} must be a list of {{image_id or file_name, bbox, score}}, or COCO-format "
-            "annotations with images and annotations"
-        )
+    file = BoxFile.read(source, "boxes", default_score=1.0)
+    categories = _categories(file, skeleton, category_id)
+    left_out: Counter[str] = Counter()
+    boxes = []
+    for box in file.boxes:
+        if box.category_id is not None and box.category_id not in categories:
+            left_out["of another category"] += 1
+        elif box.crowd:
+            left_out["of a crowd"] += 1
+        else:
+            boxes.append(box)
+    matcher = (
+        FrameMatcher(names, file, first_frame)
+        if video
+        else ImageMatcher(names, folder, file, boxes)
+    )
     ids: dict[str, int | str] = dict(zip(names, number_images(names), strict=True))
-    numbered: dict[Any, str] = {}
-    if all(Path(name).stem.isdigit() for name in names):
-        numbered = {number: name for name, number in ids.items()}
-    ids |= {name: number for number, name in files.items() if name in ids}
-    rows: dict[str, list[tuple[list[float], float]]] = {name: [] for name in names}
-    others: list[Any] = []
-    for number, entry in enumerate(entries):
-        if "bbox" not in entry or not ("image_id" in entry or "file_name" in entry):
-            raise ValueError(f"{title}: entry {number} lacks bbox, or both image_id and file_name")
-        if entry.get("category_id", category_id) != category_id or entry.get("iscrowd", 0):
+    kept: dict[str, list[Box]] = {name: [] for name in names}
+    others: list[Box] = []
+    for box in boxes:
+        name = matcher.find(box)
+        if name is None:
+            left_out[f"for other {'frames' if video else 'images'}"] += 1
+            others.append(box)
             continue
-        image_id = entry.get("image_id")
-        named = None if by_number else entry.get("file_name")
-        name = named or (files or numbered).get(image_id)
-        name = None if name is None else Path(name).name
-        if name not in rows:
-            others.append(entry.get("file_name", image_id))
-            continue
-        if image_id is not None:
-            ids[name] = image_id
-        score = float(entry.get("score", 1.0))
-        if score >= threshold:
-            rows[name].append((_xyxy(entry["bbox"], f"{title}: entry {number}"), score))
-    if others and not any(rows.values()):
+        if box.image_id is not None:
+            ids[name] = box.image_id
+        if box.score < threshold:
+            left_out[f"of a score below {threshold:g}"] += 1
+        elif not box.has_extent:
+            left_out["without extent or not finite"] += 1
+        else:
+            kept[name].append(box)
+    found = FoundBoxes(
+        {
+            name: _image_boxes(ids[name], boxes, None if video else file.image_sizes.get(ids[name]))
+            for name, boxes in kept.items()
+        },
+        len(file.boxes),
+        left_out,
+        matcher.first if isinstance(matcher, FrameMatcher) else None,
+    )
+    if left_out and not any(kept.values()) and not any("score" in why for why in left_out):
+        _refuse(found, file, names, others, skeleton if category_id is None else None)
+    return found
+
+
+def _categories(file: BoxFile, skeleton: Skeleton, category_id: int | None) -> set[int]:
+    """Ids of the file's categories whose boxes are taken."""
+    if category_id is not None:
+        return {category_id}
+    if skeleton.category is None or not file.category_names:
+        return {skeleton.category_id}
+    wanted = skeleton.category.casefold()
+    return {number for number, name in file.category_names.items() if name.casefold() == wanted}
+
+
+def _image_boxes(
+    image_id: int | str, boxes: Sequence[Box], size: tuple[int, int] | None
+) -> ImageBoxes:
+    xywh = np.array([box.xywh for box in boxes], dtype=np.float64).reshape(-1, 4)
+    return ImageBoxes(
+        image_id,
+        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+        np.array([box.score for box in boxes], dtype=np.float64),
+        size,
+    )
+
+
+def _refuse(
+    found: FoundBoxes,
+    file: BoxFile,
+    names: Sequence[str],
+    others: Sequence[Box],
+    skeleton: Skeleton | None,
+) -> None:
+    if len(others) == found.total:
+        box = others[0]
+        name = box.file_name or file.image_names.get(box.image_id or 0) or box.image_id
         raise ValueError(
-            f"{title} is for other images: its {len(others)} boxes are for {others[0]!r} and the "
+            f"{file.title} is for other images: its {found.total} boxes are for {name!r} and the "
             f"like, none for {names[0]!r}{' and the like' if len(names) > 1 else ''}"
         )
-    return {
-        name: ImageBoxes(
-            ids[name],
-            np.array([box for box, _ in found], dtype=np.float64).reshape(-1, 4),
-            np.array([score for _, score in found], dtype=np.float64),
-            None if by_number else sizes.get(name),
+    reason = ""
+    if skeleton is not None and found.left_out["of another category"]:
+        own = sorted({b.category_id for b in file.boxes if b.category_id is not None})
+        named = [f"{number} {file.category_names.get(number, '')}".strip() for number in own]
+        reason = (
+            f"; the file's categories are {', '.join(named)}, the network's is "
+            f"{skeleton.category_id} {skeleton.category or ''}".rstrip()
+            + ": --category-id takes the boxes of another one"
         )
-        for name, found in rows.items()
-    }
-
-
-def _xyxy(bbox: Any, title: str) -> list[float]:
-    try:
-        x, y, width, height = (float(value) for value in bbox)
-    except (TypeError, ValueError):
-        raise ValueError(f"{title}: bbox must be 4 numbers (x, y, width, height): {bbox}") from None
-    if not (all(map(math.isfinite, (x, y, width, height))) and width > 0 and height > 0):
-        raise ValueError(f"{title}: bbox has no extent or is not finite: {bbox}")
-    return [x, y, x + width, y + height]
+    raise ValueError(f"{file.title}: no box is left of {found}{reason}")

@@ -26,14 +26,14 @@ def predict_cycles(
         images: `[B, 3, H, W]`, normalised.
         codec: Decodes what the network returns.
         num_cycles: Cycles to run.
-        flip_indices: The skeleton's, to average with the outputs for the mirrored images; None
-            leaves the flip test out.
+        flip_indices: The skeleton's, to average with the outputs for the mirrored images; None, or
+            a skeleton without flip pairs, leaves the flip test out.
 
     Raises:
         TypeError: Several cycles are asked of a plain network.
     """
     outputs = _outputs(model, images, num_cycles)
-    if flip_indices is not None:
+    if flip_indices is not None and list(flip_indices) != list(range(len(flip_indices))):
         mirrored = _outputs(model, images.flip(-1), num_cycles)
         outputs = tuple(
             codec.average(output, codec.flip(other, flip_indices))

@@ -16,7 +16,9 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
 class Images:
-    """The image files of a folder, or one file.
+    """The image files of a folder and its subfolders, or one file.
+
+    ``names`` are their paths relative to ``folder``; hidden files and folders are left out.
 
     Raises:
         FileNotFoundError: There is no such file or folder.
@@ -26,10 +28,12 @@ class Images:
     def __init__(self, source: Path) -> None:
         if not source.exists():
             raise FileNotFoundError(f"there is no image, folder or video {source}")
-        self.paths = [source]
+        self.folder = source if source.is_dir() else source.parent
+        paths = [source]
         if source.is_dir():
-            self.paths = image_files(source)
-        self.names = [path.name for path in self.paths]
+            paths = image_files(source)
+        self.paths = paths
+        self.names = [path.relative_to(self.folder).as_posix() for path in paths]
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)
@@ -47,6 +51,7 @@ class Video:
         if not path.is_file():
             raise FileNotFoundError(f"there is no video {path}")
         self.path = path
+        self.folder = path.parent
         capture = self._open()
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
         count = 0  # what the file says of its length is an estimate

@@ -12,11 +12,13 @@ from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import PoseData, load_data
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
 from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
+from cycledistill_pose.recipes._files import OpenFiles, open_files
 from cycledistill_pose.recipes._report import report
 from cycledistill_pose.recipes._train import PoseRun, train_pose
 
 __all__ = [
     "EvaluationOptions",
+    "OpenFiles",
     "PoseConfig",
     "PoseData",
     "PoseRun",
@@ -27,6 +29,7 @@ __all__ = [
     "input_size_of",
     "load_data",
     "model_options",
+    "open_files",
     "report",
     "save_predictions",
     "scores_by_cycle",

@@ -23,6 +23,11 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     train_images: Path | None = free(None)
     """Folder of its images, relative to data_root."""
 
+    flip_pairs: str | None = None
+    """Keypoints that change places in a mirror image, as left_eye:right_eye,left_ear:right_ear; by
+    default those of the file, or of its names. none mirrors nothing: no random mirroring in
+    training, and no flip test."""
+
     num_synthetic: int = 8000
     """Synthetic people to train on, other ones in every epoch."""
 

@@ -85,11 +85,15 @@ def save_predictions(
     config: PoseConfig,
     path: Path,
 ) -> None:
-    """Write a picture of people with their true and predicted skeletons side by side."""
+    """Write a picture of people with their true and predicted skeletons side by side.
+
+    Where nobody is annotated, the detected people are drawn, and no truth.
+    """
     device = next(model.parameters()).device
-    count = min(config.pictures, len(data.truth))
-    chosen = torch.linspace(0, len(data.truth) - 1, count).round().int().tolist()
-    people = torch.utils.data.Subset(data.truth, chosen)
+    shown = data.truth or data.val
+    count = min(config.pictures, len(shown))
+    chosen = torch.linspace(0, len(shown) - 1, count).round().int().tolist()
+    people = torch.utils.data.Subset(shown, chosen)
     batch: dict[str, Any] = next(iter(pose_loader(people, batch_size=count)))
     images = normalize_images(batch["image"].to(device))
     flip_indices = data.skeleton.flip_indices if config.flip_test else None
@@ -98,7 +102,7 @@ def save_predictions(
     picture = prediction_grid(
         np.asarray(batch["image"]),
         {label: keypoints for label, (keypoints, _) in zip(labels, cycles, strict=True)},
-        batch["keypoints"],
+        None if data.truth is None else batch["keypoints"],
         visible=batch["visible"],
         skeleton=data.skeleton,
     )

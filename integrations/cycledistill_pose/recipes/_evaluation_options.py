@@ -27,9 +27,13 @@ class EvaluationOptions:
     val_images: Path | None = free(None)
     """Folder of its images, relative to data_root."""
 
+    category: str | None = None
+    """Name of the category to read, where several in the annotations have keypoints."""
+
     detections: Path | None = free(None)
     """A detector's boxes for the evaluation, as JSON: a list of {image_id, category_id, bbox
-    (xywh), score}. None evaluates on the annotated boxes."""
+    (xywh), score}. None evaluates on the annotated boxes. With images that nobody is annotated in,
+    predictions are written and there is no AP."""
 
     detection_threshold: float = 0.0
     """Leave out detected boxes with a lower score."""

@@ -22,8 +22,8 @@ def report(config: PoseConfig, run: PoseRun) -> None:
     for cycle in range(1, config.training_cycles + 1):
         values = [run.scores.get(f"{name}/{cycle}") for name in names]
         table.add_row(str(cycle), *("-" if v is None else f"{v:.1f}" for v in values))
-    console = Console()
-    console.print(table)
+    console = Console(markup=False, highlight=False)
+    console.print(table if names else "No AP: nobody is annotated in the images to evaluate on")
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"
         f"The plain network:             {run.plain} (model.safetensors, config.json "
@@ -35,5 +35,4 @@ def report(config: PoseConfig, run: PoseRun) -> None:
         "           cycledistill-pose evaluate with both; --data-root with a COCO folder;\n"
         "           --preset paper; --help for the rest (commands are beside this Python)",
         soft_wrap=True,
-        highlight=False,
     )

@@ -30,13 +30,15 @@ from cycledistill_pose.recipes._build import (
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._data import load_data
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
+from cycledistill_pose.recipes._files import open_files
 
 
 class PoseRun(NamedTuple):
     """What a run came to.
 
     Attributes:
-        scores: Percent by metric and number of cycles, such as ``{"AP/1": ..., "AP/2": ...}``.
+        scores: Percent by metric and number of cycles, such as ``{"AP/1": ..., "AP/2": ...}``;
+            nothing where nobody is annotated.
         plain: Folder of the plain network.
         predictions: Picture of predictions beside the truth.
         results: Predictions in COCO's format.
@@ -56,7 +58,9 @@ def train_pose(config: PoseConfig) -> PoseRun:
         FileNotFoundError: Data is missing.
     """
     config.validate()
-    data = load_data(config, input_size_of(config))
+    input_size = input_size_of(config)
+    files = open_files(config)
+    data = load_data(config, input_size, files=files)
     plain = build_model(config, data.skeleton.num_keypoints)
     cycled = wrap_model(config, plain)
     codec = build_codec(config, plain)
@@ -85,7 +89,9 @@ def train_pose(config: PoseConfig) -> PoseRun:
         **budget_rows(config, cycled, image, num_samples=len(data.train)),
         "training set": _describe(data.train),
         "evaluated on": _describe(data.val),
+        **files.assumed("--flip-pairs" if config.flip_pairs else None),
     }
+    has_truth = data.truth is not None
     result = fit(
         config,
         model=cycled,
@@ -94,8 +100,8 @@ def train_pose(config: PoseConfig) -> PoseRun:
         train_dataset=data.train,
         forward_loss=forward_loss,
         schedule=schedule,
-        evaluate=evaluate,
-        best_metric=f"AP/{config.inference_cycles}",
+        evaluate=evaluate if has_truth else None,
+        best_metric=f"AP/{config.inference_cycles}" if has_truth else None,
         before_epoch=[plain.set_epoch],
         summary=summary,
     )

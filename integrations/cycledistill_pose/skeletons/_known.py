@@ -37,6 +37,7 @@ COCO = Skeleton(
         *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
     ),
     upper_body=tuple(range(11)),
+    category="person",
 )
 
 CROWDPOSE = Skeleton(
@@ -68,6 +69,7 @@ CROWDPOSE = Skeleton(
         *((0, 6), (1, 7), (6, 7), (6, 8), (8, 10), (7, 9), (9, 11)),
     ),
     upper_body=(0, 1, 2, 3, 4, 5, 12, 13),
+    category="person",
 )
 
 # CrowdPose's own files say "head" where others say "top_head".

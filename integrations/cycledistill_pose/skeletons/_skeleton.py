@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from cycledistill_pose.skeletons._sides import find_flip_pairs
 
 _LOWER_BODY = re.compile(r"hip|knee|ankle|foot|toe|heel|leg|thigh|shin")
 
@@ -25,12 +28,16 @@ class Skeleton:
     Attributes:
         name: what the skeleton is called in messages.
         keypoint_names: K names, in the order of the annotation files.
-        flip_pairs: pairs of keypoints that change places when an image is mirrored.
+        flip_pairs: pairs of keypoints that change places when an image is mirrored. Without any,
+            nothing is mirrored: neither in training nor in the flip test.
         sigmas: K fall-off constants of the object keypoint similarity (COCO's ``sigmas``,
             already divided by 10).
         limbs: pairs of keypoints that are joined by a line when drawn.
         upper_body: keypoints of the upper half. Half-body augmentation cuts people along this
             split; it leaves people whole where either half is empty.
+        category_id: of the annotation file that they were read from; goes into results.
+        category: name of the category there, or None where it is not known. These two do not
+            count when skeletons are compared.
 
     Raises:
         ValueError: when an index is out of range, a keypoint is in two flip pairs, names repeat,
@@ -43,6 +50,8 @@ class Skeleton:
     sigmas: tuple[float, ...]
     limbs: tuple[tuple[int, int], ...]
     upper_body: tuple[int, ...]
+    category_id: int = field(default=1, compare=False)
+    category: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         count = len(self.keypoint_names)
@@ -55,18 +64,20 @@ class Skeleton:
             raise ValueError(
                 f"skeleton {self.name!r}: {len(self.sigmas)} sigmas for {count} keypoint names"
             )
-        if not all(sigma > 0 for sigma in self.sigmas):
-            raise ValueError(f"skeleton {self.name!r}: sigmas must be above 0, got {self.sigmas}")
+        if not all(0 < sigma < math.inf for sigma in self.sigmas):
+            raise ValueError(
+                f"skeleton {self.name!r}: sigmas must be above 0 and finite, got {self.sigmas}"
+            )
         used = {
             "flip_pairs": [i for pair in self.flip_pairs for i in pair],
             "limbs": [i for pair in self.limbs for i in pair],
             "upper_body": list(self.upper_body),
         }
-        for field, indices in used.items():
+        for name, indices in used.items():
             wrong = [i for i in indices if not 0 <= i < count]
             if wrong:
                 raise ValueError(
-                    f"skeleton {self.name!r}: {field} names keypoints {wrong}, "
+                    f"skeleton {self.name!r}: {name} names keypoints {wrong}, "
                     f"but there are {count} (0 to {count - 1})"
                 )
         if len(set(used["flip_pairs"])) != len(used["flip_pairs"]):
@@ -92,6 +103,31 @@ class Skeleton:
         """The keypoints that are not in ``upper_body``."""
         return tuple(i for i in range(self.num_keypoints) if i not in self.upper_body)
 
+    def with_flip_pairs(self, pairs: Sequence[Sequence[str]]) -> Skeleton:
+        """The same keypoints with other flip pairs, given by name.
+
+        >>> from cycledistill_pose.skeletons import Skeleton
+        >>> fish = Skeleton.from_coco_category({"name": "fish", "keypoints": ["a1", "a2", "tail"]})
+        >>> fish.with_flip_pairs([("a1", "a2")]).flip_pairs
+        ((0, 1),)
+
+        Raises:
+            ValueError: when a pair is not of two names, or a name is not among the keypoints.
+        """
+        indices = []
+        for pair in pairs:
+            if len(pair) != 2 or isinstance(pair, str):
+                raise ValueError(f"flip pairs must be pairs of keypoint names, got {pair!r}")
+            unknown = [name for name in pair if name not in self.keypoint_names]
+            if unknown:
+                raise ValueError(
+                    f"flip pairs name the keypoint {unknown[0]!r}, expected one of "
+                    f"{', '.join(self.keypoint_names)}"
+                )
+            first, second = (self.keypoint_names.index(name) for name in pair)
+            indices.append((first, second))
+        return replace(self, flip_pairs=tuple(indices))
+
     @classmethod
     def from_coco_category(
         cls,
@@ -112,24 +148,28 @@ class Skeleton:
         >>> bird.flip_pairs, bird.limbs, bird.sigmas
         (((1, 2),), ((0, 1), (0, 2)), (0.05, 0.05, 0.05))
 
-        Flip pairs are names that differ in ``left``/``right`` (or ``l``/``r``) alone. The limbs
-        are the category's ``skeleton``, which counts from 1. The lower half of the body is every
-        name that speaks of hip, knee, ankle, leg or foot. A category with the very names of
-        COCO or CrowdPose gives that skeleton.
+        Flip pairs are names that differ in ``left``/``right`` (or ``l``/``r``) alone, unless the
+        category has ``flip_pairs`` of its own: pairs of names, or of numbers that count from 1.
+        The limbs are the category's ``skeleton``, which counts from 1 too. The lower half of the
+        body is every name that speaks of hip, knee, ankle, leg or foot. A category with the very
+        names of COCO or CrowdPose gives that skeleton.
 
         Args:
-            category: with ``keypoints`` (names) and maybe ``skeleton``, ``name``, ``sigmas``.
+            category: with ``keypoints`` (names) and maybe ``skeleton``, ``flip_pairs``, ``id``,
+                ``name``, ``sigmas``.
             sigmas: K values; otherwise the category's own ``sigmas``, otherwise those of the
                 COCO and CrowdPose keypoints of the same name, otherwise ``default_sigma``.
             default_sigma: for keypoints that nobody has measured.
 
         Raises:
-            ValueError: when the category has no keypoint names or its limbs do not fit them.
+            ValueError: when the category has no keypoint names, or its limbs or flip pairs do not
+                fit them.
         """
         from cycledistill_pose.skeletons._known import known_sigma, known_skeleton
 
         title = str(category.get("name", "object"))
-        names = tuple(str(name) for name in category.get("keypoints") or ())
+        listed = category.get("keypoints") or ()
+        names = () if isinstance(listed, str) else tuple(str(name) for name in listed)
         if not names:
             raise ValueError(
                 f"category {title!r} (id {category.get('id')}) has no keypoint names: its "
@@ -137,41 +177,38 @@ class Skeleton:
                 "or hand a Skeleton over"
             )
         given = sigmas if sigmas is not None else category.get("sigmas")
-        known = known_skeleton(names)
-        if known is not None:
-            if given is None:
-                return known
-            scales = tuple(float(s) for s in given)
-            return cls(known.name, names, known.flip_pairs, scales, known.limbs, known.upper_body)
-        scales = (
-            tuple(float(s) for s in given)
-            if given is not None
-            else tuple(known_sigma(name) or default_sigma for name in names)
+        skeleton = known_skeleton(names)
+        if skeleton is None:
+            limbs = _from_one(category.get("skeleton"), title, "skeleton", names)
+            upper = tuple(i for i, name in enumerate(names) if not _LOWER_BODY.search(name.lower()))
+            scales = tuple(known_sigma(name) or default_sigma for name in names)
+            pairs = find_flip_pairs(names)
+            skeleton = cls(title, names, pairs, scales, limbs, upper)
+        changes: dict[str, Any] = {}
+        if given is not None:
+            changes["sigmas"] = tuple(float(scale) for scale in given)
+        if category.get("flip_pairs") is not None:
+            pairs = category["flip_pairs"]
+            if all(isinstance(side, str) for pair in pairs for side in pair):
+                changes["flip_pairs"] = skeleton.with_flip_pairs(pairs).flip_pairs
+            else:
+                changes["flip_pairs"] = _from_one(pairs, title, "flip_pairs", names)
+        if category.get("id") is not None and int(category["id"]) != skeleton.category_id:
+            changes["category_id"] = int(category["id"])
+        if "name" in category and title != skeleton.category:
+            changes["category"] = title
+        return replace(skeleton, **changes) if changes else skeleton
+
+
+def _from_one(
+    pairs: Any, title: str, key: str, names: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Pairs of keypoints that count from 1, counted from 0."""
+    indices = tuple((int(a) - 1, int(b) - 1) for a, b in pairs or ())
+    wrong = [(a + 1, b + 1) for a, b in indices if not (0 <= a < len(names) > b >= 0)]
+    if wrong:
+        raise ValueError(
+            f"category {title!r}: its {key} joins {wrong}, but its {len(names)} keypoints "
+            f"count from 1 to {len(names)}"
         )
-        limbs = tuple((int(a) - 1, int(b) - 1) for a, b in category.get("skeleton") or ())
-        wrong = [(a + 1, b + 1) for a, b in limbs if not (0 <= a < len(names) > b >= 0)]
-        if wrong:
-            raise ValueError(
-                f"category {title!r}: its skeleton joins {wrong}, but its {len(names)} keypoints "
-                f"count from 1 to {len(names)}"
-            )
-        upper = tuple(i for i, name in enumerate(names) if not _LOWER_BODY.search(name.lower()))
-        return cls(title, names, _find_flip_pairs(names), scales, limbs, upper)
-
-
-def _words(name: str) -> list[str]:
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
-    return re.split(r"[^a-z0-9]+", spaced.lower())
-
-
-def _find_flip_pairs(names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Pairs of names that become each other when left is read as right."""
-    opposite = {"left": "right", "l": "r"}
-    index = {tuple(_words(name)): i for i, name in enumerate(names)}
-    pairs = []
-    for words, left in index.items():
-        mirrored = tuple(opposite.get(word, word) for word in words)
-        right = index.get(mirrored)
-        if mirrored != words and right is not None:
-            pairs.append((left, right))
-    return tuple(pairs)
+    return indices

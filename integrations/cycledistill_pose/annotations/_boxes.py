@@ -1,0 +1,153 @@
+"""One reader of boxes: a detector's list, or the annotations of a COCO-format file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cycledistill_pose.annotations._values import (
+    FloatArray,
+    as_integer,
+    as_list,
+    as_number,
+    as_numbers,
+    load_json,
+)
+
+
+class Box(NamedTuple):
+    """One box; None where the file does not say.
+
+    Attributes:
+        image_id: a number, or a text that is none.
+        file_name: path of the image.
+        category_id: what is in it.
+        xywh: `[4]` px of the image.
+        score: of the detector.
+        crowd: whether it is a group of people.
+    """
+
+    image_id: int | str | None
+    file_name: str | None
+    category_id: int | None
+    xywh: FloatArray
+    score: float
+    crowd: bool
+
+    @property
+    def has_extent(self) -> bool:
+        """Whether it is finite, with sides above 0."""
+        return bool(np.isfinite(self.xywh).all() and (self.xywh[2:] > 0).all())
+
+
+@dataclass(frozen=True)
+class BoxFile:
+    """Boxes for images.
+
+    Attributes:
+        title: the path, for messages.
+        boxes: all of them.
+        image_names: file name of each image id, where the file lists its images.
+        image_sizes: (width, height) of each image id, where the file lists them.
+        category_names: name of each category id, where the file lists its categories.
+    """
+
+    title: str
+    boxes: tuple[Box, ...]
+    image_names: Mapping[int | str, str | None]
+    image_sizes: Mapping[int | str, tuple[int, int]]
+    category_names: Mapping[int, str]
+
+    @classmethod
+    def read(cls, source: Any, what: str, default_score: float | None = None) -> BoxFile:
+        """Read boxes.
+
+        Args:
+            source: a path or its contents: a list of ``{image_id or file_name, bbox (xywh), score,
+                category_id}``, or a COCO-format file with images and annotations.
+            what: the option's name, for messages.
+            default_score: of boxes without one. None: a score is needed.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when it is not such a file; names the entry.
+        """
+        if isinstance(source, BoxFile):
+            return source
+        content, title = load_json(source, what)
+        names: dict[int | str, str | None] = {}
+        sizes: dict[int | str, tuple[int, int]] = {}
+        categories: dict[int, str] = {}
+        entries = content
+        from_people = isinstance(content, Mapping) and {"images", "annotations"} <= content.keys()
+        if from_people:
+            entries = as_list(content, "annotations", title)
+            for image in as_list(content, "images", title):
+                number = _image_id(image.get("id"))
+                if number in names:
+                    raise ValueError(f"{title}: image id {number!r} repeats; expected it once")
+                name = image.get("file_name")
+                names[number] = None if name is None else str(name)
+                if image.get("width") and image.get("height"):
+                    width, height = (
+                        as_integer(image[key], f"{title}: image {number}: {key}")
+                        for key in ("width", "height")
+                    )
+                    sizes[number] = (width, height)
+            categories = {
+                as_integer(entry.get("id"), f"{title}: category ids"): str(entry.get("name"))
+                for entry in as_list(content, "categories", title)
+            }
+        if not isinstance(entries, Sequence) or not all(isinstance(e, Mapping) for e in entries):
+            raise ValueError(
+                f"{title} must be a list of objects with image_id (or file_name), bbox and score, "
+                "or a COCO-format file with images and annotations"
+            )
+        boxes = tuple(
+            _box(entry, f"{title}: entry {number}", default_score, from_people)
+            for number, entry in enumerate(entries)
+        )
+        return cls(title, boxes, names, sizes, categories)
+
+
+def _box(
+    entry: Mapping[str, Any], name: str, default_score: float | None, from_people: bool
+) -> Box:
+    needed = [] if from_people else ["bbox"]
+    needed += ["score"] if default_score is None else []
+    lacking = [key for key in needed if entry.get(key) is None]
+    if entry.get("image_id") is None and entry.get("file_name") is None:
+        lacking.insert(0, "image_id or file_name")
+    if lacking:
+        raise ValueError(f"{name} has no {', '.join(lacking)}")
+    bbox = entry.get("bbox")
+    values = as_numbers([] if bbox is None else bbox, f"{name}: its bbox", finite=False)
+    if from_people and len(values) != 4:  # people without a box, as in `KeypointFile`
+        values = np.full(4, np.nan)
+    if len(values) != 4:
+        raise ValueError(
+            f"{name}: its bbox must be 4 numbers (x, y, width, height), got {values.tolist()}"
+        )
+    image_id, file_name, category, score = (
+        entry.get(key) for key in ("image_id", "file_name", "category_id", "score")
+    )
+    crowd = entry.get("iscrowd")
+    return Box(
+        None if image_id is None else _image_id(image_id),
+        None if file_name is None else str(file_name),
+        None if category is None else as_integer(category, f"{name}: category ids"),
+        values,
+        as_number(default_score if score is None else score, f"{name}: its score"),
+        crowd is not None and crowd not in (0, "0", False),
+    )
+
+
+def _image_id(value: Any) -> int | str:
+    """The number, or a text that is none."""
+    try:
+        return as_integer(value, "")
+    except ValueError:
+        return str(value)

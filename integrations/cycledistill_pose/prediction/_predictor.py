@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, overload

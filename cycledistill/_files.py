@@ -16,12 +16,14 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder, by name.
+    """The images of a folder and its subfolders, by path; hidden ones are left out.
 
     Raises:
         ValueError: There are none.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    found = (path.relative_to(folder) for path in folder.rglob("*"))
+    shown = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    paths = [folder / path for path in sorted(shown) if path.suffix.lower() in IMAGES]
     if not paths:
         raise ValueError(f"{folder} has no images ({', '.join(IMAGES)})")
     return paths

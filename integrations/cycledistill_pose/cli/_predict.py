@@ -69,11 +69,10 @@ def predict(
         raise ValueError("--boxes and --detector exclude each other; give one")
     where = find_device(device)
     frames = Video(source) if source.suffix.lower() in VIDEOS else Images(source)
-    predictor = PosePredictor.from_pretrained(
-        checkpoint, num_cycles=num_cycles, flip_test=flip_test
-    )
+    predictor = PosePredictor.from_pretrained(checkpoint, num_cycles=num_cycles)
+    predictor.flip_test = flip_test and bool(predictor.skeleton.flip_pairs)
     predictor.model.to(where)
-    if flip_test and not predictor.skeleton.flip_pairs:
+    if flip_test and not predictor.flip_test:
         print("--flip-test is left out: the network knows no flip pairs")
     ids: list[int | str] = list(number_images(frames.names))
     given, told = None, ""

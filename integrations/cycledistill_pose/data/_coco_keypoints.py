@@ -60,12 +60,13 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     testing alike; average precision still counts them as pycocotools does. With ``detections``
     there is one sample for each detected box and nothing labelled. Everything left out is counted
     in ``report()``, and so is what looks wrong. Labelled keypoints more than one pixel outside of
-    their image count as not labelled. Nothing is mirrored where no flip pairs are known. All
-    randomness of a sample comes from (``seed``, epoch, index) alone; call ``set_epoch`` before
-    each epoch. `pose_loader` and ``cycledistill.training.fit`` send the epoch to their workers
-    with every index, so there it depends neither on the number of workers nor on what was loaded
-    before. Workers of a loader of your own have a copy of the dataset: make them anew each epoch
-    (no ``persistent_workers``).
+    their image count as not labelled. Nothing is mirrored where no flip pairs are known.
+
+    All randomness of a sample comes from (``seed``, epoch, index) alone; call ``set_epoch`` before
+    each epoch. `pose_loader` and ``cycledistill.training.fit`` send the epoch to their workers with
+    every index, so there it depends neither on the number of workers nor on what was loaded before.
+    Workers of a loader of your own have a copy of the dataset: make them anew each epoch (no
+    ``persistent_workers``).
 
     Attributes:
         epoch: The epoch whose augmentation is drawn.

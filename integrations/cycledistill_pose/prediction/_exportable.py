@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from cycledistill.export import Exportable
+from cycledistill_pose.annotations import check_same_keypoints
 from cycledistill_pose.codecs import HeatmapCodec
 from cycledistill_pose.codecs._decoder import KeypointDecoder
 from cycledistill_pose.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     CocoKeypoints,
+    KeypointFile,
     SyntheticPeople,
     invert_matrix,
     normalize_images,
@@ -95,11 +97,12 @@ def _annotated(
     """The people of a COCO-format file, and a judge that computes AP."""
     from cycledistill_pose.metrics import CocoKeypointAP
 
+    file = KeypointFile.read(annotations, fallback=predictor.skeleton)
+    check_same_keypoints(("the network", predictor.skeleton), file.named)
     people = CocoKeypoints(
-        annotations,
+        file,
         images,
         predictor.input_size,
-        predictor.skeleton,
         udp=getattr(predictor.codec, "method", "") == "udp",
     )
     batch = torch.utils.data.default_collate([people[index] for index in range(len(people))])
@@ -107,7 +110,7 @@ def _annotated(
     labelled = batch["visible"] > 0
 
     def score(outputs: Outputs) -> float:
-        metric = CocoKeypointAP(annotations, sigmas=predictor.skeleton.sigmas)
+        metric = CocoKeypointAP(file, sigmas=file.category.sigmas or predictor.skeleton.sigmas)
         found = transform_points(outputs["keypoints"], to_image)
         scores = outputs["scores"]
         metric.update(batch["image_id"], found, scores, batch["box_xyxy"], batch["box_score"])

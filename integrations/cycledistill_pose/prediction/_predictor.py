@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -46,7 +47,8 @@ class PosePredictor:
         skeleton: Its keypoints.
         codec: Decodes its output.
         num_cycles: Passes through the blocks.
-        flip_test: Average with the outputs for the mirrored crops.
+        flip_test: Average with the outputs for the mirrored crops. Left out, with a warning, where
+            the skeleton has no flip pairs.
         batch_size: People at a time.
 
     Raises:
@@ -65,6 +67,8 @@ class PosePredictor:
         for name, value in (("num_cycles", num_cycles), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} must be 1 or more, got {value}")
+        if flip_test and not skeleton.flip_pairs:
+            warnings.warn("flip_test is left out: the skeleton has no flip pairs", stacklevel=2)
         self.plain = model.eval()
         self.model = model if num_cycles == 1 else CycleWrapper(model, num_cycles, "blocks").eval()
         self.input_size = model.input_size

@@ -31,12 +31,9 @@ class Images:
         self.folder = source if source.is_dir() else source.parent
         paths = [source]
         if source.is_dir():
-            paths = [path for path in source.rglob("*") if path.suffix.lower() in IMAGES]
-        names = {path.relative_to(self.folder).as_posix(): path for path in paths}
-        self.names = sorted(name for name in names if not f"/{name}".count("/."))
-        self.paths = [names[name] for name in self.names]
-        if not self.paths:
-            raise ValueError(f"{source} has no images ({', '.join(IMAGES)})")
+            paths = image_files(source)
+        self.paths = paths
+        self.names = [path.relative_to(self.folder).as_posix() for path in paths]
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cycledistill._files import IMAGES
+from cycledistill._files import image_files
 
 Pixels = npt.NDArray[np.uint8]
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")

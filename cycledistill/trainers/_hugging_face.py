@@ -6,12 +6,13 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
-from transformers.utils import can_return_loss, find_labels
+from transformers.utils.generic import can_return_loss, find_labels
 
 from cycledistill._facade import TEACHER
 from cycledistill._loss import CycleDistillLoss
@@ -77,15 +78,15 @@ class CycleTrainer(Trainer):
             )
         self.criterion = criterion(_next_loss)
         # Trainer has looked at the class of the wrapper, and at no PEFT model within it.
-        plain: Any = self._cycled.plain
-        inner = self._innermost
+        inner: Any = self._innermost
+        this: Any = self
         if self.args.label_names is None:
-            self.label_names = find_labels(type(inner))
-        self.can_return_loss = can_return_loss(type(inner))
-        if inner is not plain:
+            this.label_names = find_labels(type(inner))
+        this.can_return_loss = can_return_loss(type(inner))
+        if inner is not self._cycled.plain:
             parameters = inspect.signature(inner.forward).parameters
-            self._signature_columns = [*parameters, "label", "label_ids", *self.label_names]
-            self.model_accepts_loss_kwargs = getattr(
+            this._signature_columns = [*parameters, "label", "label_ids", *self.label_names]
+            this.model_accepts_loss_kwargs = getattr(
                 inner,
                 "accepts_loss_kwargs",
                 any(p.kind is p.VAR_KEYWORD for p in parameters.values()),
@@ -155,36 +156,37 @@ class CycleTrainer(Trainer):
         with self._plain_model():
             super()._save(output_dir, state_dict)
         if teacher and self.args.should_save:
-            path = os.path.join(output_dir or self.args.output_dir, _TEACHER_FILE)
+            path = os.path.join(str(output_dir or self.args.output_dir), _TEACHER_FILE)
             save_file({n: t.contiguous() for n, t in teacher.items()}, f"{path}.new")
             os.replace(f"{path}.new", path)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if not self._load(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        load = partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+        self._load(resume_from_checkpoint, load)
 
     def _load_best_model(self) -> None:
-        if not self._load(self.state.best_model_checkpoint):
-            super()._load_best_model()
+        self._load(str(self.state.best_model_checkpoint), super()._load_best_model)
 
-    def _load(self, folder: str) -> bool:
-        """Load what `_save` wrote; False where it is for Trainer to load.
+    def _load(self, folder: str, load: Callable[[], None]) -> None:
+        """Load what `_save` wrote.
 
-        Trainer loads the file as it stands, which for models whose saved names are not those of
-        their parameters leaves parameters out (ViT of transformers 5): ``from_pretrained`` does
-        not. FSDP's checkpoints are the wrapper's, and adapters are PEFT's.
+        Trainer loads a file as it stands, and so leaves out the parameters of models that are
+        saved under other names (ViT in transformers 5); ``from_pretrained`` does not.
         """
-        plain: Any = self._cycled.plain
-        if self.is_fsdp_enabled:
-            return False
+        if self.is_fsdp_enabled:  # its checkpoints are the wrapper's
+            load()
+            return
         self._load_teacher(folder)
-        if not isinstance(plain, PreTrainedModel) or self.model is not self._cycled:
-            return False
-        saved, report = type(plain).from_pretrained(folder, output_loading_info=True)
+        model: Any = self.model
+        with self._plain_model():
+            kind: Any = type(self.model)
+            if not issubclass(kind, PreTrainedModel):
+                load()
+                return
+        saved, report = kind.from_pretrained(folder, output_loading_info=True)
         if report["missing_keys"]:
             raise ValueError(f"{folder} lacks parameters: {sorted(report['missing_keys'])}")
-        plain.load_state_dict(saved.state_dict())
-        return True
+        model.plain.load_state_dict(saved.state_dict())
 
     def _load_teacher(self, folder: str) -> None:
         path = os.path.join(folder, _TEACHER_FILE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,9 @@ from transformers import (
     ViTConfig,
     ViTForImageClassification,
 )
+
+from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill.trainers import CycleTrainer
 
 
 class Block(nn.Module):
@@ -155,3 +160,41 @@ def assert_close(found: dict[str, Tensor], expected: dict[str, Tensor], bound: f
     assert max(float(tensor.abs().max()) for tensor in expected.values()) > 1e-3
     for name, tensor in expected.items():
         assert float((found[name] - tensor).abs().max()) <= bound, name
+
+
+def text_run(folder: str, processes: int = 1) -> None:
+    """Two cycles of a causal language model, in four parts; gradients into a file."""
+    torch.manual_seed(0)
+    model, data = CycleWrapper(gpt(), num_cycles=2, cycle_embedding=True), texts()
+    backend = {"ddp_backend": "gloo"} if processes > 1 else {}
+    keep = KeepGradients()
+    trainer = CycleTrainer(
+        model=model,
+        args=arguments(
+            folder,
+            per_device_train_batch_size=4 // processes,
+            gradient_accumulation_steps=4,
+            **backend,
+        ),
+        train_dataset=data,
+        callbacks=[keep],
+        criterion=partial(CycleDistillLoss, token_weight=3.0),
+    )
+    trainer.train()
+    trainer.save_model(folder)
+    if trainer.is_world_process_zero():
+        torch.save(keep.kept, f"{folder}/gradients.pt")
+
+
+def one_of_two(rank: int, folder: str, port: int) -> None:
+    """What each of two processes does."""
+    os.environ.update(
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE="2",
+        MASTER_ADDR="localhost",
+        MASTER_PORT=str(port),
+    )
+    torch.set_num_threads(1)
+    text_run(folder, processes=2)
+    torch.distributed.destroy_process_group()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import socket
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from tests.trainers.runs import (
     assert_close,
     gpt,
     images,
+    one_of_two,
+    text_run,
     texts,
     trained_gradients,
     vectors,
@@ -291,6 +294,26 @@ def test_weights_follow_the_steps(tmp_path: Path) -> None:
         criterion=partial(CycleDistillLoss, token_weight=weight),
     ).train()
     assert asked == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.slow
+def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    """Of task losses that are divided by the words of all processes, and distances that are not."""
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    text_run(str(tmp_path / "one"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        one_of_two, args=(str(tmp_path / "two"), port), nprocs=2, start_method="spawn"
+    )
+    one, two = (torch.load(tmp_path / name / "gradients.pt") for name in ("one", "two"))
+    two = {name.removeprefix("module."): gradient for name, gradient in two.items()}
+    assert float(one["cycle_teacher.embedding"].abs().max()) > 1e-6
+    assert_close(two, one, 1e-6)
+    names = [{path.name for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert names[0] == names[1] >= {"model.safetensors", "cycle_teacher.safetensors"}
 
 
 def test_a_model_made_by_the_trainer(tmp_path: Path) -> None:

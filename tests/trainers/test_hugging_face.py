@@ -12,7 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
-from transformers import GPT2LMHeadModel, Trainer, TrainerCallback, ViTForImageClassification
+from transformers import (
+    GPT2LMHeadModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    T5Config,
+    T5ForConditionalGeneration,
+    Trainer,
+    TrainerCallback,
+    ViTForImageClassification,
+)
 
 from cycledistill import CycleDistillLoss, CycleWrapper
 from cycledistill.trainers import CycleTrainer
@@ -325,6 +334,53 @@ def test_a_model_made_by_the_trainer(tmp_path: Path) -> None:
     )
     trainer.train()
     assert "eval_loss" in trainer.evaluate()
+
+
+def test_another_subclass_of_trainer_mixes_in(tmp_path: Path) -> None:
+    """Generation is the plain model's, and so is the folder."""
+
+    class Mixed(CycleTrainer, Seq2SeqTrainer):
+        pass
+
+    config = T5Config(
+        vocab_size=40,
+        d_model=16,
+        d_kv=8,
+        d_ff=32,
+        num_heads=2,
+        num_layers=2,
+        decoder_start_token_id=0,
+        pad_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config).train()
+    data = [
+        {"input_ids": torch.randint(1, 40, (8,)), "labels": torch.randint(1, 40, (5,))}
+        for _ in range(8)
+    ]
+    args = Seq2SeqTrainingArguments(
+        str(tmp_path),
+        max_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        save_strategy="no",
+        predict_with_generate=True,
+        generation_max_length=8,
+    )
+    trainer = Mixed(
+        model=CycleWrapper(model, num_cycles=2, blocks="encoder.block"),
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+    )
+    trainer.train()
+    found = torch.as_tensor(trainer.predict(data).predictions)
+    words = torch.stack([row["input_ids"] for row in data])
+    expected = model.eval().generate(words, max_length=8)
+    assert torch.equal(found[:, : expected.shape[1]], expected)
+    trainer.save_model(str(tmp_path))
+    saved = T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(saved.generate(words, max_length=8), expected)
 
 
 def test_label_smoothing_in_evaluation(tmp_path: Path) -> None:

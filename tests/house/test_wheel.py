@@ -107,7 +107,7 @@ def test_metadata(wheel: Path) -> None:
     needs = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(line.split()[1].split(">")[0] for line in needs) == ["einops", "torch"]
     extras = {line.split()[1] for line in lines if line.startswith("Provides-Extra:")}
-    assert extras == {"train", "pose", "detect", "deit", "export", "docs", "dev"}
+    assert extras == {"train", "trainer", "pose", "detect", "deit", "export", "docs", "dev"}
     points = archive.read(f"{info}/entry_points.txt").decode()
     assert "cycledistill = cycledistill.__main__:main" in points
     loaders = points.partition("[cycledistill.loaders]\n")[2].partition("\n\n")[0]
@@ -140,6 +140,7 @@ def test_works_with_torch_and_einops_alone(
 def test_import_loads_no_more_than_it_may(package: str, others: list[str], tmp_path: Path) -> None:
     if package == "cycledistill":
         others = [*others, "timm", "cv2", "accelerate", "torchvision", "transformers"]
+        others.append("cycledistill.trainers")
     code = f"import sys, {package}; print(sorted(set({others!r}) & set(sys.modules)))"
     done = python("-c", code, cwd=tmp_path)
     assert done.stdout == "[]\n", done.stdout + done.stderr

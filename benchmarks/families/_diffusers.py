@@ -110,17 +110,18 @@ def of_diffusers() -> list[Candidate]:
             "txt_ids": torch.zeros(5, 3),
         }
 
-    add(
-        "FluxTransformer2DModel",
-        flux,
+    flux_sizes = {
         **heads,
-        in_channels=4,
-        num_layers=1,
-        num_single_layers=3,
-        joint_attention_dim=16,
-        pooled_projection_dim=16,
-        axes_dims_rope=(2, 2, 4),
-    )
+        "in_channels": 4,
+        "num_layers": 2,
+        "num_single_layers": 3,
+        "joint_attention_dim": 16,
+        "pooled_projection_dim": 16,
+        "axes_dims_rope": (2, 2, 4),
+    }
+    add("FluxTransformer2DModel", flux, **flux_sizes)
+    single = "single_transformer_blocks"
+    add("FluxTransformer2DModel", flux, ", single blocks", single, **flux_sizes)
 
     def hunyuan() -> dict[str, Any]:
         return {

@@ -40,6 +40,9 @@ def of_vit_pytorch() -> list[Candidate]:
         shapes = ((32, 32), (16, 32), (32, 16), (24, 24))
         return ([torch.randn(3, *shape) for shape in shapes],), {"group_images": True}
 
+    def clips() -> Inputs:
+        return (torch.randn(2, 3, 4, 32, 32),), {}
+
     add("vit_pytorch.NaViT", "na_vit", "NaViT", several, **vit)
     add("vit_pytorch.ViT, parallel", "parallel_vit", "ViT", **vit)
     add("vit_pytorch.ViT for small datasets", "vit_for_small_dataset", "ViT", **vit)

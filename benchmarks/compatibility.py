@@ -57,6 +57,7 @@ python benchmarks/compatibility.py
 **How.** Most models are wrapped as they are: `CycleWrapper(model)` finds the stack. Where tokens
 change their shape from stage to stage, or the stack has an unusual name, one stage or list is
 cycled *by path*, `CycleWrapper(model, blocks="...")`; other stages that could be are in brackets.
+Several names separated by commas are modules that were given one by one, as a list.
 
 **Difference.** Two cycles of training are compared with two ordinary calls of an untouched copy of
 the model. The copy knows nothing of this library: one hook of PyTorch puts the tokens that left
@@ -70,8 +71,10 @@ both sides. In eval mode each wrapped model then gives the plain model's output 
 does not, the column says what differs, or what stands in the way.
 
 A row without a stack is a model that cannot be cycled, with the reason that the error gives.
-Purely convolutional networks are left out. The decoders of Hugging Face are called with
-`use_cache=False`: a key-value cache must be off in training.
+Purely convolutional networks are left out. Two things to know: a key-value cache must be off in
+training, which is why the decoders of Hugging Face are called with `use_cache=False`; and a model
+that masks or drops parts of its input at random, such as ViTMAE, does so anew in every ordinary
+call, but once for all cycles with `batched=True`.
 
 {tables}
 

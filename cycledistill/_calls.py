@@ -15,17 +15,20 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from cycledistill._chance import Chance
 from cycledistill._output import CycleOutput
 from cycledistill._recompute import inside_reentrant_checkpoint
 from cycledistill._refusals import (
     refuse_cache,
     refuse_changed_inputs,
+    refuse_cycles_of_another_shape,
     refuse_cycles_that_did_not_run,
     refuse_infinite,
     refuse_other_shape,
     refuse_reentrant_checkpoint,
     refuse_second_run,
     refuse_second_state,
+    refuse_tokens_behind_others,
     refuse_tokens_without_gradient,
 )
 from cycledistill._setup import Phase, Setup, with_new_tokens
@@ -41,6 +44,8 @@ class OrdinaryCall:
         setup: Of the wrapper.
         cycle: Counted from 1.
         entering: What enters the first block in the place of the model's own tokens, or None.
+        chance: What the stem draws from: that of the first cycle, so that masks and the like that
+            it draws are those of the tokens. None leaves the generators alone.
         teacher: Parameters of the later cycles, or None.
         alone: Whether it is the only cycle of a step, in which teacher-only parameters still need
             a gradient, of zero.
@@ -51,12 +56,14 @@ class OrdinaryCall:
         setup: Setup,
         cycle: int,
         entering: Tensor | None,
+        chance: Chance | None,
         teacher: TeacherOnly | None,
         alone: bool,
     ) -> None:
         self.setup = setup
         self.cycle = cycle
         self.entering = entering
+        self.chance = chance
         self.teacher = teacher
         self.alone = alone
         self.phase: Phase = "stem"
@@ -66,6 +73,7 @@ class OrdinaryCall:
         self.left: Tensor | None = None
         self._with_gradients = torch.is_grad_enabled()
         self._inside_reentrant = False
+        self._chance_behind_stem: Chance | None = None
         self._tokens_in: Tensor | None = None
         self._beside: dict[int | str, Any] = {}
         self._earlier: tuple[dict[int | str, Any], Any] | None = None
@@ -83,10 +91,14 @@ class OrdinaryCall:
         setup = self.setup
         record = setup.records.begin()
         before = setup.running.set(self)
+        if self.chance is not None:
+            self._chance_behind_stem = Chance()
+            self.chance.restore()
         try:
             prediction = call_plain(plain, args, kwargs)
         finally:
             setup.running.set(before)
+            self._leave_stem()
             for norm in self.held:
                 norm.track_running_stats = True
             self._tokens_in = self._earlier = None
@@ -119,6 +131,7 @@ class OrdinaryCall:
         changed = None
         if self.phase == "stem":
             self.phase = "stack"
+            self._leave_stem()
             if self.entering is not None:
                 if self._is_inside_reentrant():
                     refuse_reentrant_checkpoint(setup, index)
@@ -136,6 +149,8 @@ class OrdinaryCall:
         if last:
             self.phase = "tail"
             self._earlier = None
+            if self.entered is not None:
+                refuse_tokens_behind_others(self.setup, index, self.entered, output)
             self._inside_reentrant = self._is_inside_reentrant()
         if last or self.setup.skips_blocks:
             self.left = tokens_of(output if changed is None else changed)
@@ -170,6 +185,12 @@ class OrdinaryCall:
             return with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
         return None
 
+    def _leave_stem(self) -> None:
+        """From here on the generators go on where the cycle before has left them."""
+        if self._chance_behind_stem is not None:
+            self._chance_behind_stem.restore()
+            self._chance_behind_stem = None
+
     def _is_inside_reentrant(self) -> bool:
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self._with_gradients:
             return False
@@ -197,22 +218,30 @@ def run_ordinary_calls(
     versions = _versions(args, kwargs) if num_cycles > 1 else []
     predictions: list[Any] = []
     all_tokens: list[Tensor] = []
-    entering = injected = None
+    entering = injected = pruned = None
     by_cycle = setup.activation_checkpointing == "cycle" and torch.is_grad_enabled()
+    chance = None if num_cycles == 1 or torch.compiler.is_compiling() else Chance()
     cycle = 0
     while cycle < num_cycles:
         cycle += 1
 
         def run(cycle: int = cycle, entering: Tensor | None = entering) -> Any:
-            call = OrdinaryCall(setup, cycle, entering, teacher, num_cycles == 1)
+            stem = chance if cycle > 1 else None
+            call = OrdinaryCall(setup, cycle, entering, stem, teacher, num_cycles == 1)
             return call.run(plain, args, kwargs)
 
-        if by_cycle and not torch.compiler.is_compiling():
-            prediction, entered, left = checkpoint(run, use_reentrant=False)
-        else:
-            prediction, entered, left = run()
+        try:
+            if by_cycle and not torch.compiler.is_compiling():
+                prediction, entered, left = checkpoint(run, use_reentrant=False)
+            else:
+                prediction, entered, left = run()
+        except RuntimeError as error:
+            if pruned is None:
+                raise
+            refuse_cycles_of_another_shape(setup, *pruned, error)
         if cycle == 1:
             injected = entered if setup.input_injection else None
+            pruned = None if entered.shape == left.shape else (entered, left)
             if versions and versions != _versions(args, kwargs):
                 refuse_changed_inputs(setup)
         refuse_other_shape(setup, plain, entered, left, cycle)

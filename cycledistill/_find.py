@@ -69,6 +69,11 @@ def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None
             "blocks must be None, a dotted path, a slice such as 'blocks.4:12' or a list of "
             f"modules, got {type(blocks).__name__}"
         )
+    if any(map(_is_list, stack.blocks)):
+        raise ValueError(
+            f"the stack {stack.path!r} holds lists of modules: expected modules that are called. "
+            "Name one of the lists, or the module that runs them"
+        )
     if len(set(stack.blocks)) < len(stack.blocks):
         raise ValueError(
             f"the stack {stack.path!r} holds the same module twice: blocks that share all their "
@@ -94,7 +99,7 @@ def stacks_within(model: nn.Module, prefix: str = "", shortest: int = 2) -> list
                 if not path:
                     continue
                 found.append(BlockStack(path, (model.get_submodule(path),), len(children)))
-            elif _is_stack(run, container):
+            elif _is_stack(run, container) and not _is_list(run.blocks[0]):
                 found.append(run)
     return found
 
@@ -123,8 +128,13 @@ def _search(model: nn.Module) -> BlockStack:
             "so the whole cannot be cycled. One stage can, with blocks= one of: "
             f"{_listing(candidates)}"
         )
+    longer = [
+        path
+        for path, container in _containers(model)
+        if not _is_nested(path) and len(_longest_run(path, container).blocks) > 1
+    ]
     alone = [s for s in stacks_within(model, shortest=1) if not _is_nested(s.path)]
-    if len(alone) == 1:
+    if len(alone) == 1 and not longer:
         return alone[0]
     looked_at = []
     for path, container in _containers(model):
@@ -136,12 +146,12 @@ def _search(model: nn.Module) -> BlockStack:
                 "tokens, say so with blocks=''"
             )
         length = len(_longest_run(path, container).blocks)
-        if length > 1:
+        if length > 1 or path.rpartition(".")[2] in USUAL_NAMES:
             looked_at.append(f"{path!r} ({length} of {len(container)})")
     raise ValueError(
         f"no block stack found in {type(model).__name__}: looked for two or more same-shaped "
         "siblings, or a single list of one block, under the names "
-        f"{', '.join(sorted(USUAL_NAMES))}. Lists under other names, with "
+        f"{', '.join(sorted(USUAL_NAMES))}. Lists that it has, with "
         f"the length of their longest such run: {', '.join(looked_at) or 'none'}. Name the stack "
         "with blocks='path.to.blocks' or blocks=[module, ...]"
     )
@@ -232,9 +242,16 @@ def _shape_of(block: nn.Module) -> tuple[object, ...] | None:
     return (type(block), frozenset(widths)) if shapes else None
 
 
+def _is_list(child: nn.Module) -> bool:
+    """Whether it is a list or dict of modules, which has no ``forward`` and cannot be a block."""
+    return isinstance(child, (nn.ModuleList, nn.ModuleDict)) and (
+        type(child).forward is nn.Module.forward
+    )
+
+
 def _is_layer_list(child: nn.Module) -> bool:
     """Whether it is a list of a layer's parts, which the list's parent runs one by one."""
-    if type(child).forward is not nn.Module.forward:
+    if not _is_list(child):
         return False
     return not isinstance(child, nn.ModuleList) or len(_longest_run("", child).blocks) < 2
 

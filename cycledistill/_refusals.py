@@ -90,6 +90,30 @@ def refuse_second_state(
                 )
 
 
+def refuse_tokens_behind_others(setup: Setup, index: int, entered: Tensor, output: Any) -> None:
+    """The last block, behind which no other tells, must return its tokens first, too."""
+    if not isinstance(output, (tuple, list)) or not isinstance(output[0], Tensor):
+        return
+    places = [k for k, o in enumerate(output) if isinstance(o, Tensor) and o.shape == entered.shape]
+    if places and places[0] > 0:
+        raise ValueError(
+            f"{setup.name_of(index)} returns {list(output[0].shape)} first, and something of the "
+            f"tokens' shape {list(entered.shape)} as output {places[0]}: expected blocks that "
+            "return their tokens first"
+        )
+
+
+def refuse_cycles_of_another_shape(
+    setup: Setup, entered: Tensor, left: Tensor, error: Exception
+) -> NoReturn:
+    """A stack that has changed the tokens' shape in the first cycle may not take them again."""
+    raise ValueError(
+        f"the stack {setup.stack.path!r} of {setup.model} turned tokens {list(entered.shape)} into "
+        f"{list(left.shape)} in cycle 1 and failed on these in the next: {error}. Cycling needs "
+        "the output's shape to be the input's"
+    ) from error
+
+
 def refuse_cache(values: Sequence[Any]) -> None:
     """A key-value cache that comes from outside would be filled by every cycle."""
     for value in values:

@@ -196,7 +196,7 @@ def test_two_states_that_every_block_changes() -> None:
         CycleWrapper(model.train(), 2)(images())
 
 
-@pytest.mark.parametrize("depth", [2, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3])
 def test_blocks_that_return_their_tokens_second(depth: int) -> None:
     """As those of some diffusion models, which return the text before the image."""
 
@@ -218,8 +218,8 @@ def test_blocks_that_return_their_tokens_second(depth: int) -> None:
                 text, image = block(image, text=text)
             return image
 
-    with pytest.raises(ValueError, match=r"output 1 as its tokens: expected blocks that return"):
-        CycleWrapper(Model(), 2)(tokens(), tokens())
+    with pytest.raises(ValueError, match=r"output 1.*: expected blocks that return"):
+        CycleWrapper(Model(), 2)(tokens(), torch.randn(2, 4, 16))
 
 
 def test_a_stack_that_runs_twice() -> None:
@@ -375,6 +375,20 @@ def test_a_shape_that_changes_in_a_later_cycle() -> None:
         ValueError, match=r"cycle 2 of '0:2' turned tokens \[2, 4, 16\] into \[2, 2, 16\]"
     ):
         CycleWrapper(nn.Sequential(Prunes(), Prunes(), nn.Linear(16, 5)), 2)(tokens())
+
+
+def test_blocks_that_merge_tokens_each_time() -> None:
+    class Merges(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.merge = nn.Linear(32, 16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.merge(x.unflatten(1, (-1, 2)).flatten(2))
+
+    text = r"turned tokens \[2, 4, 16\] into \[2, 1, 16\] in cycle 1 and failed on these"
+    with pytest.raises(ValueError, match=text):
+        CycleWrapper(nn.Sequential(Merges(), Merges()), 2)(torch.randn(2, 4, 16))
 
 
 def test_input_injection_with_a_pruning_stack() -> None:

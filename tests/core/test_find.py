@@ -254,3 +254,39 @@ def test_a_block_with_fewer_norms_belongs_to_the_stack() -> None:
     model = LoopModel()
     model.blocks[0].norm1 = nn.Identity()
     assert CycleWrapper(model, 2).stack_path == "blocks"
+
+
+def test_lists_are_no_blocks() -> None:
+    class Stages(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.ModuleList(Block() for _ in range(2)) for _ in range(2))
+
+    with pytest.raises(ValueError, match=r"blocks= one of: 'blocks.0' .*'blocks.1'"):
+        CycleWrapper(Stages(), 2)
+    with pytest.raises(ValueError, match=r"'blocks' holds lists of modules: expected modules"):
+        CycleWrapper(Stages(), 2, "blocks")
+
+
+def test_layers_that_take_turns_are_listed() -> None:
+    class Other(Block):
+        pass
+
+    class Hybrid(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([Block(), Other(), Block(), Other()])
+
+    with pytest.raises(ValueError, match=r"Lists that it has.*'layers' \(1 of 4\)"):
+        CycleWrapper(Hybrid(), 2)
+
+
+def test_a_list_of_one_beside_a_longer_one_is_not_chosen() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList([Block()])
+            self.single_blocks = nn.ModuleList(Block() for _ in range(3))
+
+    with pytest.raises(ValueError, match=r"'blocks' \(1 of 1\).*'single_blocks' \(3 of 3\)"):
+        CycleWrapper(Both(), 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -484,6 +486,34 @@ def test_hooks_of_a_user_belong_to_the_block() -> None:
         results.append(cycled(x))
     assert_same(results[1], results[0], tolerance=0)
     assert_same(results[2], results[0], tolerance=0)
+
+
+def test_a_stem_draws_the_same_in_every_cycle() -> None:
+    """A mask that the tail uses must be that of the tokens; blocks and tail draw anew."""
+
+    class Masked(LoopModel):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+            keep = torch.rand(x.shape[0], 6, 1) > 0.5
+            noise, shift = random.random(), np.random.rand()
+            x = self.stem(x) * keep
+            for block in self.blocks:
+                x = block(x)
+            drawn = torch.rand(3)
+            return {"keep": keep, "stem": torch.tensor([noise, shift]), "tail": drawn, "y": x}
+
+    model = Masked().double()
+    (x,), _ = sequence(2)
+    torch.manual_seed(3)
+    first = model(x)
+    second_tail = torch.rand(3)
+    torch.manual_seed(3)
+    out = CycleWrapper(model, 3)(x)
+    for prediction in out.predictions:
+        assert torch.equal(prediction["keep"], first["keep"])
+        assert torch.equal(prediction["stem"], out.predictions[0]["stem"])
+    assert torch.equal(out.predictions[0]["tail"], first["tail"])
+    assert torch.equal(out.predictions[1]["tail"], second_tail)
+    assert not torch.equal(out.predictions[2]["tail"], second_tail)
 
 
 def test_layerdrop() -> None:

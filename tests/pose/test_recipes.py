@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cycledistill import CycleOutput
 from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
 from cycledistill_pose.models import TokenPruning, create_model
 from cycledistill_pose.recipes import (
@@ -85,7 +86,9 @@ def test_options_of_tables_5_to_7_choose_the_terms(changes, task, keypoint, visu
             losses.total, prediction, retain_graph=True, allow_unused=True
         )
         assert (gradient is not None and bool(gradient.any())) == bool(used)
-    (gradient,) = torch.autograd.grad(losses.total, output.tokens[0], allow_unused=True)
+    tokens = tuple(t.detach().requires_grad_() for t in output.tokens)
+    losses = criterion(CycleOutput(output.predictions, tokens), target, weight)
+    (gradient,) = torch.autograd.grad(losses.total, tokens[0], allow_unused=True)
     for part, weight_of_part in ((slice(0, 17), keypoint), (slice(17, None), visual)):
         assert (gradient is not None and bool(gradient[:, part].any())) == bool(weight_of_part)
 

@@ -1,0 +1,30 @@
+"""The state of the random number generators."""
+
+from __future__ import annotations
+
+import random
+import sys
+from typing import Any
+
+import torch
+
+
+class Chance:
+    """The generators of torch (CPU and the GPUs in use), Python and NumPy, as they are now."""
+
+    def __init__(self) -> None:
+        self._cpu = torch.get_rng_state()
+        used = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
+        self._gpus = torch.cuda.get_rng_state_all() if used else []
+        self._python = random.getstate()
+        numpy: Any = sys.modules.get("numpy")
+        self._numpy = None if numpy is None else numpy.random.get_state()
+
+    def restore(self) -> None:
+        """Put them back."""
+        torch.set_rng_state(self._cpu)
+        if self._gpus:
+            torch.cuda.set_rng_state_all(self._gpus)
+        random.setstate(self._python)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)

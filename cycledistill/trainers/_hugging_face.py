@@ -111,8 +111,10 @@ class CycleTrainer(Trainer):
                 )
             # Where the task loss is divided by the items of the whole batch, Trainer does not
             # divide by the number of its parts, which the distances between cycles need.
-            whole = self.model_accepts_loss_kwargs and num_items_in_batch is not None
-            whole = whole or self.compute_loss_func is not None
+            whole = getattr(self, "loss_is_scaled_for_ga", None)
+            if whole is None:
+                whole = self.model_accepts_loss_kwargs and num_items_in_batch is not None
+                whole = whole or self.compute_loss_func is not None
             parts = self.current_gradient_accumulation_steps if whole else 1
             self.criterion.set_progress(
                 min(1.0, self.state.global_step / max(1, self.state.max_steps))

@@ -36,6 +36,14 @@ class Verification(NamedTuple):
     largest: float
     unchecked: str = ""
 
+    def __str__(self) -> str:
+        """One line for a person."""
+        if not self.tensors:
+            return self.unchecked
+        compared = f"{self.tensors} tensors and {self.gradients} gradients"
+        equal = f"batched cycles equal ordinary calls in {compared}, to {self.largest:.0e}"
+        return f"{equal} ({self.unchecked})" if self.unchecked else equal
+
 
 class _Run(NamedTuple):
     tensors: dict[str, Tensor]

@@ -39,7 +39,7 @@ def test_batched_cycles_are_those_fed_by_hand(case: Case) -> None:
     args, kwargs = case.batch()
     found = cycled.verify(*args, **kwargs)
     assert found.tensors >= 6 and found.gradients > 10 and found.largest < 1e-5
-    assert not found.unchecked
+    assert not found.unchecked and str(found).startswith("batched cycles equal ordinary calls")
     assert_same_gradients(model, dict.fromkeys(gradients(model)))
     out = cycled(*args, **kwargs)
     fed = hand_fed(plain, cycled.stack_path, 3, args, kwargs)

@@ -91,6 +91,9 @@ def train_pose(config: PoseConfig) -> PoseRun:
         "evaluated on": _describe(data.val),
         **files.assumed("--flip-pairs" if config.flip_pairs else None),
     }
+    if config.training_cycles > 1:
+        random = torch.Generator().manual_seed(config.seed)
+        summary["cycles"] = str(cycled.verify(torch.rand(2, *image.shape[1:], generator=random)))
     has_truth = data.truth is not None
     result = fit(
         config,

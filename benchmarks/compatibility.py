@@ -351,9 +351,10 @@ def counts(rows: dict[Library, list[Row]]) -> str:
     as_is = sum(row.how == "as it is" for row in cycled)
     batched = sum(row.batched == "yes" for row in cycled)
     worst = max((row.difference or 0.0 for row in cycled), default=0.0)
+    agreement = f"The largest difference is {worst:.0e}." if worst else "They agree to the last bit."
     return (
         f"Of {len(every)} models, {as_is} are cycled as they are and {len(cycled) - as_is} by "
-        f"path; {len(every) - len(cycled)} cannot be. The largest difference is {worst:.0e}. "
+        f"path; {len(every) - len(cycled)} cannot be. {agreement} "
         f"{batched} could also run their cycles in one batch."
     )
 

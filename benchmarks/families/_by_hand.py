@@ -75,6 +75,26 @@ class MixtureOfExperts(Plain):
         return {"logits": self.head(x.mean(1)), "balance": total}
 
 
+class RunningLoss(Plain):
+    """The balancing loss goes through the blocks, each of which adds to it."""
+
+    def __init__(self) -> None:
+        super().__init__(_AddsToLoss)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        total = x.new_zeros(())
+        for block in self.blocks:
+            x, total = block(x, total)
+        return self.head(x.mean(1)), total
+
+
+class _AddsToLoss(Experts):
+    def forward(self, x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, balance = super().forward(x)
+        return x, total + balance
+
+
 class ValueBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -334,6 +354,7 @@ def by_hand() -> list[Candidate]:
     return [
         Candidate("U-shaped", UShaped, sequence),
         Candidate("mixture of experts with a balancing loss", MixtureOfExperts, sequence),
+        Candidate("balancing loss that goes through the blocks", RunningLoss, sequence),
         Candidate("value residual", ValueResidual, sequence),
         Candidate("first half without gradients", FrozenHalf, sequence),
         Candidate("positions added between blocks", PositionsBetween, sequence),

@@ -58,6 +58,11 @@ def encoders() -> list[Candidate]:
     )
     add("XLNetModel", uncached_memory, vocab_size=50, d_model=16, n_layer=3, n_head=2, d_inner=32)
     add("LongformerModel", partial(plain_words, 12), attention_window=4, **TEXT, **TOKENS)
+    squeezed = dict.fromkeys(("q_groups", "k_groups", "v_groups", "output_groups"), 2)
+    squeezed.update(post_attention_groups=2, intermediate_groups=2)
+    add("SqueezeBertModel", words, embedding_size=16, **squeezed, **TEXT, **TOKENS)
+    bottleneck = {"embedding_size": 16, "intra_bottleneck_size": 16}
+    add("MobileBertModel", words, **bottleneck, **TEXT, **TOKENS)
     add("FNetModel", plain_words, **TEXT, **TOKENS)
     reformer = {
         "attention_head_size": 8,
@@ -138,6 +143,22 @@ def decoders() -> list[Candidate]:
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     add("Qwen2MoeForCausalLM", uncached, shared_expert_intermediate_size=16, **experts, **routed)
     add("Qwen3MoeForCausalLM", uncached, **experts, **routed)
+    add("GptOssForCausalLM", uncached, num_local_experts=4, sliding_window=4, **routed)
+    latent = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
+    choice = {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1}
+    add(
+        "DeepseekV3ForCausalLM",
+        uncached,
+        experts="eager",
+        v_head_dim=8,
+        moe_intermediate_size=16,
+        first_k_dense_replace=1,
+        **latent,
+        **choice,
+        **TEXT,
+        **TOKENS,
+    )
+    add("RecurrentGemmaForCausalLM", uncached, lru_width=16, **grouped)
     add("LlamaForCausalLM", uncached, label=", checkpointing", checkpointing=True, **TEXT, **TOKENS)
     add(
         "MambaForCausalLM",
@@ -148,6 +169,14 @@ def decoders() -> list[Candidate]:
         num_hidden_layers=3,
         use_mambapy=False,
         **TOKENS,
+    )
+    add(
+        "xLSTMForCausalLM",
+        uncached_words,
+        vocab_size=50,
+        hidden_size=16,
+        num_heads=2,
+        num_blocks=3,
     )
     add(
         "RwkvForCausalLM",

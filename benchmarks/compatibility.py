@@ -71,10 +71,9 @@ both sides. In eval mode each wrapped model then gives the plain model's output 
 does not, the column says what differs, or what stands in the way.
 
 A row without a stack is a model that cannot be cycled, with the reason that the error gives.
-Purely convolutional networks are left out. Two things to know: a key-value cache must be off in
-training, which is why the decoders of Hugging Face are called with `use_cache=False`; and a model
-that masks or drops parts of its input at random, such as ViTMAE, does so anew in every ordinary
-call, but once for all cycles with `batched=True`.
+Purely convolutional networks are left out. Decoders of Hugging Face are called with
+`use_cache=False`, because a cache is no tensor that could be compared. What a model draws at random
+before its blocks, such as ViTMAE's mask, is the same in both calls.
 
 {tables}
 
@@ -224,6 +223,18 @@ def seed(number: int) -> None:
     np.random.seed(number)
 
 
+def generators() -> tuple[Any, ...]:
+    """The states of the random number generators of torch, Python and NumPy."""
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()
+
+
+def set_generators(states: tuple[Any, ...]) -> None:
+    """Put them back."""
+    torch.set_rng_state(states[0])
+    random.setstate(states[1])
+    np.random.set_state(states[2])
+
+
 def ordinary_calls(
     model: nn.Module,
     blocks: Sequence[nn.Module],
@@ -234,17 +245,20 @@ def ordinary_calls(
     """Call a plain model several times, handing the tokens that left to the first block.
 
     If the model skips blocks at random, the first block that runs gets them, and what leaves the
-    last that runs is noted.
+    last that runs is noted. Before the first block all calls draw the same random numbers, from
+    there on each draws its own.
     """
     entering: Tensor | None = None
     left: Tensor | None = None
     begun = False
+    start, behind = generators(), generators()
 
     def hand_in(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         nonlocal begun
         first, begun = not begun, True
         if not first or entering is None:
             return None
+        set_generators(behind)
         if args:
             return (entering, *args[1:]), kwargs
         return args, {**kwargs, next(iter(inspect.signature(block.forward).parameters)): entering}
@@ -257,7 +271,8 @@ def ordinary_calls(
     handles += [block.register_forward_hook(note) for block in blocks]
     fed = HandFed([], [])
     for _ in range(num_cycles):
-        begun = False
+        begun, behind = False, generators()
+        set_generators(start)
         fed.predictions.append(call(model, *copy.deepcopy((args, kwargs))))
         assert left is not None
         fed.tokens.append(left)
@@ -351,7 +366,8 @@ def counts(rows: dict[Library, list[Row]]) -> str:
     as_is = sum(row.how == "as it is" for row in cycled)
     batched = sum(row.batched == "yes" for row in cycled)
     worst = max((row.difference or 0.0 for row in cycled), default=0.0)
-    agreement = f"The largest difference is {worst:.0e}." if worst else "They agree to the last bit."
+    largest = f"The largest difference is {worst:.0e}."
+    agreement = largest if worst else "They agree to the last bit."
     return (
         f"Of {len(every)} models, {as_is} are cycled as they are and {len(cycled) - as_is} by "
         f"path; {len(every) - len(cycled)} cannot be. {agreement} "

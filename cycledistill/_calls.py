@@ -73,7 +73,7 @@ class OrdinaryCall:
         self.left: Tensor | None = None
         self._with_gradients = torch.is_grad_enabled()
         self._inside_reentrant = False
-        self._chance_behind_stem: Chance | None = None
+        self._behind_stem: Chance | None = None
         self._tokens_in: Tensor | None = None
         self._beside: dict[int | str, Any] = {}
         self._earlier: tuple[dict[int | str, Any], Any] | None = None
@@ -92,13 +92,14 @@ class OrdinaryCall:
         record = setup.records.begin()
         before = setup.running.set(self)
         if self.chance is not None:
-            self._chance_behind_stem = Chance()
+            self._behind_stem = Chance()
             self.chance.restore()
         try:
             prediction = call_plain(plain, args, kwargs)
         finally:
             setup.running.set(before)
-            self._leave_stem()
+            if self._behind_stem is not None and self.phase == "stem":
+                self._behind_stem.restore()
             for norm in self.held:
                 norm.track_running_stats = True
             self._tokens_in = self._earlier = None
@@ -131,7 +132,8 @@ class OrdinaryCall:
         changed = None
         if self.phase == "stem":
             self.phase = "stack"
-            self._leave_stem()
+            if self._behind_stem is not None:  # the generators go on where the last cycle ended
+                self._behind_stem.restore()
             if self.entering is not None:
                 if self._is_inside_reentrant():
                     refuse_reentrant_checkpoint(setup, index)
@@ -163,6 +165,8 @@ class OrdinaryCall:
         tokens, name = self.setup.split_tokens(index, args, kwargs)
         changed = None
         if self.entering is not None and index == self.blocks_run[0]:
+            if self._behind_stem is not None:
+                self._behind_stem.restore_torch()
             tokens = self.entering.to(tokens.device)
             changed = with_new_tokens(args, kwargs, name, tokens)
         self._tokens_in = tokens
@@ -184,12 +188,6 @@ class OrdinaryCall:
         if self.alone and index == len(self.setup.stack.blocks) - 1 and torch.is_grad_enabled():
             return with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
         return None
-
-    def _leave_stem(self) -> None:
-        """From here on the generators go on where the cycle before has left them."""
-        if self._chance_behind_stem is not None:
-            self._chance_behind_stem.restore()
-            self._chance_behind_stem = None
 
     def _is_inside_reentrant(self) -> bool:
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self._with_gradients:

@@ -22,9 +22,13 @@ class Chance:
 
     def restore(self) -> None:
         """Put them back."""
-        torch.set_rng_state(self._cpu)
-        if self._gpus:
-            torch.cuda.set_rng_state_all(self._gpus)
+        self.restore_torch()
         random.setstate(self._python)
         if self._numpy is not None:
             sys.modules["numpy"].random.set_state(self._numpy)
+
+    def restore_torch(self) -> None:
+        """Put torch's back, as a checkpoint does that runs again in the backward pass."""
+        torch.set_rng_state(self._cpu)
+        if self._gpus:
+            torch.cuda.set_rng_state_all(self._gpus)

@@ -115,6 +115,32 @@ def test_checkpointing_with_all_other_options(kind: str) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("first", [0, -1], ids=["block", "stem-and-block"])
+def test_dropout_in_a_models_own_checkpoint_of_its_first_block(first: int) -> None:
+    """The hook inside of the checkpoint hands over to the cycle's own random numbers."""
+
+    def build(segments: list[tuple[int, int]]) -> OwnCheckpoints:
+        torch.manual_seed(0)
+        model = OwnCheckpoints(segments, False)
+        model.stem = nn.Sequential(nn.Linear(16, 16), nn.Dropout(0.3))
+        for block in model.blocks:
+            block.mlp.append(nn.Dropout(0.3))
+        return model.double()
+
+    x, bias = tokens(), torch.zeros(6, 6, dtype=torch.float64)
+    results = []
+    for segments in ([], [(first, 2), (2, 4)]):
+        model = build(segments)
+        torch.manual_seed(5)
+        loss = loss_of(CycleWrapper(model, 3)(x, bias))
+        loss.backward()
+        results.append((loss.detach(), gradients(model), torch.rand(1)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][2], results[1][2])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=0, atol=1e-12, msg=name)
+
+
 # Models that checkpoint on their own
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,6 +64,17 @@ class Facade(nn.Module):
                 yield from module.named_children()
             elif module is not None:
                 yield name, module
+
+    def _named_members(
+        self,
+        get_members_fn: Callable[[nn.Module], Any],
+        prefix: str = "",
+        recurse: bool = True,
+        remove_duplicate: bool = True,
+    ) -> Iterator[Any]:
+        """Parameters or buffers; without ``recurse`` those that the plain model itself holds."""
+        here = self if recurse or PLAIN not in self._modules else self.plain
+        yield from nn.Module._named_members(here, get_members_fn, prefix, recurse, remove_duplicate)
 
     def children(self) -> Iterator[nn.Module]:
         """What calls that go through the whole tree descend into: the plain model itself."""

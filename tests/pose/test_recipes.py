@@ -149,8 +149,8 @@ def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model):
     assert f"| 1 | {done.scores['AP/1']:.1f} |" in card and '"training set":' in card
     assert str(tmp_path) not in card
     loaded = load_plain(done.plain)
-    assert loaded.codec == ({"method": "dark", "sigma": 2.0} if heatmaps else {})
-    assert ("dark" in card) == ("sigma" in card) == (heatmaps is not None)
+    assert loaded.codec == ({"method": "fit", "sigma": 2.0} if heatmaps else {})
+    assert ('"codec": "fit"' in card) == ('"sigma": 2.0' in card) == (heatmaps is not None)
     assert loaded.skeleton == COCO and not loaded.model.training
     with torch.no_grad():
         output = loaded.model(torch.rand(1, 3, 64, 48))

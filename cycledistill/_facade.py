@@ -7,7 +7,7 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 PLAIN = "plain"
 TEACHER = "cycle_teacher"
@@ -34,6 +34,9 @@ class Facade(nn.Module):
         self._keywords = keywords
         self._original: tuple[nn.Module, ...] = (plain,)  # in a tuple: not a child
         self.plain = plain
+        # The model's own dictionaries: what goes by names looks for the root's tensors in the root.
+        for tensors in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
+            self.__dict__[tensors] = plain.__dict__[tensors]
         self._load_prefix = ""
         self.register_load_state_dict_post_hook(_say_plain_names)
         self._bind_forward()
@@ -148,9 +151,6 @@ class Facade(nn.Module):
         private = name.startswith("_")  # what frameworks note on the wrapper itself
         if own or private or plain is None or not hasattr(plain, name):
             super().__setattr__(name, value)
-        elif name in plain._parameters and isinstance(value, Tensor):
-            # Not a parameter where `torch.func.functional_call` swaps tensors by name.
-            plain._parameters[name] = value  # type: ignore[assignment]
         else:
             setattr(plain, name, value)
 

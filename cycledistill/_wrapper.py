@@ -260,7 +260,7 @@ class CycleWrapper(Facade):
         _wrappers.pop(plain, None)
         del self._modules[PLAIN]
         self._modules.pop(TEACHER, None)
-        self._original = ()
+        self.__dict__.update(_original=(), _parameters={}, _buffers={})
         return plain
 
     def train(self, mode: bool = True) -> CycleWrapper:

@@ -295,6 +295,28 @@ def test_distributed_checkpoint_state_has_plain_names() -> None:
     assert all(map(torch.equal, cycled.state_dict().values(), plain.state_dict().values()))
 
 
+def test_distributed_checkpoints_hold_the_optimiser_of_what_the_model_itself_holds() -> None:
+    """Parameters of no child, such as a class token, are found by those who go child by child."""
+    from torch.distributed.checkpoint.state_dict import (
+        get_optimizer_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    case = ZOO["vit"]
+    cycled = CycleWrapper(case.build(), 2)
+    direct = dict(cycled.plain.named_parameters(recurse=False))
+    assert direct and dict(cycled.named_parameters(recurse=False)) == direct
+    assert len(dict(cycled.named_parameters())) == len(dict(cycled.plain.named_parameters()))
+    optimizer = torch.optim.Adam(cycled.parameters())
+    args, named = case.batch()
+    cycled(*args, **named).predictions[-1].sum().backward()
+    optimizer.step()
+    state = get_optimizer_state_dict(cycled, optimizer)
+    assert set(state["state"]) == set(dict(cycled.plain.named_parameters()))
+    set_optimizer_state_dict(cycled, optimizer, state)
+    assert all("exp_avg" in optimizer.state[parameter] for parameter in direct.values())
+
+
 @some
 @options
 def test_timm_ema_after_a_step(case: Case, kwargs: dict[str, Any]) -> None:

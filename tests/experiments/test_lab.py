@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -266,7 +267,7 @@ def test_a_run_is_recorded_once_and_the_same_again(tmp_path: Path) -> None:
     assert set(cycled["metrics"]) == {f"{s}/accuracy/{n}" for s in ("val", "test") for n in (1, 2)}
     assert set(plain["metrics"]) == {"val/accuracy/1", "test/accuracy/1"}
     assert RunConfig(**cycled["config"]) == TINY
-    assert 1.9 < cycled["budget"]["training_macs"] / plain["budget"]["training_macs"] < 2
+    assert cycled["budget"]["training_macs"] == 2 * plain["budget"]["training_macs"]
     assert cycled["budget"]["macs_in_use"] == plain["budget"]["macs_in_use"]
     assert not cycled["budget"]["resumed"] and not list(results.work.glob("*/checkpoints"))
     again = train(TINY, tmp_path / "again", "cpu")
@@ -460,6 +461,7 @@ def test_cycles_may_begin_later_or_be_drawn(
     counts: list[int] = []
     forward = CycleWrapper.forward
 
+    @functools.wraps(forward)
     def counted(self: CycleWrapper, *args: Any, **kwargs: Any) -> Any:
         output = forward(self, *args, **kwargs)
         if self.training:

@@ -311,6 +311,7 @@ def in_some_words(text: str) -> str:
         ("no tensor that ", "predictions cannot be told apart by cycle"),
         ("checkpoints the last block", "the model checkpoints its last block"),
         ("Expected input batch_size", "the labels are those of the plain batch"),
+        ("cannot run its cycles in one batch", "something in the model needs the plain batch"),
     ):
         if said in text:
             return short

@@ -322,6 +322,15 @@ class Attributes(Plain):
         return self.second(self.first(x))
 
 
+class Shuffles(Plain):
+    """Puts its tokens into a random order and, behind the blocks, back into the old one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = torch.rand(x.shape[:2]).argsort(1).unsqueeze(-1).expand(-1, -1, 16)
+        y = self.run(self.stem(x).gather(1, order))
+        return self.head(torch.zeros_like(y).scatter(1, order, y))
+
+
 class SkipsAtRandom(Plain):
     """Stochastic depth that does not call a block at all."""
 
@@ -371,7 +380,8 @@ def by_hand() -> list[Candidate]:
         ),
         Candidate("checkpoints its blocks, reentrant", lambda: Checkpoints(True), sequence),
         Candidate("convolutional blocks with batch norms", Convolutions, picture),
-        Candidate("blocks that skip themselves at random", SkipsAtRandom, sequence),
+        Candidate("tokens in random order", Shuffles, sequence),
+        Candidate("blocks skipped at random", SkipsAtRandom, sequence),
         Candidate("two inputs through the same blocks", Siamese, pair),
         Candidate("the stack runs twice", Twice, sequence),
         Candidate("one block in all places", OneBlockForAll, sequence),

@@ -60,6 +60,7 @@ def test_a_model_of_each_kind() -> None:
         ("first half without gradients", "gradients differ"),
         ("makes its own loss", "the labels are those of the plain batch"),
         ("writes into the dict", "yes"),
+        ("tokens in random order", "something in the model needs the plain batch"),
         ("checkpoints its blocks", "the model checkpoints its last block"),
     ],
 )

@@ -194,7 +194,7 @@ def test_writes_what_it_promises(toy: Any, tmp_path: Path, capsys: Any) -> None:
     )
     output = capsys.readouterr().out
     assert "CycleWrapper(Net)" in output
-    assert "171 + 12 teacher-only + 1 in the loss" in output
+    assert "195 + 12 teacher-only + 1 in the loss" in output
     assert "3 epochs x 5 steps x 8 samples = 15 steps on 37 samples" in output
     assert "people      37" in output
     assert "epoch 2/3 step 8/15 | loss" in output and "samples/s" in output and "MiB" in output

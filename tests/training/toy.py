@@ -68,6 +68,7 @@ class Net(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.embed = nn.Linear(WIDTH, WIDTH)
+        self.position = nn.Parameter(torch.zeros(4, WIDTH))  # of no child, as a class token is
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU()) for _ in range(2)
         )
@@ -78,7 +79,7 @@ class Net(nn.Module):
     def forward(self, points: Tensor) -> Tensor:
         if self.training:
             self.calls += 1
-        tokens = self.embed(points)
+        tokens = self.embed(points) + self.position
         for block in self.blocks:
             tokens = block(tokens)
         return self.head(self.dropout(tokens).mean(1))

@@ -74,8 +74,8 @@ def refuse_second_state(
     if not isinstance(output, (tuple, list)):
         return
     for place, extra in enumerate(output[1:], 1):
-        if not isinstance(extra, Tensor):
-            continue
+        if not isinstance(extra, Tensor) or extra.ndim < tokens.ndim:
+            continue  # a sum of losses, say, which begins anew with every call
         if extra is tokens and extra is not output[0]:
             raise ValueError(
                 f"{setup.name_of(index)} gets the block before's output {place} as its tokens: "

@@ -327,6 +327,20 @@ def add_balancing_loss(index: int, block: nn.Module, x: Tensor, notes: list[Any]
     return x
 
 
+class AddsLoss(Block):
+    """Adds to a loss that is handed from block to block."""
+
+    def forward(self, x: Tensor, loss: Tensor) -> Any:  # type: ignore[override]
+        x = super().forward(x)
+        return x, loss + x.square().mean()
+
+
+def hand_loss_on(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
+    x, loss = block(x, notes[-1] if notes else x.new_zeros(()))
+    notes[:] = [loss]
+    return x
+
+
 def pass_values_on(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
     x, first = block(x, *notes)
     notes[:] = [first]
@@ -361,6 +375,7 @@ BETWEEN: dict[str, Callable[[], Between]] = {
     "mixture-of-experts": lambda: Between(
         add_balancing_loss, lambda y, notes: (y, sum(notes)), WithLoss
     ),
+    "loss-handed-on": lambda: Between(hand_loss_on, lambda y, notes: (y, notes[-1]), AddsLoss),
     "value-residual": lambda: Between(pass_values_on, block=ValueResidual),
     "positions": lambda: Between(add_positions),
     "deep-supervision": lambda: Between(keep_states, lambda y, notes: {"y": y, "all": notes}),

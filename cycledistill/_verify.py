@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from cycledistill._batched import BatchedPass
 from cycledistill._calls import call_plain, run_ordinary_calls
+from cycledistill._chance import Chance
 from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
 from cycledistill._teacher import TeacherOnly
@@ -81,7 +82,7 @@ def compare(
         unchecked = "gradients were not compared: " + (
             "several processes may share the parameters" if sharded else "they are switched off"
         )
-    with _undisturbed(plain):
+    with _undisturbed(plain) as chance:
         try:
             got = _run(lambda: batched.run(args, kwargs)[0], parameters)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
@@ -94,6 +95,7 @@ def compare(
         if batched.pruned:
             why = "the blocks prune tokens, which every ordinary call would do again"
             return Verification(0, 0, 0.0, f"nothing was compared: {why}")
+        chance.restore()
         expected = _run(ordinary, parameters)
         differences = _differences(expected, got)
         wrong = [found for found in differences if not found.relative <= _tolerance(expected)]
@@ -195,7 +197,7 @@ def _words(setup: Setup, wrong: list[_Difference]) -> str:
 
 
 @contextlib.contextmanager
-def _undisturbed(plain: nn.Module) -> Iterator[None]:
+def _undisturbed(plain: nn.Module) -> Iterator[Chance]:
     """Chance held still; buffers and generators are afterwards as they were."""
     buffers = [
         (module, name, buffer, buffer.clone())
@@ -203,11 +205,12 @@ def _undisturbed(plain: nn.Module) -> Iterator[None]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    devices = {p.device for p in plain.parameters() if p.device.type == "cuda"}
-    with torch.random.fork_rng([*devices]), _WithoutChance():
+    chance = Chance()
+    with _WithoutChance():
         try:
-            yield
+            yield chance
         finally:
+            chance.restore()
             with torch.no_grad():
                 for module, name, buffer, before in buffers:
                     module._buffers[name] = buffer

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -203,10 +205,19 @@ def test_dropout_and_other_chance_are_held_still() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_chance_that_cannot_be_held_still_is_said() -> None:
-    import random
+def test_chance_of_other_libraries_is_held_still_before_the_blocks() -> None:
+    class Masks(LoopModel):
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            return super().forward(x * random.random() + np.random.rand())
 
-    model = LoopModel(lambda y, x: y * random.random())
+    states = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
+    assert not CycleWrapper(Masks(), 2, batched=True).verify(tokens()).unchecked
+    assert random.getstate() == states[0]
+    assert (np.random.get_state()[1] == states[1]).all()  # type: ignore[index]
+
+
+def test_chance_that_cannot_be_held_still_is_said() -> None:
+    model = LoopModel(lambda y, x: y * random.SystemRandom().random())
     with pytest.warns(UserWarning, match=r"were not verified \(nothing was compared.*random"):
         CycleWrapper(model, 2, batched=True)(tokens())
 

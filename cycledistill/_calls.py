@@ -44,8 +44,9 @@ class OrdinaryCall:
         setup: Of the wrapper.
         cycle: Counted from 1.
         entering: What enters the first block in the place of the model's own tokens, or None.
-        chance: What the stem draws from: that of the first cycle, so that masks and the like that
-            it draws are those of the tokens. None leaves the generators alone.
+        chance: The generators as they were at the first cycle's begin. The stem of a later cycle
+            draws from these, so that masks and the like that it draws are those of the tokens.
+            None leaves the generators alone.
         teacher: Parameters of the later cycles, or None.
         alone: Whether it is the only cycle of a step, in which teacher-only parameters still need
             a gradient, of zero.
@@ -73,6 +74,7 @@ class OrdinaryCall:
         self.left: Tensor | None = None
         self._with_gradients = torch.is_grad_enabled()
         self._inside_reentrant = False
+        self._stem_draws = False
         self._behind_stem: Chance | None = None
         self._tokens_in: Tensor | None = None
         self._beside: dict[int | str, Any] = {}
@@ -86,12 +88,16 @@ class OrdinaryCall:
 
     def run(
         self, plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, Tensor, Tensor]:
-        """Call the model; returns its prediction, and the tokens that entered and left."""
+    ) -> tuple[Any, Tensor, Tensor, bool]:
+        """Call the model.
+
+        Returns:
+            Its prediction, the tokens that entered and left, and whether the stem drew at random.
+        """
         setup = self.setup
         record = setup.records.begin()
         before = setup.running.set(self)
-        if self.chance is not None:
+        if self.chance is not None and self.cycle > 1:
             self._behind_stem = Chance()
             self.chance.restore()
         try:
@@ -113,7 +119,7 @@ class OrdinaryCall:
         if self._inside_reentrant and not left.requires_grad:
             refuse_tokens_without_gradient(setup)
         setup.records.end(record, self, left)
-        return prediction, entered, left
+        return prediction, entered, left, self._stem_draws
 
     def before_block(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -134,6 +140,8 @@ class OrdinaryCall:
             self.phase = "stack"
             if self._behind_stem is not None:  # the generators go on where the last cycle ended
                 self._behind_stem.restore()
+            elif self.chance is not None and not torch.compiler.is_compiling():
+                self._stem_draws = self.chance.has_changed()
             if self.entering is not None:
                 if self._is_inside_reentrant():
                     refuse_reentrant_checkpoint(setup, index)
@@ -224,20 +232,20 @@ def run_ordinary_calls(
         cycle += 1
 
         def run(cycle: int = cycle, entering: Tensor | None = entering) -> Any:
-            stem = chance if cycle > 1 else None
-            call = OrdinaryCall(setup, cycle, entering, stem, teacher, num_cycles == 1)
+            call = OrdinaryCall(setup, cycle, entering, chance, teacher, num_cycles == 1)
             return call.run(plain, args, kwargs)
 
         try:
             if by_cycle and not torch.compiler.is_compiling():
-                prediction, entered, left = checkpoint(run, use_reentrant=False)
+                prediction, entered, left, stem_draws = checkpoint(run, use_reentrant=False)
             else:
-                prediction, entered, left = run()
+                prediction, entered, left, stem_draws = run()
         except RuntimeError as error:
             if pruned is None:
                 raise
             refuse_cycles_of_another_shape(setup, *pruned, error)
         if cycle == 1:
+            chance = chance if stem_draws else None
             injected = entered if setup.input_injection else None
             pruned = None if entered.shape == left.shape else (entered, left)
             if versions and versions != _versions(args, kwargs):

@@ -20,6 +20,18 @@ class Chance:
         numpy: Any = sys.modules.get("numpy")
         self._numpy = None if numpy is None else numpy.random.get_state()
 
+    def has_changed(self) -> bool:
+        """Whether something was drawn since."""
+        now = Chance()
+        same = all(
+            torch.equal(one, other)
+            for one, other in zip((self._cpu, *self._gpus), (now._cpu, *now._gpus), strict=True)
+        )
+        if self._numpy is not None and now._numpy is not None:
+            same = same and self._numpy[2] == now._numpy[2]  # the place in the sequence
+            same = same and bool((self._numpy[1] == now._numpy[1]).all())
+        return not same or self._python != now._python
+
     def restore(self) -> None:
         """Put them back."""
         self.restore_torch()

@@ -231,7 +231,9 @@ def run_ordinary_calls(
     while cycle < num_cycles:
         cycle += 1
 
-        def run(cycle: int = cycle, entering: Tensor | None = entering) -> Any:
+        def run(
+            cycle: int = cycle, entering: Tensor | None = entering, chance: Chance | None = chance
+        ) -> Any:
             call = OrdinaryCall(setup, cycle, entering, chance, teacher, num_cycles == 1)
             return call.run(plain, args, kwargs)
 

@@ -37,8 +37,10 @@ class StopRequest:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # A launcher's signal may reach this process when another one has stopped all of them.
+        ending = not self._alone and kind is not None and issubclass(kind, Interrupted)
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if ending else handler)
 
     def interruptible(self) -> _Interruptible:
         """A block (an evaluation) that can be left at any time; a pending request leaves it."""

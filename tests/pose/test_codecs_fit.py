@@ -160,3 +160,13 @@ def test_types_of_numbers() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(codec.decode(heatmaps)[0], keypoints)
     assert codec.decode(heatmaps[:0])[0].shape == (0, 50, 2)
+
+
+def test_a_person_does_not_depend_on_who_else_is_in_the_batch() -> None:
+    torch.manual_seed(0)
+    codec = HeatmapCodec((96, 128), (24, 32), 2.0, "fit")
+    maps = torch.rand(8, 17, 32, 24)
+    together = codec.decode(maps)[0]
+    for size in (1, 3):
+        parts = [codec.decode(maps[start : start + size])[0] for start in range(0, 8, size)]
+        assert torch.equal(torch.cat(parts), together)

@@ -38,12 +38,15 @@ def fit_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, sigma: fl
     height, width = heatmaps.shape[-2:]
     reach = max(1, int(3 * sigma))
     window, rows, columns = window_around(heatmaps, x, y, reach)
-    window = window / torch.where(maxima > 0, maxima, 1.0)
+    # In double precision, so that a person's keypoints do not depend, in their last bits, on who
+    # else is in the batch: vectorised exponentials differ from those of the remainder.
+    wide = window.dtype if window.device.type == "mps" else torch.float64
+    window = window.to(wide) / torch.where(maxima > 0, maxima, 1.0).to(wide)
     # Distances from the highest pixel in sigmas, and weights that are 0 outside of the map.
-    steps = torch.arange(-reach, reach + 1, device=x.device).to(heatmaps)[:, None] / sigma
-    in_x = ((columns >= 0) & (columns < width)).to(heatmaps)
-    in_y = ((rows >= 0) & (rows < height)).to(heatmaps)
-    place = torch.stack((x, y)).to(heatmaps)
+    steps = torch.arange(-reach, reach + 1, device=x.device).to(window)[:, None] / sigma
+    in_x = ((columns >= 0) & (columns < width)).to(window)
+    in_y = ((rows >= 0) & (rows < height)).to(window)
+    place = torch.stack((x, y)).to(window)
     size = place.new_tensor([[width], [height]])
     lowest, highest = (-1 - place) / sigma, (size - place) / sigma
     centre = torch.zeros_like(place)
@@ -62,7 +65,7 @@ def fit_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, sigma: fl
         step = torch.stack((b, c)) / a
         step = torch.where((a > 0) & step.isfinite(), step, 0.0).clamp(-0.5, 0.5)
         centre = torch.minimum(torch.maximum(centre + step, lowest), highest)
-    return sigma * centre.t()
+    return (sigma * centre.t()).to(heatmaps.dtype)
 
 
 def _moments(profile: Tensor, distance: Tensor) -> tuple[Tensor, Tensor, Tensor]:

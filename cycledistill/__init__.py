@@ -1,5 +1,6 @@
 """Cycled transformer self-distillation: train a transformer better without making it bigger."""
 
+from cycledistill._calibrate import ExitCalibration, calibrate_exit
 from cycledistill._frozen import FoldLoss
 from cycledistill._loss import CycleDistillLoss, CycleLosses
 from cycledistill._macs import MacCount, count_macs
@@ -12,8 +13,10 @@ __all__ = [
     "CycleLosses",
     "CycleOutput",
     "CycleWrapper",
+    "ExitCalibration",
     "FoldLoss",
     "MacCount",
     "Ramp",
+    "calibrate_exit",
     "count_macs",
 ]

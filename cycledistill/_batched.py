@@ -10,14 +10,16 @@ nothing to the tokens between its blocks and its tail treats samples independent
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cycledistill._calls import call_plain, entering_tokens
+from cycledistill._call import call_plain
+from cycledistill._cycled_call import Cycled, CycledCall
+from cycledistill._exit import EarlyExit
 from cycledistill._output import CycleOutput
 from cycledistill._recompute import inside_reentrant_checkpoint
 from cycledistill._refusals import (
@@ -28,10 +30,9 @@ from cycledistill._refusals import (
     refuse_own_checkpoint,
     refuse_second_run,
 )
-from cycledistill._setup import Phase, Setup, with_new_tokens
+from cycledistill._setup import Phase, with_new_tokens
 from cycledistill._split import split_output
-from cycledistill._teacher import TeacherOnly
-from cycledistill._tokens import relative_change, tokens_of, with_tokens
+from cycledistill._tokens import tokens_of, with_tokens
 from cycledistill._tree import map_tensors
 
 
@@ -51,38 +52,17 @@ class BlockCall:
         return self.block(*args, **kwargs)
 
 
-class BatchedPass:
-    """All cycles in one call of the model.
+@dataclass(eq=False)
+class BatchedPass(CycledCall):
+    """All cycles in one call of the model."""
 
-    Args:
-        setup: Of the wrapper.
-        plain: The model.
-        teacher: Parameters of the later cycles, or None.
-        num_cycles: Cycles asked for.
-        exit_tolerance: Stop once no sample's tokens change by more than this part of their norm.
-        keep_all: Whether all cycles' tokens leave the stack in one batch, or the last one's alone.
-    """
-
-    def __init__(
-        self,
-        setup: Setup,
-        plain: nn.Module,
-        teacher: TeacherOnly | None,
-        num_cycles: int,
-        exit_tolerance: float | None = None,
-        keep_all: bool = True,
-    ) -> None:
-        self.setup = setup
-        self.plain = plain
-        self.teacher = teacher
-        self.num_cycles = num_cycles
-        self.exit_tolerance = exit_tolerance
-        self.keep_all = keep_all
+    def __post_init__(self) -> None:
         self.phase: Phase = "stem"
         self.calls: list[BlockCall] = []
         self.entered: Tensor | None = None
         self.tokens: list[Tensor] = []
         self.pruned = False
+        self.leaving: EarlyExit | None = None
         # Compiled, a reentrant checkpoint is none.
         self._with_gradients = torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
@@ -92,10 +72,10 @@ class BatchedPass:
         kind = self.setup.activation_checkpointing
         return kind == "block" or (kind == "cycle" and self.phase != "later cycles")
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[CycleOutput, int]:
-        """Predictions and tokens of every cycle (or of the last alone), and how many ran."""
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cycled:
+        """Call the model once; the later cycles run behind its last block."""
         setup = self.setup
-        refuse_cache([*args, *kwargs.values()])
+        refuse_cache(setup, [*args, *kwargs.values()])
         record = setup.records.begin()
         before = setup.running.set(self)
         try:
@@ -117,9 +97,11 @@ class BatchedPass:
         self.calls = []
         setup.records.end(record, self, tokens[-1])
         if not self.keep_all:
-            return CycleOutput((output,), (tokens[-1],)), len(tokens)
+            leaving, self.leaving = self.leaving, None
+            cycles = None if leaving is None else leaving.cycles
+            return Cycled(CycleOutput((output,), (tokens[-1],)), len(tokens), cycles)
         predictions = split_output(setup, output, tokens, (args, kwargs))
-        return CycleOutput(predictions, tuple(tokens)), len(tokens)
+        return Cycled(CycleOutput(predictions, tuple(tokens)), len(tokens))
 
     def before_block(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note the arguments of a block's call in the first cycle."""
@@ -162,25 +144,38 @@ class BatchedPass:
         if setup.check_finite:
             refuse_infinite(setup, tokens, 1)
         outputs, self.tokens = [output], [tokens]
+        if self.exit_tolerance is not None:
+            beside = [(call.args[1:], call.kwargs) for call in self.calls]
+            self.leaving = self.begin_exit(tokens, beside, first_is_batch=False)
         for cycle in range(2, self.num_cycles + 1):
             before = tokens
-            entering = entering_tokens(setup, self.teacher, before, entered, cycle)
-            output = self._run_cycle(entering, cycle)
+            entering = self.entering(before, entered, cycle)
+            output = self._run_cycle(before, entering, cycle)
             tokens = tokens_of(output)
             refuse_other_shape(setup, self.plain, before, tokens, cycle)
             if setup.check_finite:
                 refuse_infinite(setup, tokens, cycle)
+            if self.leaving is not None:
+                output = self.leaving.put(outputs[-1], output)
+                tokens, entered = self.leaving.settle(before, tokens, entered)
+                self._narrow(self.leaving)
             outputs.append(output)
-            self.tokens.append(tokens)
-            tolerance = self.exit_tolerance
-            if tolerance and relative_change(before, tokens, setup.batch_dim) < tolerance:
+            self.tokens.append(tokens_of(output))
+            if self.leaving is not None and self.leaving.done:
                 break
         return outputs
 
-    def _run_cycle(self, entering: Tensor, cycle: int) -> Any:
+    def _narrow(self, leaving: EarlyExit) -> None:
+        """Call the blocks with what belongs to the samples that are under way."""
+        self.calls = [
+            replace(call, args=(*call.args[:1], *args), kwargs=kwargs)
+            for call, (args, kwargs) in zip(self.calls, leaving.inputs(), strict=True)
+        ]
+
+    def _run_cycle(self, before: Tensor, entering: Tensor, cycle: int) -> Any:
         calls, teacher = self.calls, self.teacher
 
-        def run(tokens: Tensor) -> Any:
+        def run(before: Tensor, tokens: Tensor) -> Any:
             output: Any = tokens
             for call in calls:
                 output = call.run(tokens)
@@ -189,23 +184,25 @@ class BatchedPass:
                     left = teacher.adapt(tokens, left, cycle, call.index)
                     output = with_tokens(output, left)
                 tokens = left
+            if teacher is not None:
+                output = with_tokens(output, teacher.open_gate(before, tokens, cycle))
             return output
 
-        def run_again(tokens: Tensor) -> Any:
+        def run_again(before: Tensor, tokens: Tensor) -> Any:
             """As `run`, also in the backward pass, where the hooks must let the blocks pass."""
             if torch.compiler.is_compiling():
-                return run(tokens)
+                return run(before, tokens)
             phase, self.phase = self.phase, "later cycles"
-            before = self.setup.running.set(self)
+            outer = self.setup.running.set(self)
             try:
-                return run(tokens)
+                return run(before, tokens)
             finally:
-                self.setup.running.set(before)
+                self.setup.running.set(outer)
                 self.phase = phase
 
         if self.setup.activation_checkpointing == "cycle" and torch.is_grad_enabled():
-            return checkpoint(run_again, entering, use_reentrant=False)
-        return run(entering)
+            return checkpoint(run_again, before, entering, use_reentrant=False)
+        return run(before, entering)
 
     def _fold(self, outputs: list[Any]) -> Any:
         """Every cycle's output in one batch."""

@@ -1,9 +1,7 @@
 """Ordinary calls: each cycle is one call of the model.
 
-The model runs itself, whole, once for each cycle. A hook in front of its first block puts the
-tokens that left the last block in the cycle before in the place of those that the model has made;
-a hook behind the last block notes what leaves. Whatever the model does between, beside and behind
-its blocks is so right without our knowing of it.
+The model runs itself, whole, once for each cycle. Whatever it does between, beside and behind its
+blocks is therefore right without our knowing of it.
 """
 
 from __future__ import annotations
@@ -11,307 +9,115 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cycledistill._caches import CycleCaches, caches_in
+from cycledistill._call import OneCycle, OrdinaryCall
 from cycledistill._chance import Chance
+from cycledistill._cycled_call import Cycled, CycledCall
+from cycledistill._exit import EarlyExit
 from cycledistill._output import CycleOutput
-from cycledistill._recompute import inside_reentrant_checkpoint
 from cycledistill._refusals import (
-    refuse_cache,
     refuse_changed_inputs,
     refuse_cycles_of_another_shape,
-    refuse_cycles_that_did_not_run,
+    refuse_exit_with_cache,
     refuse_infinite,
     refuse_other_shape,
-    refuse_reentrant_checkpoint,
-    refuse_second_run,
-    refuse_second_state,
-    refuse_tokens_behind_others,
-    refuse_tokens_without_gradient,
 )
-from cycledistill._setup import Phase, Setup, with_new_tokens
-from cycledistill._teacher import TeacherOnly
-from cycledistill._tokens import relative_change, tokens_of, with_tokens
-from cycledistill._tree import fresh_containers, iter_tensors
+from cycledistill._tree import fresh_containers, iter_tensors, map_leaves
 
 
-class OrdinaryCall:
-    """One call of the model, which is one cycle.
+class OrdinaryCalls(CycledCall):
+    """All cycles of a call, one after another."""
 
-    Args:
-        setup: Of the wrapper.
-        cycle: Counted from 1.
-        entering: What enters the first block in the place of the model's own tokens, or None.
-        chance: The generators as they were at the first cycle's begin. The stem of a later cycle
-            draws from these, so that masks and the like that it draws are those of the tokens.
-            None leaves the generators alone.
-        teacher: Parameters of the later cycles, or None.
-        alone: Whether it is the only cycle of a step, in which teacher-only parameters still need
-            a gradient, of zero.
-    """
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cycled:
+        """Call the model once for each cycle."""
+        if self.num_cycles == 1:
+            only = self._call((args, kwargs), 1, None, None, None, None)
+            return Cycled(CycleOutput((only.prediction,), (only.left,)), 1)
+        training = self.plain.training
+        caches = CycleCaches(self.setup.model, self.num_cycles, training, args, kwargs)
+        if caches.given is not None and self.exit_tolerance is not None:
+            refuse_exit_with_cache(self.setup)
+        versions = _versions(args, kwargs)
+        chance = None if torch.compiler.is_compiling() else Chance()
+        predictions: list[Any] = []
+        tokens: list[Tensor] = []
+        made: list[list[Any]] = []
+        leaving: EarlyExit | None = None
+        first = before = entering = None
+        for cycle in range(1, self.num_cycles + 1):
+            if before is not None and first is not None:
+                entering = self.entering(before, first, cycle)
+            inputs = caches.inputs(cycle, args, kwargs) if leaving is None else leaving.inputs()
+            done = self._call(inputs, cycle, first, before, entering, chance)
+            # The model may fill and return the same dict in every call.
+            prediction, left = fresh_containers(done.prediction), done.left
+            made.append(caches_in(prediction))
+            if first is None:
+                first = done.entered
+                chance = chance if done.stem_draws else None
+                if versions and versions != _versions(args, kwargs):
+                    refuse_changed_inputs(self.setup)
+            whole = left
+            if self.exit_tolerance is not None:
+                prediction = _without(made[-1], prediction)
+                if leaving is None or before is None:
+                    leaving = self.begin_exit(left, (args, kwargs), first_is_batch=True)
+                else:
+                    prediction = leaving.put(predictions[-1], prediction)
+                    whole = leaving.put(tokens[-1], left)
+                    left, first = leaving.settle(before, left, first)
+            if not self.keep_all:
+                predictions.clear()
+                tokens.clear()
+            predictions.append(prediction)
+            tokens.append(whole)
+            before = left
+            if leaving is not None and leaving.done:
+                break
+        if leaving is None and not training and (caches.given is not None or not self.keep_all):
+            predictions = caches.join(predictions, made)
+        output = CycleOutput(tuple(predictions), tuple(tokens))
+        return Cycled(output, cycle, None if leaving is None else leaving.cycles)
 
-    def __init__(
+    def _call(
         self,
-        setup: Setup,
+        inputs: tuple[tuple[Any, ...], dict[str, Any]],
         cycle: int,
+        first: Tensor | None,
+        before: Tensor | None,
         entering: Tensor | None,
         chance: Chance | None,
-        teacher: TeacherOnly | None,
-        alone: bool,
-    ) -> None:
-        self.setup = setup
-        self.cycle = cycle
-        self.entering = entering
-        self.chance = chance
-        self.teacher = teacher
-        self.alone = alone
-        self.phase: Phase = "stem"
-        self.blocks_run: list[int] = []
-        self.held: list[_BatchNorm] = []
-        self.entered: Tensor | None = None
-        self.left: Tensor | None = None
-        self._with_gradients = torch.is_grad_enabled()
-        self._inside_reentrant = False
-        self._stem_draws = False
-        self._behind_stem: Chance | None = None
-        self._tokens_in: Tensor | None = None
-        self._beside: dict[int | str, Any] = {}
-        self._earlier: tuple[dict[int | str, Any], Any] | None = None
-
-    @property
-    def checkpoints_blocks(self) -> bool:
-        """Whether blocks keep their inputs alone; a compiled cycle does it by blocks, too."""
-        kind = self.setup.activation_checkpointing
-        return kind == "block" or (kind == "cycle" and torch.compiler.is_compiling())
-
-    def run(
-        self, plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Any, Tensor, Tensor, bool]:
-        """Call the model.
-
-        Returns:
-            Its prediction, the tokens that entered and left, and whether the stem drew at random.
-        """
+    ) -> OneCycle:
+        """One cycle, checked."""
         setup = self.setup
-        record = setup.records.begin()
-        before = setup.running.set(self)
-        if self.chance is not None and self.cycle > 1:
-            self._behind_stem = Chance()
-            self.chance.restore()
-        try:
-            prediction = call_plain(plain, args, kwargs)
-        finally:
-            setup.running.set(before)
-            if self._behind_stem is not None and self.phase == "stem":
-                self._behind_stem.restore()
-            for norm in self.held:
-                norm.track_running_stats = True
-            self._tokens_in = self._earlier = None
-            self._beside = {}
-        # A record of the call must not hold what the call's own graph leads to.
-        entered, self.entered = self.entered, None
-        left, self.left = self.left, None
-        whole = setup.skips_blocks or (self.blocks_run[:1] == [0] and self.phase == "tail")
-        if entered is None or left is None or not whole:
-            refuse_cycles_that_did_not_run(setup, plain, self.blocks_run)
-        if self._inside_reentrant and not left.requires_grad:
-            refuse_tokens_without_gradient(setup)
-        setup.records.end(record, self, left)
-        return prediction, entered, left, self._stem_draws
 
-    def before_block(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Hand the tokens in, if it is the first block."""
-        setup = self.setup
-        tokens, name = setup.split_tokens(index, args, kwargs)
-        if self.phase == "tail" or (self.blocks_run and index <= self.blocks_run[-1]):
-            refuse_second_run(setup, index)
-        beside: dict[int | str, Any] = dict(enumerate(args[1:], 1))
-        beside.update(kwargs)
-        if self._earlier is not None:
-            refuse_second_state(setup, index, tokens, beside, self._earlier)
-        self._beside = beside
-        self.blocks_run.append(index)
-        changed = None
-        if self.phase == "stem":
-            self.phase = "stack"
-            if self._behind_stem is not None:  # the generators go on where the last cycle ended
-                self._behind_stem.restore()
-            elif self.chance is not None and not torch.compiler.is_compiling():
-                self._stem_draws = self.chance.has_changed()
-            if self.entering is not None:
-                if self._is_inside_reentrant():
-                    refuse_reentrant_checkpoint(setup, index)
-                tokens = self.entering.to(tokens.device)
-                changed = with_new_tokens(args, kwargs, name, tokens)
-            self.entered = tokens
-        self._tokens_in = tokens
-        return changed
+        def run() -> OneCycle:
+            alone = self.num_cycles == 1
+            call = OrdinaryCall(setup, cycle, before, entering, chance, self.teacher, alone)
+            return call.run(self.plain, *inputs)
 
-    def after_block(self, index: int, output: Any) -> Any:
-        """Note the tokens; behind the last block the tail begins."""
-        changed = self._changed(index, output)
-        self._earlier = (self._beside, output)
-        last = index == len(self.setup.stack.blocks) - 1
-        if last:
-            self.phase = "tail"
-            self._earlier = None
-            if self.entered is not None:
-                refuse_tokens_behind_others(self.setup, index, self.entered, output)
-            self._inside_reentrant = self._is_inside_reentrant()
-        if last or self.setup.skips_blocks:
-            self.left = tokens_of(output if changed is None else changed)
-        return changed
-
-    def before_block_again(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Hand the same tokens in when the first block runs again."""
-        tokens, name = self.setup.split_tokens(index, args, kwargs)
-        changed = None
-        if self.entering is not None and index == self.blocks_run[0]:
-            if self._behind_stem is not None:
-                self._behind_stem.restore_torch()
-            tokens = self.entering.to(tokens.device)
-            changed = with_new_tokens(args, kwargs, name, tokens)
-        self._tokens_in = tokens
-        return changed
-
-    def after_block_again(self, index: int, output: Any) -> Any:
-        """Apply the same adapter."""
-        return self._changed(index, output)
-
-    def _changed(self, index: int, output: Any) -> Any:
-        """A block's output with what teacher-only parameters add to it, or None."""
-        tokens_in, self._tokens_in = self._tokens_in, None
-        if self.teacher is None:
-            return None
-        tokens = tokens_of(output)
-        if self.cycle > 1:
-            assert tokens_in is not None
-            return with_tokens(output, self.teacher.adapt(tokens_in, tokens, self.cycle, index))
-        if self.alone and index == len(self.setup.stack.blocks) - 1 and torch.is_grad_enabled():
-            return with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
-        return None
-
-    def _is_inside_reentrant(self) -> bool:
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self._with_gradients:
-            return False
-        return inside_reentrant_checkpoint()
-
-
-def run_ordinary_calls(
-    setup: Setup,
-    plain: nn.Module,
-    teacher: TeacherOnly | None,
-    num_cycles: int,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    exit_tolerance: float | None = None,
-    keep_all: bool = True,
-) -> tuple[CycleOutput, int]:
-    """Run all cycles.
-
-    Returns:
-        Predictions and tokens of every cycle, or of the last one without ``keep_all``, and the
-        number of cycles that ran.
-    """
-    if num_cycles > 1:
-        refuse_cache([*args, *kwargs.values()])
-    versions = _versions(args, kwargs) if num_cycles > 1 else []
-    predictions: list[Any] = []
-    all_tokens: list[Tensor] = []
-    entering = injected = pruned = None
-    by_cycle = setup.activation_checkpointing == "cycle" and torch.is_grad_enabled()
-    chance = None if num_cycles == 1 or torch.compiler.is_compiling() else Chance()
-    cycle = 0
-    while cycle < num_cycles:
-        cycle += 1
-
-        def run(
-            cycle: int = cycle, entering: Tensor | None = entering, chance: Chance | None = chance
-        ) -> Any:
-            call = OrdinaryCall(setup, cycle, entering, chance, teacher, num_cycles == 1)
-            return call.run(plain, args, kwargs)
-
+        by_cycle = setup.activation_checkpointing == "cycle" and torch.is_grad_enabled()
         try:
             if by_cycle and not torch.compiler.is_compiling():
-                prediction, entered, left, stem_draws = checkpoint(run, use_reentrant=False)
+                done: OneCycle = checkpoint(run, use_reentrant=False)
             else:
-                prediction, entered, left, stem_draws = run()
+                done = run()
         except RuntimeError as error:
-            if pruned is None:
+            if first is None or before is None or first.shape == before.shape:
                 raise
-            refuse_cycles_of_another_shape(setup, *pruned, error)
-        if cycle == 1:
-            chance = chance if stem_draws else None
-            injected = entered if setup.input_injection else None
-            pruned = None if entered.shape == left.shape else (entered, left)
-            if versions and versions != _versions(args, kwargs):
-                refuse_changed_inputs(setup)
-        refuse_other_shape(setup, plain, entered, left, cycle)
+            refuse_cycles_of_another_shape(setup, first, before, error)
+        refuse_other_shape(setup, self.plain, done.entered, done.left, cycle)
         if setup.check_finite:
-            refuse_infinite(setup, left, cycle)
-        settled = False
-        if exit_tolerance is not None and all_tokens:
-            settled = relative_change(all_tokens[-1], left, setup.batch_dim) < exit_tolerance
-        if not keep_all:
-            predictions.clear()
-            all_tokens.clear()
-        if num_cycles > 1:  # the model may fill and return the same dict in every call
-            prediction = fresh_containers(prediction)
-        predictions.append(prediction)
-        all_tokens.append(left)
-        if settled:
-            break
-        if cycle < num_cycles:
-            entering = entering_tokens(setup, teacher, left, injected, cycle + 1)
-    return CycleOutput(tuple(predictions), tuple(all_tokens)), cycle
+            refuse_infinite(setup, done.left, cycle)
+        return done
 
 
-def call_plain(plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call the model, which may write into the containers that it is given.
-
-    A bare ``nn.ModuleList`` has no call of its own: its blocks run one after another.
-    """
-    args, kwargs = fresh_containers(args), fresh_containers(kwargs)
-    if not isinstance(plain, nn.ModuleList):
-        return plain(*args, **kwargs)
-    tokens, *rest = args
-    for block in plain:
-        tokens = tokens_of(block(tokens, *rest, **kwargs))
-    return tokens
-
-
-def entering_tokens(
-    setup: Setup,
-    teacher: TeacherOnly | None,
-    left: Tensor,
-    injected: Tensor | None,
-    cycle: int,
-) -> Tensor:
-    """What enters a later cycle, from the tokens that left the one before.
-
-    Args:
-        setup: Of the wrapper.
-        teacher: Parameters of the later cycles, or None.
-        left: Tokens that left the cycle before.
-        injected: Tokens that entered the first cycle.
-        cycle: The cycle that is entered, 2 or more.
-    """
-    if setup.grad_cycles is not None and (cycle - 1) % setup.grad_cycles == 0:
-        left = left.detach()
-    if setup.input_injection and injected is not None:
-        if injected.shape != left.shape:
-            raise ValueError(
-                f"input_injection adds the stack's input {list(injected.shape)} to later cycles' "
-                f"tokens {list(left.shape)}: the shapes must be equal (a pruned stack cannot)"
-            )
-        left = left + setup.input_injection * injected
-    return left if teacher is None else teacher.enter(left, cycle)
+def _without(caches: list[Any], prediction: Any) -> Any:
+    """Samples that stop at different cycles leave no cache that a next call could go on with."""
+    return map_leaves(lambda x: None if any(x is one for one in caches) else x, prediction)
 
 
 def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:

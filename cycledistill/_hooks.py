@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from cycledistill._calls import OrdinaryCall
+from cycledistill._call import OrdinaryCall
 from cycledistill._recompute import running_pass
 from cycledistill._setup import Setup
 

@@ -114,14 +114,21 @@ def refuse_cycles_of_another_shape(
     ) from error
 
 
-def refuse_cache(values: Sequence[Any]) -> None:
-    """A key-value cache that comes from outside would be filled by every cycle."""
-    for value in values:
-        if not isinstance(value, Tensor) and hasattr(value, "get_seq_length"):
-            raise ValueError(
-                f"got a key-value cache ({type(value).__name__}), which every cycle would make "
-                "longer: call the model without past_key_values, or with one cycle"
-            )
+def refuse_cache(setup: Setup, values: Sequence[Any]) -> None:
+    """Batched cycles call each block again, which would make a cache from outside longer."""
+    if any(hasattr(value, "get_seq_length") for value in values if not isinstance(value, Tensor)):
+        raise ValueError(
+            f"{setup.model} got a key-value cache, which each of its batched cycles would make "
+            "longer: expected batched=False, or a call without a cache"
+        )
+
+
+def refuse_exit_with_cache(setup: Setup) -> NoReturn:
+    """Samples that stop early would leave holes in the later cycles' caches."""
+    raise ValueError(
+        f"{setup.model} got a key-value cache and exit_tolerance: tokens that stop early would be "
+        "missing from the later cycles' caches. Use one of the two"
+    )
 
 
 def refuse_changed_inputs(setup: Setup) -> NoReturn:

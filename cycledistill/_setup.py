@@ -14,7 +14,7 @@ from cycledistill._recompute import PassRecords
 
 if TYPE_CHECKING:
     from cycledistill._batched import BatchedPass
-    from cycledistill._calls import OrdinaryCall
+    from cycledistill._call import OrdinaryCall
 
 Pass: TypeAlias = Union["OrdinaryCall", "BatchedPass"]
 Phase: TypeAlias = Literal["stem", "stack", "later cycles", "tail"]
@@ -61,6 +61,7 @@ class Setup:
         activation_checkpointing: None, "block" or "cycle".
         grad_cycles: Cycles that gradients pass through, or None.
         input_injection: Factor of the stack's input in later cycles.
+        cycle_norm: None, "rms" or "input".
         check_finite: Whether to look for NaN and infinite tokens.
         skips_blocks: The setting by which the model skips blocks at random, such as
             ``"config.layerdrop=0.1"``, or "".
@@ -76,6 +77,7 @@ class Setup:
     activation_checkpointing: str | None = None
     grad_cycles: int | None = None
     input_injection: float = 0.0
+    cycle_norm: str | None = None
     check_finite: bool = False
     skips_blocks: str = ""
     has_fast_path: bool = False

@@ -9,54 +9,64 @@ from torch import Tensor, nn
 
 
 class TeacherOnly(nn.Module):
-    """A cycle embedding and low-rank adapters for the cycles after the first.
+    """A cycle embedding, low-rank adapters and a gate for the cycles after the first.
 
-    Both start as the identity: the embedding and the second factor of every adapter are zero.
+    Embedding and adapters start as the identity: the embedding and the second factor of every
+    adapter are zero. A gate starts closed, at zero: the later cycles change nothing.
     A cycle beyond the trained number uses the last trained cycle's parameters.
 
     Args:
         num_cycles: Trained number of cycles N; parameters exist for cycles 2..N.
         num_blocks: Blocks of the stack.
-        token_dim: Channels D of a token.
+        token_dim: Channels D of a token; None where nothing has a value for each channel.
         cycle_embedding: Whether to learn one vector for each later cycle, added to the tokens
             that enter it (Universal Transformer, arXiv 1807.03819).
         adapter_rank: Rank r of a residual ``x @ down @ up`` beside every block in every later
             cycle (in the spirit of Relaxed Recursive Transformers, arXiv 2410.20672); 0 for none.
+        gate: Whether each later cycle learns how far it goes (as ReZero does for a block, arXiv
+            2003.04887): True for one number, ``"channel"`` for one of each channel.
     """
 
     embedding: nn.Parameter | None
     down: nn.Parameter | None
     up: nn.Parameter | None
+    alpha: nn.Parameter | None
 
     def __init__(
         self,
         num_cycles: int,
         num_blocks: int,
-        token_dim: int,
+        token_dim: int | None,
         cycle_embedding: bool,
         adapter_rank: int,
+        gate: bool | str,
     ) -> None:
         super().__init__()
         later = num_cycles - 1
         self.token_dim = token_dim
-        self.embedding = nn.Parameter(torch.empty(later, token_dim)) if cycle_embedding else None
-        self.down = self.up = None
-        if adapter_rank:
+        self.embedding = self.down = self.up = self.alpha = None
+        if gate:
+            channels = (token_dim,) if gate == "channel" and token_dim else ()
+            self.alpha = nn.Parameter(torch.empty(later, *channels))
+        if cycle_embedding and token_dim:
+            self.embedding = nn.Parameter(torch.empty(later, token_dim))
+        if adapter_rank and token_dim:
             self.down = nn.Parameter(torch.empty(later, num_blocks, token_dim, adapter_rank))
             self.up = nn.Parameter(torch.empty(later, num_blocks, adapter_rank, token_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Make every later cycle the first one again."""
-        if self.embedding is not None:
-            nn.init.zeros_(self.embedding)
-        if self.down is not None and self.up is not None:
+        """Make every later cycle the first one again, or nothing where there is a gate."""
+        for parameter in (self.embedding, self.alpha):
+            if parameter is not None:
+                nn.init.zeros_(parameter)
+        if self.down is not None and self.up is not None and self.token_dim is not None:
             nn.init.normal_(self.down, std=1 / math.sqrt(self.token_dim))
             nn.init.zeros_(self.up)
 
     def enter(self, tokens: Tensor, cycle: int) -> Tensor:
         """Tokens `[..., D]` that enter a cycle (2 or later), with its embedding added."""
-        if tokens.shape[-1] != self.token_dim:
+        if self.token_dim is not None and tokens.shape[-1] != self.token_dim:
             raise ValueError(
                 f"token_dim={self.token_dim}, but the tokens are {list(tokens.shape)} with "
                 f"{tokens.shape[-1]} channels last; teacher-only parameters need [..., D] tokens"
@@ -72,6 +82,16 @@ class TeacherOnly(nn.Module):
         row = self._row(cycle, self.down)
         down, up = self.down[row, block], self.up[row, block]
         return tokens_out + (tokens_in.to(down.dtype) @ down @ up).to(tokens_out.dtype)
+
+    def open_gate(self, before: Tensor, after: Tensor, cycle: int) -> Tensor:
+        """Tokens on the way from those before a later cycle to those behind it, `[..., D]`.
+
+        ``before + alpha * (after - before)``, and ``before`` itself where alpha is 0.
+        """
+        if self.alpha is None:
+            return after
+        alpha = self.alpha[self._row(cycle, self.alpha)]
+        return before + (alpha * (after - before)).to(before.dtype)
 
     def zero(self) -> Tensor:
         """A zero that depends on every parameter, for steps in which no later cycle ran."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cycledistill._distance import at_least_float32
 from cycledistill._tree import map_tensors
 
 
@@ -39,9 +40,20 @@ def with_tokens(output: Any, tokens: Tensor) -> Any:
     return map_tensors(first, output)
 
 
-def relative_change(before: Tensor, after: Tensor, batch_dim: int) -> float:
-    """Largest relative change of any sample's tokens."""
+def relative_changes(before: Tensor, after: Tensor, batch_dim: int) -> Tensor:
+    """How far each sample's tokens moved, as a part of their norm, `[B]`."""
     dims = [dim for dim in range(before.ndim) if dim != batch_dim]
     change = torch.linalg.vector_norm((after - before).float(), dim=dims)
     size = torch.linalg.vector_norm(before.float(), dim=dims)
-    return float((change.detach() / size.clamp_min(torch.finfo(torch.float32).tiny)).max())
+    return change.detach() / size.detach().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def normed(tokens: Tensor, like: Tensor | None) -> Tensor:
+    """Tokens `[..., D]`, each scaled to a root mean square of 1, or to that of ``like``'s."""
+    scale = 1 / _rms(tokens) if like is None else _rms(like) / _rms(tokens)
+    return (tokens * scale).to(tokens.dtype)
+
+
+def _rms(tokens: Tensor) -> Tensor:
+    wide = at_least_float32(tokens)
+    return wide.square().mean(-1, keepdim=True).add(torch.finfo(wide.dtype).eps).sqrt()

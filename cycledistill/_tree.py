@@ -19,14 +19,21 @@ def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
     Containers are new and keep their type; everything else is taken from ``tree``.
     """
-    if isinstance(tree, Tensor):
-        return function(tree, *others)
-    parts = _parts(tree)
+
+    def of_tensor(leaf: Any, *counterparts: Any) -> Any:
+        return function(leaf, *counterparts) if isinstance(leaf, Tensor) else leaf
+
+    return map_leaves(of_tensor, tree, *others)
+
+
+def map_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply ``function`` to everything in ``tree`` that is no container."""
+    parts = None if isinstance(tree, Tensor) else _parts(tree)
     if parts is None:
-        return tree
+        return function(tree, *others)
     counterparts = [_parts(other) for other in others]
     mapped = [
-        map_tensors(function, part, *(other[index] for other in counterparts if other is not None))
+        map_leaves(function, part, *(other[index] for other in counterparts if other is not None))
         for index, part in enumerate(parts)
     ]
     return _rebuilt(tree, mapped)

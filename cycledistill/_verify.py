@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from cycledistill._batched import BatchedPass
-from cycledistill._calls import call_plain, run_ordinary_calls
+from cycledistill._call import call_plain
+from cycledistill._calls import OrdinaryCalls
 from cycledistill._chance import Chance
 from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
@@ -71,7 +72,7 @@ def compare(
     """
 
     def ordinary() -> CycleOutput:
-        return run_ordinary_calls(setup, plain, teacher, num_cycles, args, kwargs)[0]
+        return OrdinaryCalls(setup, plain, teacher, num_cycles).run(args, kwargs).output
 
     batched = BatchedPass(setup, plain, teacher, num_cycles)
     parameters: dict[str, Tensor] = {n: p for n, p in plain.named_parameters() if p.requires_grad}
@@ -84,7 +85,7 @@ def compare(
         )
     with _undisturbed(plain) as chance:
         try:
-            got = _run(lambda: batched.run(args, kwargs)[0], parameters)
+            got = _run(lambda: batched.run(args, kwargs).output, parameters)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             call_plain(plain, args, kwargs)  # its own error comes through as it is
             text = str(error).rstrip(". ")

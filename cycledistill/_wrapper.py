@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cycledistill._batched import BatchedPass
-from cycledistill._calls import call_plain, run_ordinary_calls
+from cycledistill._call import call_plain
+from cycledistill._calls import OrdinaryCalls
+from cycledistill._cycled_call import CycledCall
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
 from cycledistill._hooks import Attachment, NoFastPath, detach_copies, detach_stale
@@ -77,13 +81,22 @@ class CycleWrapper(Facade):
             block's in the first cycle; compiled: each block's). ``None`` keeps everything.
         grad_cycles: Truncated back-propagation: gradients pass through at most this many
             consecutive cycles (cycles 1..k, k+1..2k, ... are cut from each other).
-        input_injection: This factor times the tokens that entered the stack is added to the
-            tokens that enter each later cycle.
+        input_injection: This factor times the tokens that entered the stack (of a slice, those
+            that entered the slice) is added to the tokens that enter each later cycle.
+        cycle_norm: What enters a later cycle, before anything is added to it, is scaled token by
+            token over the channels, which come last: ``"rms"`` to a root mean square of 1,
+            ``"input"`` to that with which the token entered the stack at first. Pre-norm stacks
+            make tokens larger in each pass.
+        gate: Let each later cycle learn how much of it counts: the tokens become
+            ``x + alpha * (f(x) - x)``, where x left the cycle before, f is the cycle with all
+            that the options add, and alpha is 0 at first, so that every cycle of a pretrained
+            model begins with the plain model's prediction. ``True`` for one alpha, ``"channel"``
+            for one of each channel. Teacher-only.
         cycle_embedding: Learn a vector for each later cycle, added to the tokens that enter it.
             Teacher-only: zero at first, dropped by ``unwrap``.
         adapter_rank: Rank of low-rank adapters beside every block in the later cycles, 0 for none.
             Teacher-only.
-        token_dim: Channels D of the tokens, where the teacher-only options cannot read it off.
+        token_dim: Channels D of the tokens, where the teacher-only options cannot find it.
         check_finite: Raise ``FloatingPointError`` with the cycle at which tokens became NaN or
             infinite. Costs a synchronisation for each cycle.
         batch_dim: Batch dimension of the tokens: 0, or 1 for `[T, B, D]`. ``None``: 1 where the
@@ -105,6 +118,8 @@ class CycleWrapper(Facade):
         activation_checkpointing: str | None = None,
         grad_cycles: int | None = None,
         input_injection: float = 0.0,
+        cycle_norm: str | None = None,
+        gate: bool | str = False,
         cycle_embedding: bool = False,
         adapter_rank: int = 0,
         token_dim: int | None = None,
@@ -123,15 +138,12 @@ class CycleWrapper(Facade):
                 raise ValueError(f"min_cycles={min_cycles} is above num_cycles={num_cycles}")
         if grad_cycles is not None:
             _check_count("grad_cycles", grad_cycles)
-        if activation_checkpointing not in (None, "block", "cycle"):
-            raise ValueError(
-                "activation_checkpointing must be None, 'block' or 'cycle', got "
-                f"{activation_checkpointing!r}"
-            )
+        _check_choice("activation_checkpointing", activation_checkpointing, None, "block", "cycle")
+        _check_choice("cycle_norm", cycle_norm, None, "rms", "input")
+        _check_choice("gate", gate, False, True, "channel")
+        _check_choice("batch_dim", batch_dim, None, 0, 1)
         if adapter_rank < 0:
             raise ValueError(f"adapter_rank must be 0 or more, got {adapter_rank}")
-        if batch_dim not in (None, 0, 1):
-            raise ValueError(f"batch_dim must be None, 0 or 1, got {batch_dim}")
         if head_per_cycle is not None:
             warnings.warn(
                 "head_per_cycle is now batched, with the opposite meaning and False by default",
@@ -148,11 +160,15 @@ class CycleWrapper(Facade):
         self.batched = declared if batched is None else batched
         self.stack_path = stack.path
         self.cycles_run = 0
+        self.sample_cycles: Tensor | None = None
+        self._cycles_in_use = 1
         self._verified = declared
-        if (cycle_embedding or adapter_rank) and num_cycles > 1:
-            width = token_dim if token_dim is not None else find_token_dim(model, stack.blocks)
+        if (cycle_embedding or adapter_rank or gate) and num_cycles > 1:
+            width = token_dim
+            if width is None and (cycle_embedding or adapter_rank or gate == "channel"):
+                width = find_token_dim(model, stack.blocks)
             depth = len(stack.blocks)
-            teacher = TeacherOnly(num_cycles, depth, width, cycle_embedding, adapter_rank)
+            teacher = TeacherOnly(num_cycles, depth, width, cycle_embedding, adapter_rank, gate)
             super().add_module(TEACHER, teacher)
         self._setup = Setup(
             model=type(model).__name__,
@@ -162,6 +178,7 @@ class CycleWrapper(Facade):
             activation_checkpointing=activation_checkpointing,
             grad_cycles=grad_cycles,
             input_injection=input_injection,
+            cycle_norm=cycle_norm,
             check_finite=check_finite,
             skips_blocks=_skips_blocks(model),
             has_fast_path=any(isinstance(m, nn.TransformerEncoder) for m in model.modules()),
@@ -174,6 +191,11 @@ class CycleWrapper(Facade):
                 UserWarning,
                 stacklevel=2,
             )
+            if gate:
+                raise ValueError(
+                    f"gate={gate!r} acts behind the last block, which {type(model).__name__} may "
+                    f"skip ({self._setup.skips_blocks}): expected that to be 0"
+                )
         self._attachment = Attachment(self._setup)
         self._attached = False
         self.training = model.training
@@ -195,8 +217,10 @@ class CycleWrapper(Facade):
             *args: The plain model's arguments.
             num_cycles: Cycles of this call. In training the default is the wrapper's
                 ``num_cycles`` (or a random number, with ``min_cycles``), in eval mode 1.
-            exit_tolerance: Eval mode only: stop cycling once no sample's tokens change by more
-                than this part of their norm. ``cycled.cycles_run`` tells how many cycles ran.
+            exit_tolerance: Eval mode only: each sample stops, and leaves the batch, once its
+                tokens change by less than this part of their norm; see `calibrate_exit`.
+                ``cycled.sample_cycles`` `[B]` tells after how many cycles, ``cycled.cycles_run``
+                the largest of them.
             **kwargs: The plain model's keyword arguments.
 
         Returns:
@@ -207,10 +231,10 @@ class CycleWrapper(Facade):
             if exit_tolerance is not None:
                 raise ValueError("exit_tolerance is for eval mode; this wrapper is in training")
             return self._run(self._draw_cycles(num_cycles), args, kwargs)
-        cycles = 1 if num_cycles is None else num_cycles
+        cycles = self._cycles_in_use if num_cycles is None else num_cycles
         _check_count("num_cycles", cycles)
-        if cycles == 1:
-            self.cycles_run = 1
+        if cycles == 1 and self._cycles_in_use == 1:
+            self.cycles_run, self.sample_cycles = 1, None
             return call_plain(self.plain, args, kwargs)
         return self._use(cycles, args, kwargs, exit_tolerance, keep_all=False).predictions[0]
 
@@ -221,6 +245,44 @@ class CycleWrapper(Facade):
         cycles = self.num_cycles if num_cycles is None else num_cycles
         _check_count("num_cycles", cycles)
         return (self._run if self.training else self._use)(cycles, args, kwargs)
+
+    @contextmanager
+    def cycles(self, num_cycles: int) -> Iterator[None]:
+        """Use several cycles in every call that is made while this lasts, in eval mode.
+
+        That includes the calls that the plain model makes of itself, as when it generates::
+
+            with cycled.cycles(2):
+                text = cycled.generate(**inputs, max_new_tokens=20)
+
+        A decoder then keeps a key-value cache for each cycle, in one object; tokens are those that
+        come without a cache, and each costs as much as ``num_cycles`` plain passes.
+
+        Args:
+            num_cycles: Cycles of each call.
+        """
+        _check_count("num_cycles", num_cycles)
+        if self.training:
+            raise RuntimeError("cycles() is for eval mode; this wrapper is in training")
+        plain = self.plain
+        own, original = plain.__dict__.get("forward"), plain.forward
+
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self._setup.running.current() is not None:  # a cycle's own call
+                return original(*args, **kwargs)
+            return self._use(num_cycles, args, kwargs, keep_all=False).predictions[0]
+
+        before, self._cycles_in_use = self._cycles_in_use, num_cycles
+        plain.__dict__["forward"] = forward
+        try:
+            yield
+        finally:
+            self._cycles_in_use = before
+            if own is None:
+                del plain.__dict__["forward"]
+            else:
+                plain.__dict__["forward"] = own
 
     def verify(self, *args: Any, num_cycles: int | None = None, **kwargs: Any) -> Verification:
         """Compare batched cycles with ordinary calls of the model, on one example.
@@ -300,12 +362,11 @@ class CycleWrapper(Facade):
             if self.batched and cycles > 1:
                 if not self._verified:
                     self._verify_once(compiling, cycles, args, kwargs)
-                batched = BatchedPass(setup, plain, teacher, cycles, exit_tolerance, keep_all)
-                output, self.cycles_run = batched.run(args, kwargs)
+                kind: type[CycledCall] = BatchedPass
             else:
-                output, self.cycles_run = run_ordinary_calls(
-                    setup, plain, teacher, cycles, args, kwargs, exit_tolerance, keep_all
-                )
+                kind = OrdinaryCalls
+            call = kind(setup, plain, teacher, cycles, exit_tolerance, keep_all)
+            output, self.cycles_run, self.sample_cycles = call.run(args, kwargs)
         finally:
             if not held:
                 self._attachment.release()
@@ -391,9 +452,16 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
 
 
+def _check_choice(name: str, value: object, *choices: object) -> None:
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
 def _check_child_names(model: nn.Module) -> None:
     """A child or tensor of the model must not have a name that is taken by the wrapper's own."""
     own = {PLAIN, TEACHER, "num_cycles", "min_cycles", "batched", "stack_path", "cycles_run"}
+    own.add("sample_cycles")
     own.update(name for name in dir(CycleWrapper) if not hasattr(nn.Module, name))
     for name in (*model._modules, *model._parameters, *model._buffers):
         if name in own:

@@ -241,20 +241,6 @@ def test_a_stack_that_runs_twice() -> None:
         cycled(tokens(), num_cycles=2)
 
 
-def test_a_key_value_cache_from_outside() -> None:
-    import transformers
-
-    config = transformers.GPT2Config(
-        n_embd=16, n_layer=3, n_head=2, vocab_size=50, bos_token_id=0, eos_token_id=0
-    )
-    cycled = CycleWrapper(transformers.GPT2Model(config).train(), 2)
-    words = torch.randint(50, (2, 5))
-    cache = transformers.DynamicCache()
-    with pytest.raises(ValueError, match=r"key-value cache \(\w+\).*without past_key_values"):
-        cycled(words, past_key_values=cache)
-    assert len(cycled(words, past_key_values=cache, num_cycles=1).tokens) == 1
-
-
 def loop_directly(index: int, block: nn.Module, x: Tensor) -> Tensor:
     return block.forward(x)
 

@@ -190,48 +190,6 @@ def test_teacher_parameters_on_tokens_with_the_batch_second() -> None:
     assert_same(cycled(*args, **kwargs).tokens, tuple(fed.tokens))
 
 
-# Early exit
-
-
-class Contraction(nn.Module):
-    """Halves the distance to a fixed point, a sample's own rate times."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.point = nn.Parameter(torch.ones(4))
-
-    def forward(self, x: Tensor, rate: float = 0.5) -> Tensor:
-        return self.point + rate * (x - self.point)
-
-
-def test_early_exit() -> None:
-    model = nn.Sequential(Contraction()).double().eval()
-    cycled = CycleWrapper(model, 2, blocks=":")
-    x = 1 + torch.ones(2, 3, 4, dtype=torch.float64)
-    # After i cycles x is 1 + 2^-i, so cycle i + 1 changes it by 2^-(i+1) / (1 + 2^-i).
-    changes = [2.0 ** -(i + 1) / (1 + 2.0**-i) for i in range(1, 30)]
-    for tolerance in (0.5, 0.05, 1e-3, 1e-6):
-        expected = next(i for i, change in enumerate(changes, 2) if change < tolerance)
-        out = cycled(x, num_cycles=30, exit_tolerance=tolerance)
-        assert cycled.cycles_run == expected
-        torch.testing.assert_close(out, x - 1 + 2.0**-expected)
-    cycled(x, num_cycles=3, exit_tolerance=1e-9)
-    assert cycled.cycles_run == 3, "num_cycles is the limit"
-    cycled(x)
-    assert cycled.cycles_run == 1
-
-
-def test_early_exit_waits_for_every_sample() -> None:
-    model = nn.Sequential(Contraction()).double().eval()
-    cycled = CycleWrapper(model, 2, blocks=":")
-    settled = torch.ones(1, 3, 4, dtype=torch.float64)
-    cycled(settled, num_cycles=9, exit_tolerance=1e-3)
-    assert cycled.cycles_run == 2
-    far = torch.cat([settled, settled + 100])
-    cycled(far, num_cycles=30, exit_tolerance=1e-3)
-    assert cycled.cycles_run > 10
-
-
 # Finite tokens
 
 

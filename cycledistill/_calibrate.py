@@ -1,0 +1,126 @@
+"""Choose the tolerance of early exit for a wanted mean cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cycledistill._tokens import relative_changes
+from cycledistill._wrapper import CycleWrapper
+
+
+class ExitCalibration(NamedTuple):
+    """What `calibrate_exit` found.
+
+    Attributes:
+        tolerance: For ``exit_tolerance=``.
+        mean_cycles: Cycles that the samples run with it, on average.
+        num_cycles: Largest number of cycles N, for ``num_cycles=``.
+        counts: How many samples stop after 1, 2, ... N cycles.
+    """
+
+    tolerance: float
+    mean_cycles: float
+    num_cycles: int
+    counts: tuple[int, ...]
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        stops = ", ".join(f"{count} after {n}" for n, count in enumerate(self.counts, 1) if count)
+        return (
+            f"exit_tolerance={self.tolerance:.3g}: {self.mean_cycles:.2f} of {self.num_cycles} "
+            f"cycles on average ({stops})"
+        )
+
+
+@torch.no_grad()
+def calibrate_exit(
+    cycled: CycleWrapper,
+    loader: Iterable[Any],
+    target: float,
+    num_cycles: int | None = None,
+    inputs: Callable[[Any], Any] | None = None,
+) -> ExitCalibration:
+    """Choose the tolerance with which samples run a wanted number of cycles on average.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> blocks = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2)]
+    >>> cycled = CycleWrapper(nn.Sequential(*blocks), num_cycles=2).eval()
+    >>> batches = torch.randn(8, 16, 3, 4)
+    >>> found = calibrate_exit(cycled, batches, target=3.0, num_cycles=4)
+    >>> found.mean_cycles <= 3.0
+    True
+    >>> out = cycled(batches[0], num_cycles=4, exit_tolerance=found.tolerance)
+
+    A sample stops after the first cycle, from the second on, that changes its tokens by less than
+    the tolerance. The cycles that a sample runs are its cost but for the stem and the head: with
+    ordinary calls these belong to the cycle, with batched ones they run once.
+
+    Args:
+        cycled: The wrapped model, in eval mode.
+        loader: Batches of validation data, on the model's device. Its samples decide, so they
+            should be none of those that the result is reported on.
+        target: Mean number of cycles that may be spent, from 2 to ``num_cycles``.
+        num_cycles: Largest number of cycles N, the wrapper's by default.
+        inputs: What the model takes of a batch: a tensor, a tuple of positional arguments or a
+            mapping of keyword arguments. By default the first item of a tuple or list, else the
+            batch.
+
+    Returns:
+        The tolerance that spends most within ``target``.
+
+    Raises:
+        ValueError: The wrapper is in training mode, ``target`` is out of range, or the loader is
+            empty.
+    """
+    cycles = cycled.num_cycles if num_cycles is None else num_cycles
+    if cycled.training:
+        raise ValueError("calibrate_exit needs eval mode: call cycled.eval()")
+    if not 2 <= target <= cycles:
+        raise ValueError(f"target must be from 2 to num_cycles={cycles} cycles, got {target}")
+    found = [_changes(cycled, _chosen(batch, inputs), cycles) for batch in loader]
+    if not found:
+        raise ValueError("loader is empty, expected at least one batch")
+    # A sample stops where its smallest change so far falls below the tolerance.
+    smallest = torch.cat(found, 1).cummin(0).values  # [N - 1, samples]
+    candidates = smallest[:-1].flatten().unique()
+    above = torch.nextafter(candidates, torch.full_like(candidates, math.inf))
+    tolerances = torch.cat([torch.zeros(1), above])  # the first stops nobody early
+    low, high = 0, len(tolerances) - 1  # the mean falls as the tolerance grows
+    while low < high:
+        middle = (low + high) // 2
+        if _cycles_run(smallest, tolerances[middle]).double().mean() <= target:
+            high = middle
+        else:
+            low = middle + 1
+    run = _cycles_run(smallest, tolerances[low])
+    counts = torch.bincount(run, minlength=cycles + 1)[1:].tolist()
+    return ExitCalibration(
+        float(tolerances[low]), float(run.double().mean()), cycles, tuple(counts)
+    )
+
+
+def _changes(cycled: CycleWrapper, chosen: Any, cycles: int) -> Tensor:
+    """Relative changes of a batch in cycles 2 to N, `[N - 1, B]`."""
+    args = chosen if isinstance(chosen, tuple) else () if isinstance(chosen, Mapping) else (chosen,)
+    kwargs = chosen if isinstance(chosen, Mapping) else {}
+    tokens = cycled.forward_cycles(*args, num_cycles=cycles, **kwargs).tokens
+    dim = cycled._setup.batch_dim
+    return torch.stack([relative_changes(a, b, dim) for a, b in pairwise(tokens)]).cpu()
+
+
+def _chosen(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
+    if inputs is not None:
+        return inputs(batch)
+    return batch[0] if isinstance(batch, (tuple, list)) else batch
+
+
+def _cycles_run(smallest: Tensor, tolerance: Tensor) -> Tensor:
+    """Cycles that each sample runs, `[samples]`."""
+    return 2 + (~(smallest[:-1] < tolerance)).sum(0)

@@ -1,0 +1,251 @@
+"""Decoders of transformers: a key-value cache for each cycle, in training and in generation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cycledistill import CycleDistillLoss, CycleWrapper
+from tests.core.reference import hand_fed
+
+tf = pytest.importorskip("transformers")
+
+SIZES = {
+    "vocab_size": 89,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "max_position_embeddings": 64,
+}
+NO_DROPOUT = {"attn_pdrop": 0, "embd_pdrop": 0, "resid_pdrop": 0}
+EAGER = {"experts_implementation": "eager"}  # the others take no float64
+MODELS = {
+    "gpt2": lambda: tf.GPT2LMHeadModel(
+        tf.GPT2Config(vocab_size=89, n_embd=16, n_layer=3, n_head=4, n_positions=64, **NO_DROPOUT)
+    ),
+    "llama": lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**SIZES)),
+    "qwen3": lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**SIZES)),
+    "gemma2": lambda: tf.Gemma2ForCausalLM(tf.Gemma2Config(**SIZES, sliding_window=4)),
+    "mistral": lambda: tf.MistralForCausalLM(tf.MistralConfig(**SIZES, sliding_window=4)),
+    "mixtral": lambda: tf.MixtralForCausalLM(
+        tf.MixtralConfig(**SIZES, num_local_experts=4, sliding_window=None, **EAGER)
+    ),
+}
+
+
+def make(name: str) -> nn.Module:
+    """A decoder whose predictions differ from cycle to cycle."""
+    torch.manual_seed(0)
+    model: nn.Module = MODELS[name]().double().eval()
+    model.generation_config.pad_token_id = 0  # type: ignore[union-attr]
+    model.generation_config.eos_token_id = None  # type: ignore[union-attr]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.4)
+    return model
+
+
+def prompt(name: str) -> dict[str, Tensor]:
+    """Three sentences, the second of which is padded on its left.
+
+    Not for Gemma 2, whose softcapped attention gives NaN where a row of the mask is empty.
+    """
+    ids = torch.randint(1, 89, (3, 5), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    if name != "gemma2":
+        mask[1, :2] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+@pytest.mark.parametrize("num_cycles", [1, 2, 3])
+@pytest.mark.parametrize("name", MODELS)
+def test_generated_tokens_are_those_without_a_cache(name: str, num_cycles: int) -> None:
+    cycled = CycleWrapper(make(name), 2).eval()
+    ways: dict[str, dict[str, Any]] = {
+        "greedy": {"do_sample": False},
+        "sampled": {"do_sample": True, "top_k": 20},
+        "beams": {"do_sample": False, "num_beams": 3},
+    }
+    for way, options in ways.items():
+        found = []
+        for use_cache in (True, False):
+            torch.manual_seed(2)
+            with cycled.cycles(num_cycles):
+                found.append(
+                    cycled.generate(
+                        **prompt(name), max_new_tokens=8, use_cache=use_cache, **options
+                    )
+                )
+        assert torch.equal(*found), way
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
+def test_generation_is_that_of_cycles_fed_by_hand(name: str) -> None:
+    model = make(name)
+    ids = prompt(name)["input_ids"]
+    cycled = CycleWrapper(model, 2).eval()
+    texts = []
+    for num_cycles in (1, 2, 3):
+        expected = ids
+        with torch.no_grad():
+            for _ in range(6):
+                fed = hand_fed(
+                    model, cycled.stack_path, num_cycles, (expected,), {"use_cache": False}
+                )
+                token = fed.predictions[-1].logits[:, -1:].argmax(-1)
+                expected = torch.cat([expected, token], 1)
+        with cycled.cycles(num_cycles):
+            # The plain model generates in cycles, too.
+            found = model.generate(  # type: ignore[operator]
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False
+            )
+        assert torch.equal(found, expected)
+        texts.append(expected)
+    assert not torch.equal(texts[0], texts[1])
+    assert not torch.equal(texts[1], texts[2])
+
+
+@pytest.mark.parametrize("blocks", [None, "model.layers.1:2"])
+def test_a_cache_goes_on_where_it_ended(blocks: str | None) -> None:
+    cycled = CycleWrapper(make("llama"), 2, blocks).eval()
+    ids = torch.randint(0, 89, (2, 9))
+    with torch.no_grad():
+        whole = cycled(ids, num_cycles=2, use_cache=False).logits
+        first = cycled(ids[:, :4], num_cycles=2)
+        cache = first.past_key_values
+        assert len(cache.layers) == 2 * 3
+        second = cycled(ids[:, 4:7], num_cycles=2, past_key_values=cache)
+        assert second.past_key_values is cache
+        cache.crop(-1)
+        third = cycled(ids[:, 6:], num_cycles=2, past_key_values=cache)
+    torch.testing.assert_close(first.logits, whole[:, :4], atol=1e-10, rtol=0)
+    torch.testing.assert_close(second.logits, whole[:, 4:7], atol=1e-10, rtol=0)
+    torch.testing.assert_close(third.logits, whole[:, 6:], atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["static", "without a config"])
+def test_other_caches(kind: str) -> None:
+    cycled = CycleWrapper(make("llama"), 2).eval()
+    ids = torch.randint(0, 89, (2, 7))
+    with torch.no_grad():
+        whole = cycled(ids, num_cycles=2, use_cache=False).logits
+        if kind == "static":
+            cache = tf.StaticCache(config=cycled.config, max_cache_len=10)
+        else:
+            cache = tf.DynamicCache()  # makes its layers as they are needed
+        first = cycled(ids[:, :4], num_cycles=2, past_key_values=cache)
+        second = cycled(ids[:, 4:], num_cycles=2, past_key_values=first.past_key_values)
+    torch.testing.assert_close(second.logits, whole[:, 4:], atol=1e-10, rtol=0)
+
+
+def test_a_cache_of_other_cycles_is_refused() -> None:
+    cycled = CycleWrapper(make("llama"), 2).eval()
+    ids = torch.randint(0, 89, (2, 5))
+    with torch.no_grad():
+        cache = cycled(ids).past_key_values
+        with pytest.raises(ValueError, match=r"5 tokens of 1 cycle, and this call has 2"):
+            cycled(ids[:, :1], num_cycles=2, past_key_values=cache)
+        cache = cycled(ids, num_cycles=3).past_key_values
+        with pytest.raises(ValueError, match=r"5 tokens of 3 cycles, and this call has 2"):
+            cycled(ids[:, :1], num_cycles=2, past_key_values=cache)
+        cycled(ids[:, :1], past_key_values=cache)  # cycle 1 alone
+        with pytest.raises(ValueError, match=r"\[6, 5, 5\] tokens of the cycles 1 to 3"):
+            cycled(ids[:, :1], num_cycles=3, past_key_values=cache)
+        cache = cycled(ids, num_cycles=2).past_key_values
+        with pytest.raises(ValueError, match="key-value cache and exit_tolerance"):
+            cycled(ids[:, :1], num_cycles=2, past_key_values=cache, exit_tolerance=0.1)
+
+
+def test_a_foreign_cache_is_refused_by_name() -> None:
+    class Foreign(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
+
+        def forward(self, x: Tensor, kv_cache: Any = None) -> Tensor:
+            for block in self.blocks:
+                x = block(x)
+            return x
+
+    cycled = CycleWrapper(Foreign(), 2).eval()
+    with pytest.raises(ValueError, match=r"Foreign got a key-value cache \(list\)"):
+        cycled(torch.ones(2, 3, 4), num_cycles=2, kv_cache=[])
+    cycled(torch.ones(2, 3, 4), kv_cache=[])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mixtral"])
+def test_training_with_the_default_use_cache(name: str) -> None:
+    model = make(name)
+    ids = prompt(name)["input_ids"]
+    expected = {}
+    for use_cache in (None, False):
+        cycled = CycleWrapper(model, 2).train()
+        model.zero_grad()
+        output = cycled(input_ids=ids, labels=ids, use_cache=use_cache)
+        if use_cache is None:
+            caches = [prediction.past_key_values for prediction in output.predictions]
+            assert caches[0] is not caches[1]
+            assert [len(cache.layers) for cache in caches] == [3, 3]
+        criterion = CycleDistillLoss(lambda prediction: prediction.loss, token_weight=0.1)
+        criterion(output).total.backward()
+        found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        for key, gradient in expected.items():
+            torch.testing.assert_close(found[key], gradient, atol=1e-12, rtol=0)
+        expected = found
+        assert cycled.unwrap() is model
+
+
+def test_a_learnt_prefix_enters_every_cycle() -> None:
+    model = make("llama")
+    ids = prompt("llama")["input_ids"]
+    learnt = torch.randn(3, 2, 1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def prefix() -> Any:
+        cache = tf.DynamicCache(config=model.config)
+        for index, (keys, values) in enumerate(learnt):
+            cache.update(keys.expand(3, -1, -1, -1), values.expand(3, -1, -1, -1), index)
+        return cache
+
+    cycled = CycleWrapper(model, 2).train()
+    output = cycled(input_ids=ids, past_key_values=prefix())
+    first = model.train()(input_ids=ids, past_key_values=prefix())
+    handles = [
+        model.get_submodule("model.layers.0").register_forward_pre_hook(
+            lambda module, args: (output.tokens[0], *args[1:])
+        )
+    ]
+    second = model(input_ids=ids, past_key_values=prefix())
+    handles[0].remove()
+    torch.testing.assert_close(output.predictions[0].logits, first.logits, atol=1e-12, rtol=0)
+    torch.testing.assert_close(output.predictions[1].logits, second.logits, atol=1e-12, rtol=0)
+    output.predictions[1].logits.sum().backward()
+    assert learnt.grad is not None
+    assert learnt.grad.abs().min() > 0
+
+
+def test_cycles_ends_and_nests() -> None:
+    model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2))).double()
+    cycled = CycleWrapper(model, 2).eval()
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    one, two, three = (cycled(x, num_cycles=n) for n in (1, 2, 3))
+    with cycled.cycles(2):
+        assert torch.equal(model(x), two)
+        assert torch.equal(cycled(x), two)
+        assert torch.equal(cycled(x, num_cycles=1), one)
+        with cycled.cycles(3):
+            assert torch.equal(model(x), three)
+            with cycled.cycles(1):
+                assert torch.equal(model(x), one)
+                assert torch.equal(cycled(x), one)
+        assert torch.equal(cycled(x), two)
+    assert torch.equal(model(x), one)
+    assert "forward" not in vars(model)
+    with pytest.raises(RuntimeError, match="eval mode"), cycled.train().cycles(2):
+        pass

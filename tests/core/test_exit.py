@@ -1,0 +1,189 @@
+"""Early exit, sample by sample, and its calibration."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cycledistill import CycleWrapper, calibrate_exit
+
+
+class Contraction(nn.Module):
+    """Halves the distance to a fixed point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.point = nn.Parameter(torch.ones(4))
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x.shape[0])
+        return self.point + 0.5 * (x - self.point)
+
+
+class Attending(nn.Module):
+    """Tokens that attend to each other under a mask, with something that belongs to the sample."""
+
+    def __init__(self, batch_first: bool = True) -> None:
+        super().__init__()
+        self.batch_first = batch_first
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                8, 2, 16, dropout=0, batch_first=batch_first, norm_first=True
+            )
+            for _ in range(2)
+        )
+        self.head = nn.Linear(8, 3)
+        self.seen: list[int] = []
+
+    def forward(
+        self, x: Tensor, *, mask: Tensor | None = None, scale: Tensor | None = None
+    ) -> dict[str, Any]:
+        self.seen.append(x.shape[0 if self.batch_first else 1])
+        for layer in self.layers:
+            x = layer(x, src_mask=mask)
+        if not self.batch_first:
+            x = x.transpose(0, 1)
+        logits = self.head(x.mean(1))
+        if scale is not None:
+            logits = logits * scale[:, None]
+        return {
+            "logits": logits,
+            "parts": [x, SimpleNamespace(first=x[:, 0])],
+            "bias": self.head.bias,
+        }
+
+
+def contraction() -> CycleWrapper:
+    return CycleWrapper(nn.Sequential(Contraction()).double().eval(), 2, blocks=":")
+
+
+def attending(batched: bool, batch_first: bool = True) -> CycleWrapper:
+    torch.manual_seed(0)
+    return CycleWrapper(Attending(batch_first).double().eval(), 2, "layers", batched=batched).eval()
+
+
+def samples(size: int = 12) -> Tensor:
+    """Samples that settle at different speeds."""
+    torch.manual_seed(3)
+    return torch.randn(size, 5, 8, dtype=torch.float64) * torch.logspace(-2, 1, size)[:, None, None]
+
+
+def test_the_cycle_at_which_a_sample_stops() -> None:
+    cycled = contraction()
+    x = 1 + torch.ones(2, 3, 4, dtype=torch.float64)
+    # After i cycles x is 1 + 2^-i, so cycle i + 1 changes it by 2^-(i+1) / (1 + 2^-i).
+    changes = [2.0 ** -(i + 1) / (1 + 2.0**-i) for i in range(1, 30)]
+    for tolerance in (0.5, 0.05, 1e-3, 1e-6):
+        expected = next(i for i, change in enumerate(changes, 2) if change < tolerance)
+        out = cycled(x, num_cycles=30, exit_tolerance=tolerance)
+        assert cycled.cycles_run == expected
+        assert cycled.sample_cycles is not None
+        assert cycled.sample_cycles.tolist() == [expected] * 2
+        torch.testing.assert_close(out, x - 1 + 2.0**-expected)
+    cycled(x, num_cycles=3, exit_tolerance=1e-9)
+    assert cycled.cycles_run == 3, "num_cycles is the limit"
+    cycled(x)
+    assert cycled.cycles_run == 1
+    assert cycled.sample_cycles is None
+
+
+def test_the_batch_shrinks() -> None:
+    cycled = contraction()
+    settled = torch.ones(1, 3, 4, dtype=torch.float64)
+    cycled(torch.cat([settled, settled + 100, settled]), num_cycles=30, exit_tolerance=1e-3)
+    assert cycled.sample_cycles is not None
+    first, far, third = cycled.sample_cycles.tolist()
+    assert (first, third) == (2, 2)
+    assert far == cycled.cycles_run > 10
+    assert cycled.plain[0].seen == [3, 3] + [1] * (far - 2)
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("batched", [False, True])
+def test_each_sample_gets_what_it_gets_alone(batched: bool, batch_first: bool) -> None:
+    cycled = attending(batched, batch_first)
+    x = samples()
+    mask = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    # A batched tail must not combine the tokens with something of the plain batch.
+    scale = None if batched else torch.arange(12, dtype=torch.float64)
+    given = x if batch_first else x.transpose(0, 1).contiguous()
+    out = cycled(given, mask=mask, scale=scale, num_cycles=9, exit_tolerance=0.25)
+    assert cycled.sample_cycles is not None
+    counts = cycled.sample_cycles.tolist()
+    assert len(set(counts)) > 2, "samples stop at different cycles"
+    if not batched:
+        assert cycled.plain.seen[-1] < 12
+    for i, count in enumerate(counts):
+        one = x[i : i + 1] if batch_first else x[i : i + 1].transpose(0, 1)
+        own = None if scale is None else scale[i : i + 1]
+        alone = cycled(one, mask=mask, scale=own, num_cycles=count)
+        torch.testing.assert_close(out["logits"][i], alone["logits"][0])
+        torch.testing.assert_close(out["parts"][0][i], alone["parts"][0][0])
+        torch.testing.assert_close(out["parts"][1].first[i], alone["parts"][1].first[0])
+    assert torch.equal(out["bias"], cycled.plain.head.bias)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_where_the_batch_is_not_evident_it_stays_whole(batched: bool) -> None:
+    cycled = attending(batched)
+    mask = torch.ones(5, 5, dtype=torch.bool).triu(1)  # as many tokens as samples
+    x = samples(5)
+    out = cycled(x, mask=mask, num_cycles=9, exit_tolerance=0.25)
+    assert cycled.sample_cycles is not None
+    assert set(cycled.plain.seen) == {5}
+    assert set(cycled.sample_cycles.tolist()) == {cycled.cycles_run}
+    whole = cycled(x, mask=mask, num_cycles=cycled.cycles_run)
+    torch.testing.assert_close(out["logits"], whole["logits"])
+
+
+def test_an_output_without_a_batch_dimension() -> None:
+    class Flat(Attending):
+        def forward(self, x: Tensor, **_: Any) -> Any:
+            return super().forward(x)["parts"][0].flatten(0, 1)
+
+    cycled = CycleWrapper(Flat().double().eval(), 2, "layers").eval()
+    with pytest.raises(ValueError, match=r"exit_tolerance: an output \[60, 8\] of 12 samples"):
+        cycled(samples(), num_cycles=9, exit_tolerance=0.25)
+
+
+@pytest.mark.parametrize("target", [2.0, 2.5, 4.2, 8.0])
+def test_calibration_spends_what_is_wanted(target: float) -> None:
+    cycled = attending(batched=False)
+    x = samples(60)
+    found = calibrate_exit(cycled, x.split(16), target, num_cycles=8)
+    cycled(x, num_cycles=8, exit_tolerance=found.tolerance)
+    assert cycled.sample_cycles is not None
+    run = cycled.sample_cycles
+    assert run.double().mean().item() == pytest.approx(found.mean_cycles)
+    assert torch.bincount(run, minlength=9)[1:].tolist() == list(found.counts)
+    assert target - 1 / 4 < found.mean_cycles <= target
+    assert f"{found.mean_cycles:.2f} of 8 cycles" in str(found)
+
+
+def test_batches_of_other_kinds() -> None:
+    cycled = attending(batched=False)
+    x = samples(20)
+    scale = torch.ones(10)
+    expected = calibrate_exit(cycled, x.split(10), 3.0, 6)
+    labelled = [(part, torch.zeros(10)) for part in x.split(10)]
+    assert calibrate_exit(cycled, labelled, 3.0, 6) == expected
+    named = [{"x": part, "scale": scale} for part in x.split(10)]
+    assert calibrate_exit(cycled, named, 3.0, 6) == expected
+    deep = [{"deep": part} for part in x.split(10)]
+    assert calibrate_exit(cycled, deep, 3.0, 6, inputs=lambda batch: batch["deep"]) == expected
+
+
+def test_bad_calibrations() -> None:
+    cycled = attending(batched=False)
+    with pytest.raises(ValueError, match=r"target must be from 2 to num_cycles=4 cycles, got 1.5"):
+        calibrate_exit(cycled, [samples()], 1.5, 4)
+    with pytest.raises(ValueError, match="loader is empty"):
+        calibrate_exit(cycled, [], 2.0, 4)
+    with pytest.raises(ValueError, match="eval mode"):
+        calibrate_exit(cycled.train(), [samples()], 2.0, 4)
+    assert calibrate_exit(cycled.eval(), [samples()], 2.0, 2).counts == (0, 12)

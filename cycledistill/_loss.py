@@ -25,12 +25,15 @@ class CycleLosses(NamedTuple):
             (one group named ``"all"`` where none were given).
         predictions: Prediction distance of each pair of cycles, unweighted, `[N - 1]`; empty
             without prediction distillation.
+        scales: Root mean square of each cycle's tokens, `[N]`, no part of the loss. Where it grows
+            much from cycle to cycle, see ``cycle_norm`` and ``gate`` of `CycleWrapper`.
     """
 
     total: Tensor
     task: Tensor
     tokens: dict[str, Tensor]
     predictions: Tensor
+    scales: Tensor = torch.zeros(0)
 
     def scalars(self) -> dict[str, float]:
         """Flat numbers to log, such as ``{"loss": ..., "task/1": ..., "tokens/all/1": ...}``.
@@ -44,6 +47,7 @@ class CycleLosses(NamedTuple):
         """Names and values `[n]` of `scalars`, without a graph and still on the device."""
         terms = {"task": self.task, "predictions": self.predictions}
         terms.update({f"tokens/{name}": values for name, values in self.tokens.items()})
+        terms["scale"] = self.scales
         names = ["loss"]
         for name, values in terms.items():
             names += [f"{name}/{cycle}" for cycle in range(1, len(values) + 1)]
@@ -60,8 +64,10 @@ class CycleDistillLoss(nn.Module):
     >>> logits = torch.zeros(2, 3)
     >>> output = CycleOutput((logits, logits), (torch.zeros(2, 5, 4), torch.ones(2, 5, 4)))
     >>> losses = criterion(output, torch.tensor([0, 2]))
-    >>> {name: round(value, 4) for name, value in losses.scalars().items()}
-    {'loss': 2.6972, 'task/1': 1.0986, 'task/2': 1.0986, 'tokens/all/1': 1.0}
+    >>> {name: round(value, 4) for name, value in losses.scalars().items() if "/" in name}
+    {'task/1': 1.0986, 'task/2': 1.0986, 'tokens/all/1': 1.0, 'scale/1': 0.0, 'scale/2': 1.0}
+    >>> round(float(losses.total), 4)
+    2.6972
 
     With predictions P_i and tokens T_i of cycles i = 1..N, truth Y, weights a_g of token groups::
 
@@ -193,7 +199,7 @@ class CycleDistillLoss(nn.Module):
             predictions = self._pairs(made, self.prediction_distance, weight, device)
             if num_cycles > 1:
                 total = total + weight * predictions.sum()
-        return CycleLosses(total, torch.stack(task), tokens, predictions)
+        return CycleLosses(total, torch.stack(task), tokens, predictions, _scales(output.tokens))
 
     def _task(self, prediction: Any, targets: tuple[Any, ...], trains: bool) -> Tensor:
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
@@ -264,6 +270,11 @@ class CycleDistillLoss(nn.Module):
             f"detach_teacher={self.detach_teacher}, task_cycles={self.task_cycles!r}, "
             f"prediction_weight={self.prediction_weight}"
         )
+
+
+@torch.no_grad()
+def _scales(tokens: Sequence[Tensor]) -> Tensor:
+    return torch.stack([at_least_float32(t).square().mean().sqrt() for t in tokens])
 
 
 def _weights_of_groups(

@@ -60,3 +60,22 @@ class Ramp:
 def weight_at(weight: Weight, progress: float) -> float:
     """The value of a weight at a progress in [0, 1]."""
     return float(weight(progress)) if callable(weight) else float(weight)
+
+
+def cycles_at(num_cycles: int, cycles_from: float, cycles_until: float, progress: float) -> int:
+    """The number of cycles at a progress in [0, 1]: from 1 up to N, and back to 1.
+
+    >>> [cycles_at(3, 0.4, 0.8, progress) for progress in (0.0, 0.1, 0.2, 0.4, 0.79, 0.8, 1.0)]
+    [1, 1, 2, 3, 3, 1, 1]
+
+    Args:
+        num_cycles: Cycles N.
+        cycles_from: Progress from which all N run; before it their number rises in equal steps.
+        cycles_until: Progress from which a single one runs; at 1 all N run to the end.
+        progress: Where training is.
+    """
+    if progress >= cycles_until and cycles_until < 1:
+        return 1
+    if progress >= cycles_from:
+        return num_cycles
+    return 1 + int((num_cycles - 1) * progress / cycles_from)

@@ -22,6 +22,7 @@ from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
 from cycledistill._hooks import Attachment, NoFastPath, detach_copies, detach_stale
 from cycledistill._output import CycleOutput
+from cycledistill._schedule import cycles_at
 from cycledistill._setup import Setup, find_batch_dim
 from cycledistill._teacher import TeacherOnly, find_token_dim
 from cycledistill._verify import Verification, compare
@@ -76,6 +77,9 @@ class CycleWrapper(Facade):
             attribute ``batched_cycles``, else no.
         min_cycles: If given, each training step draws its number of cycles uniformly from
             ``min_cycles..num_cycles`` with torch's global CPU generator.
+        cycles_from: Part of training after which all cycles run; until then their number rises
+            from 1 in equal steps. Needs `set_progress` at every step.
+        cycles_until: Part of training after which one cycle runs, to the end. Likewise.
         activation_checkpointing: ``"block"`` keeps each block's input alone and computes the rest
             again in the backward pass; ``"cycle"`` keeps each cycle's input alone (batched: each
             block's in the first cycle; compiled: each block's). ``None`` keeps everything.
@@ -115,6 +119,8 @@ class CycleWrapper(Facade):
         *,
         batched: bool | None = None,
         min_cycles: int | None = None,
+        cycles_from: float = 0.0,
+        cycles_until: float = 1.0,
         activation_checkpointing: str | None = None,
         grad_cycles: int | None = None,
         input_injection: float = 0.0,
@@ -138,6 +144,11 @@ class CycleWrapper(Facade):
                 raise ValueError(f"min_cycles={min_cycles} is above num_cycles={num_cycles}")
         if grad_cycles is not None:
             _check_count("grad_cycles", grad_cycles)
+        if not 0 <= cycles_from <= cycles_until <= 1:
+            raise ValueError(
+                "expected 0 <= cycles_from <= cycles_until <= 1, got "
+                f"cycles_from={cycles_from}, cycles_until={cycles_until}"
+            )
         _check_choice("activation_checkpointing", activation_checkpointing, None, "block", "cycle")
         _check_choice("cycle_norm", cycle_norm, None, "rms", "input")
         _check_choice("gate", gate, False, True, "channel")
@@ -156,6 +167,8 @@ class CycleWrapper(Facade):
         super().__init__(model, ("num_cycles", "exit_tolerance"))
         self.num_cycles = num_cycles
         self.min_cycles = min_cycles
+        self.cycles_from, self.cycles_until = cycles_from, cycles_until
+        self._progress = 0.0
         declared = bool(getattr(model, "batched_cycles", False))
         self.batched = declared if batched is None else batched
         self.stack_path = stack.path
@@ -312,6 +325,12 @@ class CycleWrapper(Facade):
         self._verified = True
         return result
 
+    def set_progress(self, progress: float) -> None:
+        """Tell where training is, from 0 to 1, for ``cycles_from`` and ``cycles_until``."""
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress must be within 0 and 1, got {progress}")
+        self._progress = float(progress)
+
     def unwrap(self) -> nn.Module:
         """Take everything of ours off the model and return it: the very object that came in.
 
@@ -408,10 +427,10 @@ class CycleWrapper(Facade):
             _check_count("num_cycles", num_cycles)
             return num_cycles
         _check_count("num_cycles", self.num_cycles)
-        if self.min_cycles is None:
-            return self.num_cycles
-        low = min(self.min_cycles, self.num_cycles)
-        return int(torch.randint(low, self.num_cycles + 1, ()))
+        cycles = cycles_at(self.num_cycles, self.cycles_from, self.cycles_until, self._progress)
+        if self.min_cycles is None or self.min_cycles >= cycles:
+            return cycles
+        return int(torch.randint(self.min_cycles, cycles + 1, ()))
 
     def _attach(self, on: bool) -> None:
         if on and not self._attached:
@@ -461,7 +480,7 @@ def _check_choice(name: str, value: object, *choices: object) -> None:
 def _check_child_names(model: nn.Module) -> None:
     """A child or tensor of the model must not have a name that is taken by the wrapper's own."""
     own = {PLAIN, TEACHER, "num_cycles", "min_cycles", "batched", "stack_path", "cycles_run"}
-    own.add("sample_cycles")
+    own.update(("sample_cycles", "cycles_from", "cycles_until"))
     own.update(name for name in dir(CycleWrapper) if not hasattr(nn.Module, name))
     for name in (*model._modules, *model._parameters, *model._buffers):
         if name in own:

@@ -64,13 +64,7 @@ def main() -> None:
     teachers = [load_trained(folder) for folder in config.teacher]
     if teachers and config.warm_start:
         start_from(classifier, teachers[0], config.teacher[0])
-    cycled = CycleWrapper(
-        classifier,
-        num_cycles=config.training_cycles,
-        blocks=config.blocks,
-        grad_cycles=config.grad_cycles,
-        activation_checkpointing=config.activation_checkpointing,
-    )
+    cycled = CycleWrapper(classifier, blocks=config.blocks, **config.wrapper_options())
     criterion = build_criterion(config, teachers)
     optimizer = create_optimizer_v2(
         cycled, opt="adamw", lr=config.scaled_lr, weight_decay=config.weight_decay

@@ -100,6 +100,8 @@ class CycleTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Loss of a batch: of all cycles in training, the plain model's in evaluation."""
+        progress = min(1.0, self.state.global_step / max(1, self.state.max_steps))
+        self._cycled.set_progress(progress)
         one = _OneByOne(model, self._innermost._get_name())
         loss, outputs = super().compute_loss(one, dict(inputs), True, num_items_in_batch)
         if isinstance(one.output, CycleOutput):
@@ -116,9 +118,7 @@ class CycleTrainer(Trainer):
                 whole = self.model_accepts_loss_kwargs and num_items_in_batch is not None
                 whole = whole or self.compute_loss_func is not None
             parts = self.current_gradient_accumulation_steps if whole else 1
-            self.criterion.set_progress(
-                min(1.0, self.state.global_step / max(1, self.state.max_steps))
-            )
+            self.criterion.set_progress(progress)
             loss = self.criterion(outputs, iter([loss * parts for loss in losses])).total / parts
         return (loss, outputs) if return_outputs else loss
 

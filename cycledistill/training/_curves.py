@@ -16,6 +16,12 @@ _NOT_DRAWN = (
     *("memory_mib", "left_out", "skipped"),
 )
 
+_PANELS = {
+    "tokens": "distillation terms",
+    "predictions": "distillation terms",
+    "scale": "root mean square of tokens",
+}
+
 
 def draw_curves(log: str | Path, picture: str | Path) -> None:
     """Draw losses by term and cycle, and the evaluations, of a ``log.jsonl``, if it has any.
@@ -31,15 +37,14 @@ def draw_curves(log: str | Path, picture: str | Path) -> None:
 
 
 def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """A panel for the losses, one for the distillation terms, and one for each metric."""
+    """Panels for the losses, the distillation terms, the tokens' size, and each metric."""
     panels: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for kind in ("train", "evaluate"):
         for record in (record for record in records if record["event"] == kind):
             for name in (name for name in record if name not in _NOT_DRAWN):
                 panel = name.split("/")[0]
                 if kind == "train":
-                    distilled = panel in ("tokens", "predictions")
-                    panel = "distillation terms" if distilled else "training loss"
+                    panel = _PANELS.get(panel, "training loss")
                 points = panels.setdefault(panel, {}).setdefault(name, [])
                 if record[name] is not None:
                     points.append((record["step"], record[name]))

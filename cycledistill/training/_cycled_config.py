@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cycledistill.training._config import TrainConfig
 
@@ -34,6 +34,15 @@ class CycledConfig(TrainConfig):
     """Consecutive cycles that a gradient passes through; None for all of them (None: paper). 1 cuts
     the gradient between cycles, see docs/results/lab.md."""
 
+    min_cycles: int | None = None
+    """Draw each step's number of cycles from this to num_cycles; None for all of them."""
+
+    cycles_from: float = 0.0
+    """Part of training after which all cycles run; until then their number rises from 1."""
+
+    cycles_until: float = 1.0
+    """Part of training after which a single cycle runs, to the end."""
+
     activation_checkpointing: Literal["block", "cycle"] | None = None
     """Recompute activations in the backward pass: less memory, more time."""
 
@@ -47,6 +56,18 @@ class CycledConfig(TrainConfig):
         """Cycles that the trained model is meant to be used with."""
         return self.num_cycles if self.mode == "cycle" else 1
 
+    def wrapper_options(self) -> dict[str, Any]:
+        """What `cycledistill.CycleWrapper` is told."""
+        plain = self.training_cycles == 1
+        return {
+            "num_cycles": self.training_cycles,
+            "min_cycles": None if plain else self.min_cycles,
+            "cycles_from": self.cycles_from,
+            "cycles_until": self.cycles_until,
+            "grad_cycles": self.grad_cycles,
+            "activation_checkpointing": self.activation_checkpointing,
+        }
+
     def validate(self) -> None:
         """Check ranges.
 
@@ -58,6 +79,15 @@ class CycledConfig(TrainConfig):
             raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
         if self.grad_cycles is not None and self.grad_cycles < 1:
             raise ValueError(f"grad_cycles must be at least 1, got {self.grad_cycles}")
+        if self.min_cycles is not None and not 1 <= self.min_cycles <= self.num_cycles:
+            raise ValueError(
+                f"min_cycles must be from 1 to num_cycles={self.num_cycles}, got {self.min_cycles}"
+            )
+        if not 0 <= self.cycles_from <= self.cycles_until <= 1:
+            raise ValueError(
+                "expected 0 <= cycles_from <= cycles_until <= 1, got "
+                f"cycles_from={self.cycles_from}, cycles_until={self.cycles_until}"
+            )
         if self.mode != "plain" and self.num_cycles == 1:
             raise ValueError(
                 f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "

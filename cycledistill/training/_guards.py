@@ -1,16 +1,19 @@
-"""What is checked before the first step."""
+"""What is checked before the first step, and while training goes on."""
 
 from __future__ import annotations
 
 import importlib.util
 import uuid
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
 
 from cycledistill.training._parallel import broadcast_value, gather_lists, on_main
+
+_GROWTH = 10.0
 
 
 def check_trackers(trackers: Sequence[str]) -> None:
@@ -75,3 +78,22 @@ def check_output_dir(folder: Path) -> None:
             f"output_dir {folder} is not the same folder for all processes: {blind} of them do not "
             "see what the main process wrote. It must lie on a file system that all machines share"
         )
+
+
+def warn_of_growing_tokens(means: Mapping[str, float]) -> bool:
+    """Warn where tokens become much larger from the first cycle to the last; returns whether.
+
+    Args:
+        means: Of the log, with the root mean square of the tokens of cycle n as ``scale/n``.
+    """
+    scales = [value for name, value in means.items() if name.startswith("scale/")]
+    if not scales or not scales[-1] > _GROWTH * scales[0]:
+        return False
+    warnings.warn(
+        "the tokens grow from cycle to cycle, to a root mean square of "
+        f"{', '.join(f'{scale:.3g}' for scale in scales)}: later cycles get what the blocks have "
+        "not learnt to take. Options of CycleWrapper that help: cycle_norm='input', gate=True",
+        UserWarning,
+        stacklevel=2,
+    )
+    return True

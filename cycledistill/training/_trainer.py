@@ -28,7 +28,12 @@ from cycledistill.training._device import (
 )
 from cycledistill.training._errors import Interrupted, TrainingError
 from cycledistill.training._evaluator import BestEvaluation, Evaluate, Evaluator
-from cycledistill.training._guards import check_optimizer, check_output_dir, check_trackers
+from cycledistill.training._guards import (
+    check_optimizer,
+    check_output_dir,
+    check_trackers,
+    warn_of_growing_tokens,
+)
 from cycledistill.training._lock import locked
 from cycledistill.training._log import RunLog, WindowEntry, start_record, window_means
 from cycledistill.training._nonfinite import Incidents, MicroBatch, bad_terms
@@ -148,6 +153,7 @@ class Trainer:
         self.skipped = 0  # of them, those that changed nothing because of non-finite numbers
         self.left_out = 0  # samples that the dataset did not deliver
         self.window: list[WindowEntry] = []  # loss terms of this process since the last log line
+        self._warned = False
         self.log: RunLog | None = None
         self._saved_step = -1
         self._skips_in_a_row = 0
@@ -361,9 +367,10 @@ class Trainer:
         """A train step and what follows it."""
         self.rates.before_step(self.step)
         self._rate = float(self.raw_optimizer.param_groups[0]["lr"])
-        criterion: Any = self.module.criterion
-        if hasattr(criterion, "set_progress"):
-            criterion.set_progress(self.step / self.order.total_steps)
+        scheduled: tuple[Any, ...] = (self.module.model, self.module.criterion)
+        for module in scheduled:
+            if hasattr(module, "set_progress"):
+                module.set_progress(self.step / self.order.total_steps)
         try:
             num_samples, incident, stop = self.train_step(batches)
         except RuntimeError as error:
@@ -437,6 +444,7 @@ class Trainer:
     def _log_means(self) -> None:
         means = window_means(gather_lists(self.window))
         self.window = []
+        self._warned = self._warned or warn_of_growing_tokens(means)
         counts = {"skipped": self.skipped, "left_out": self.left_out}
         counts = {name: number for name, number in counts.items() if number}
         speed = self.reporter.means(self.step, means, counts)

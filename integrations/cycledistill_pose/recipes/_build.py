@@ -58,13 +58,7 @@ def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
 
 def wrap_model(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper:
     """The network in a wrapper with the mode's cycles."""
-    return CycleWrapper(
-        model,
-        num_cycles=config.training_cycles,
-        blocks="blocks",
-        grad_cycles=config.grad_cycles,
-        activation_checkpointing=config.activation_checkpointing,
-    )
+    return CycleWrapper(model, blocks="blocks", **config.wrapper_options())
 
 
 def build_codec(config: PoseConfig, model: TokenPose | TokenReg) -> HeatmapCodec | RegressionCodec:

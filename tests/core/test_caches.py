@@ -145,6 +145,32 @@ def test_other_caches(kind: str) -> None:
     torch.testing.assert_close(second.logits, whole[:, 4:], atol=1e-10, rtol=0)
 
 
+def test_an_encoder_decoder_generates() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 3, "num_heads": 4}
+    config = tf.T5Config(vocab_size=89, decoder_start_token_id=0, eos_token_id=None, **sizes)
+    model = tf.T5ForConditionalGeneration(config).double().eval()
+    cycled = CycleWrapper(model, 2, "decoder.block").eval()
+    texts = []
+    for num_cycles in (1, 2, 3):
+        for options in ({"num_beams": 3}, {"num_beams": 1}):
+            found = []
+            for use_cache in (True, False):
+                with cycled.cycles(num_cycles):
+                    found.append(
+                        cycled.generate(
+                            **prompt("t5"),
+                            max_new_tokens=6,
+                            do_sample=False,
+                            use_cache=use_cache,
+                            **options,
+                        )
+                    )
+            assert torch.equal(*found)
+        texts.append(found[0])
+    assert not torch.equal(texts[0], texts[1])
+
+
 def test_a_cache_of_other_cycles_is_refused() -> None:
     cycled = CycleWrapper(make("llama"), 2).eval()
     ids = torch.randint(0, 89, (2, 5))

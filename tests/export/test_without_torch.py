@@ -89,6 +89,7 @@ def test_a_pt2_file_says_the_same(tmp_path: Path) -> None:
         "kind": "heatmap",
         "method": "dark",
         "sigma": 1.0,
+        "blur_kernel": 5,
         "stride": [4.0, 4.0],
     }
 

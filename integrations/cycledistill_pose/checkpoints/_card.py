@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 
 from cycledistill._card import results_sections
 
-_SHOWN = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
+SHOWN_SCORES = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
 
 
 def model_card(
@@ -45,5 +45,5 @@ def model_card(
         'keypoints, scores = predictor("image.jpg", boxes_xyxy=[[10, 20, 110, 220]])\n```',
         f"Keypoints, in order: {', '.join(skeleton['keypoint_names'])}.",
     ]
-    lines += results_sections(training, scores, _SHOWN)
+    lines += results_sections(training, scores, SHOWN_SCORES)
     return "\n\n".join(lines) + "\n"

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cycledistill_pose.checkpoints import load_reference_checkpoint, save_plain
+from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.codecs._heatmap import HeatmapMethod
-from cycledistill_pose.models import TokenPruning, TokenReg, create_model
+from cycledistill_pose.models import TokenPruning, create_model
 from cycledistill_pose.skeletons import COCO, CROWDPOSE
 
 _SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
@@ -43,7 +44,6 @@ def convert(
     options: dict[str, Any] = {"pruning": TokenPruning()} if pruning else {}
     network = create_model(model, keypoints.num_keypoints, **options)
     report = load_reference_checkpoint(network, checkpoint)
-    decoding = {} if isinstance(network, TokenReg) else {"method": codec}
-    save_plain(network, out, model, options, keypoints, decoding)
+    save_plain(network, out, model, options, keypoints, codec_for(network, method=codec).to_dict())
     left = f", {len(report.ignored)} of a loss left aside" if report.ignored else ""
     print(f"{len(report.loaded)} tensors{left}: {out}")

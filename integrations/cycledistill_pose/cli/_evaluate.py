@@ -15,7 +15,7 @@ from cycledistill._files import replacing_folder
 from cycledistill_pose.comparison import Comparison, Row, compare_checkpoints, comparison_page
 from cycledistill_pose.metrics._people import write_json
 from cycledistill_pose.prediction._device import Device
-from cycledistill_pose.recipes import EvaluationOptions, PoseConfig
+from cycledistill_pose.recipes import EvaluationOptions
 
 _FLIPS = {"both": (True, False), "on": (True,), "off": (False,)}
 
@@ -53,16 +53,9 @@ def evaluate(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
-    config = PoseConfig(output_dir=out, num_workers=num_workers, seed=seed, **vars(data))
-    config.validate()
+    flips = _FLIPS[flip_test]
     comparison = compare_checkpoints(
-        checkpoints,
-        config,
-        num_cycles,
-        _FLIPS[flip_test],
-        bootstrap,
-        cases,
-        device,
+        checkpoints, data, num_cycles, flips, bootstrap, cases, device, seed, num_workers
     )
     scored = bool(comparison.rows[0].scores)
     written = ["scores.json", "report.html"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +104,15 @@ class HeatmapCodec:
         self.sigma = float(sigma)
         self.method = method
         self.blur_kernel = int(blur_kernel)
+
+    @property
+    def udp_crops(self) -> bool:
+        """Whether inputs are cropped for unbiased data processing (``crop_matrix``'s ``udp``)."""
+        return self.method == "udp"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that `codec_for` takes, beside the network's sizes."""
+        return {"method": self.method, "sigma": self.sigma, "blur_kernel": self.blur_kernel}
 
     @property
     def stride(self) -> tuple[float, float]:

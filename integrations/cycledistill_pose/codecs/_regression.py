@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +37,14 @@ class RegressionCodec:
         ValueError: when the size is not two positive numbers.
     """
 
+    udp_crops = False  # as in `HeatmapCodec`
+
     def __init__(self, input_size: tuple[int, int]) -> None:
         self.input_size = check_size("input_size", input_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that `codec_for` takes, beside the network's sizes: none."""
+        return {}
 
     def encode(self, keypoints: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalised targets and their weights.

@@ -103,7 +103,7 @@ def _annotated(
         file,
         images,
         predictor.input_size,
-        udp=getattr(predictor.codec, "method", "") == "udp",
+        udp=predictor.codec.udp_crops,
     )
     batch = torch.utils.data.default_collate([people[index] for index in range(len(people))])
     to_image = invert_matrix(batch["crop_matrix"])
@@ -129,15 +129,14 @@ def _metadata(predictor: PosePredictor) -> dict[str, str]:
     codec, skeleton = predictor.codec, predictor.skeleton
     decoding: dict[str, Any] = {"kind": "regression"}
     if isinstance(codec, HeatmapCodec):
-        decoding = {"kind": "heatmap", "method": codec.method, "sigma": codec.sigma}
-        decoding["stride"] = codec.stride
+        decoding = {"kind": "heatmap", **codec.to_dict(), "stride": codec.stride}
     values = {
         "input_size": predictor.input_size,
         "color_order": "RGB",
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "padding": PADDING,
-        "udp": decoding.get("method") == "udp",
+        "udp": codec.udp_crops,
         "codec": decoding,
         "keypoint_names": skeleton.keypoint_names,
         "flip_pairs": [

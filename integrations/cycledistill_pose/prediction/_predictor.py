@@ -15,12 +15,11 @@ import torch
 
 from cycledistill import CycleWrapper
 from cycledistill_pose.checkpoints import load_plain, save_plain
-from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec, codec_for
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
 from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.data._warp import crop_image
 from cycledistill_pose.models import TokenPose, TokenReg
-from cycledistill_pose.prediction._codec import codec_for
 from cycledistill_pose.prediction._cycles import predict_cycles
 from cycledistill_pose.skeletons import Skeleton
 
@@ -115,10 +114,7 @@ class PosePredictor:
                 "this network cannot be made again from a name and options: it does not come from "
                 "create_model, or with backbone=..."
             )
-        codec = {}
-        if isinstance(self.codec, HeatmapCodec):
-            names = ("sigma", "method", "blur_kernel")
-            codec = {name: getattr(self.codec, name) for name in names}
+        codec = self.codec.to_dict()
         return save_plain(
             self.plain, folder, *self.plain.made_by, self.skeleton, codec, training, scores
         )
@@ -230,8 +226,8 @@ class PosePredictor:
             RGB bytes `[N, h, w, 3]` of the network's input size, and the maps `[N, 2, 3]` from px
             of the image to px of these.
         """
-        udp = getattr(self.codec, "method", "") == "udp"
-        matrices = crop_matrix(np.asarray(boxes_xyxy, float), self.input_size, udp=udp)
+        boxes = np.asarray(boxes_xyxy, float)
+        matrices = crop_matrix(boxes, self.input_size, udp=self.codec.udp_crops)
         crops = [crop_image(pixels, matrix, self.input_size) for matrix in matrices]
         return np.stack(crops), matrices
 

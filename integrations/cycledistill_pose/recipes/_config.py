@@ -1,4 +1,4 @@
-"""Options of a pose run, and the presets."""
+"""Options of an evaluation, and of a run that trains and evaluates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,58 @@ from typing import Literal
 from cycledistill.training import CycledConfig, free
 from cycledistill_pose.codecs._heatmap import HeatmapMethod
 from cycledistill_pose.data import PoseAugmentation
-from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
+
+
+@dataclass
+class EvaluationOptions:
+    """Whom to evaluate on, and how; training and comparing have it in common."""
+
+    data_root: Path | None = free(None)
+    """Folder of the data set. None draws synthetic people, which needs no data."""
+
+    dataset: Literal["coco", "crowdpose", "files"] = "coco"
+    """Layout of data_root: COCO 2017 (annotations/person_keypoints_{train,val}2017.json,
+    {train,val}2017/), CrowdPose (annotations/crowdpose_{train,val,test}.json, images/; trained on
+    train + val, tested on test), or files named by the options for annotations and images."""
+
+    val_annotations: Path | None = free(None)
+    """COCO-format JSON to evaluate on, relative to data_root."""
+
+    val_images: Path | None = free(None)
+    """Folder of its images, relative to data_root."""
+
+    category: str | None = None
+    """Name of the category to read, where several in the annotations have keypoints."""
+
+    detections: Path | None = free(None)
+    """A detector's boxes for the evaluation, as JSON: a list of {image_id, category_id, bbox
+    (xywh), score}. None evaluates on the annotated boxes. With images that nobody is annotated in,
+    predictions are written and there is no AP."""
+
+    detection_threshold: float = 0.0
+    """Leave out detected boxes with a lower score."""
+
+    skip_bad_images: bool = False
+    """Leave out people in missing or broken images, and count them, instead of stopping."""
+
+    easy_synthetic: bool = False
+    """Draw one whole upright person in each picture, seen from the front: a first task for very
+    small networks."""
+
+    nms: Literal["oks", "soft_oks", "none"] = "oks"
+    """How doubled people are dropped in evaluations."""
+
+    nms_threshold: float = 0.9
+    """Similarity above which the weaker of two people is dropped."""
+
+    keypoint_score_threshold: float = 0.2
+    """Keypoints of this score or less do not count in a person's score."""
+
+    eval_batch_size: int = free(64)
+    """People at a time in evaluations."""
+
+    num_synthetic_val: int = 200
+    """Synthetic pictures to evaluate on."""
 
 
 @dataclass
@@ -114,9 +165,16 @@ class PoseConfig(EvaluationOptions, CycledConfig):
         super().validate()
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones must be rising epochs, got {self.milestones}")
-        named = (self.train_annotations, self.train_images)
-        if (named[0] is None) != (named[1] is None):
-            raise ValueError("train_annotations and train_images go together; give both")
-        named = (self.val_annotations, self.val_images)
-        if (named[0] is None) != (named[1] is None):
-            raise ValueError("val_annotations and val_images go together; give both")
+        check_file_options(self)
+
+
+def check_file_options(options: EvaluationOptions) -> None:
+    """Check that annotations and images are named together.
+
+    Raises:
+        ValueError: One of the two is missing.
+    """
+    for split in ("train", "val"):
+        names = [f"{split}_annotations", f"{split}_images"]
+        if len({getattr(options, name, None) is None for name in names}) > 1:
+            raise ValueError(f"{names[0]} and {names[1]} go together; give both")

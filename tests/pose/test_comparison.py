@@ -24,12 +24,12 @@ from cycledistill_pose import (
     SyntheticPeople,
     create_model,
     normalize_images,
-    oks,
-    pose_loader,
     save_plain,
 )
 from cycledistill_pose.cli import main
 from cycledistill_pose.comparison import Comparison, compare_checkpoints, comparison_page
+from cycledistill_pose.data import pose_loader
+from cycledistill_pose.metrics import oks
 from cycledistill_pose.prediction import PosePredictor, predict_cycles
 from cycledistill_pose.recipes import PoseConfig, open_evaluation
 from cycledistill_pose.skeletons import Skeleton

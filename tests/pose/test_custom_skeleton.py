@@ -18,8 +18,8 @@ from cycledistill_pose import (
     create_model,
     load_reference_checkpoint,
     save_plain,
-    to_reference_state_dict,
 )
+from cycledistill_pose.checkpoints import to_reference_state_dict
 from cycledistill_pose.recipes import PoseConfig, build_model
 
 NAMES = ["head", "left_wing", "right_wing", "tail", "beak"]

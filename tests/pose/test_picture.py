@@ -14,15 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cycledistill_pose import (
-    COCO,
-    BadImageError,
-    CocoKeypoints,
-    HeatmapCodec,
-    PosePredictor,
-    create_model,
-)
+from cycledistill_pose import COCO, CocoKeypoints, HeatmapCodec, PosePredictor, create_model
 from cycledistill_pose.cli import main
+from cycledistill_pose.data import BadImageError
 from cycledistill_pose.data._images import ImageStore
 from cycledistill_pose.data._picture import is_truncated, read_rgb
 

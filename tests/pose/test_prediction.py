@@ -16,20 +16,17 @@ from PIL import Image
 from cycledistill import CycleWrapper
 from cycledistill_pose import (
     COCO,
-    BadImageError,
     HeatmapCodec,
     PosePredictor,
     RegressionCodec,
     TokenPose,
     TokenReg,
     create_model,
-    crop_matrix,
-    invert_matrix,
     load_plain,
     normalize_images,
     save_plain,
-    transform_points,
 )
+from cycledistill_pose.data import BadImageError, crop_matrix, invert_matrix, transform_points
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
 

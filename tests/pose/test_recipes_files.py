@@ -14,11 +14,12 @@ from PIL import Image
 from pose_coco import train
 
 from cycledistill.export._loaders import load_exportable
-from cycledistill_pose import PoseAugmentation, load_plain, oks
+from cycledistill_pose import PoseAugmentation, load_plain
 from cycledistill_pose.annotations import _file as reader
 from cycledistill_pose.cli import main
 from cycledistill_pose.codecs import RegressionCodec
 from cycledistill_pose.comparison import compare_checkpoints
+from cycledistill_pose.metrics import oks
 from cycledistill_pose.prediction import PosePredictor, predict_cycles
 from cycledistill_pose.recipes import PoseConfig, open_people
 from cycledistill_pose.recipes._people import parse_flip_pairs

@@ -17,12 +17,12 @@ from cycledistill_pose import (
     COCO,
     HeatmapCodec,
     PosePredictor,
-    StemNet,
     create_model,
     load_plain,
     push_to_hub,
     save_plain,
 )
+from cycledistill_pose.models import StemNet
 
 OPTIONS = {"input_size": (48, 64), "heatmap_size": (12, 16), "depth": 2}
 

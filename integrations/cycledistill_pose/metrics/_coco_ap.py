@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.metrics._ground_truth import annotated_areas
-from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average
-from cycledistill_pose.metrics._people import NMS
+from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average_figures
 from cycledistill_pose.skeletons import COCO
 
 # Areas in px^2, by pycocotools' names.
@@ -51,9 +46,9 @@ class CocoKeypointAP(KeypointAP):
     images of the annotations, also those without a prediction. -1 means that there is nobody of
     this size to be found.
 
-    The top-down toolboxes take the area of the crop, which is the box once its shorter side has
-    grown to the input's shape. Whoever wants their very suppression hands over such boxes; nothing
-    else depends on them.
+    The top-down toolboxes use the area of the crop, that is, of the box after its shorter side has
+    grown to the input's shape. To reproduce their NMS exactly, pass such boxes; nothing else
+    depends on them.
 
     In a distributed run every process updates with its share and `compute` joins them; a person
     that several processes have seen counts once.
@@ -80,29 +75,8 @@ class CocoKeypointAP(KeypointAP):
         ValueError: when an argument or the file is wrong.
     """
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        nms: NMS | None = "oks",
-        nms_threshold: float = 0.9,
-        keypoint_score_threshold: float = 0.2,
-        sigmas: Sequence[float] | None = None,
-        rescore: bool | None = None,
-        category: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            annotations,
-            nms=nms,
-            nms_threshold=nms_threshold,
-            keypoint_score_threshold=keypoint_score_threshold,
-            sigmas=sigmas,
-            rescore=rescore,
-            default=COCO,
-            areas=annotated_areas,
-            category=category,
-            **kwargs,
-        )
+    default_skeleton = COCO
+    person_areas = annotated_areas
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM and ARL, from 0 to 1 or -1.
@@ -111,11 +85,4 @@ class CocoKeypointAP(KeypointAP):
             ValueError: when a keypoint, score or box is not finite.
         """
         evaluation = self._evaluate(self._results(), _AREAS)
-        figures = {}
-        for name, kind in (("AP", "precision"), ("AR", "recall")):
-            figures[name] = average(evaluation, kind)
-            figures[f"{name}50"] = average(evaluation, kind, oks=0.5)
-            figures[f"{name}75"] = average(evaluation, kind, oks=0.75)
-            figures[f"{name}M"] = average(evaluation, kind, area="medium")
-            figures[f"{name}L"] = average(evaluation, kind, area="large")
-        return figures
+        return average_figures(evaluation, {"M": "medium", "L": "large"})

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -39,25 +39,26 @@ class KeypointAP(Metric):
     people: list[Tensor]
     identities: list[Tensor]
 
+    default_skeleton: ClassVar[Skeleton]  # whose sigmas are taken where the file has none
+    person_areas: ClassVar[Callable[[AnnotatedPeople], NDArray[np.float64]]]
+
     def __init__(
         self,
         annotations: Annotations,
-        nms: NMS | None,
-        nms_threshold: float,
-        keypoint_score_threshold: float,
-        sigmas: Sequence[float] | None,
-        rescore: bool | None,
-        default: Skeleton,
-        areas: Callable[[AnnotatedPeople], NDArray[np.float64]],
-        category: str | None,
+        nms: NMS | None = "oks",
+        nms_threshold: float = 0.9,
+        keypoint_score_threshold: float = 0.2,
+        sigmas: Sequence[float] | None = None,
+        rescore: bool | None = None,
+        category: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if nms not in (*get_args(NMS), None):
             raise ValueError(f'nms must be "oks", "soft_oks" or None, got {nms!r}')
         file = KeypointFile.read(annotations, category)
-        found = _find_sigmas(sigmas, file, default)
-        self.ground_truth = ground_truth(file, areas(file.people), len(found))
+        found = _find_sigmas(sigmas, file, self.default_skeleton)
+        self.ground_truth = ground_truth(file, type(self).person_areas(file.people), len(found))
         self.scoring = Scoring(
             nms=nms,
             nms_threshold=float(nms_threshold),
@@ -208,18 +209,22 @@ class KeypointAP(Metric):
         return evaluation
 
 
-def average(evaluation: COCOeval, kind: str, oks: float | None = None, area: str = "all") -> float:
-    """Mean precision or recall of an evaluation, as pycocotools summarises it.
+def average_figures(evaluation: COCOeval, sizes: Mapping[str, str]) -> dict[str, float]:
+    """AP, AP50, AP75 and AP of each size, the same of AR; ``sizes`` are ranges of areas by letter.
 
-    Args:
-        evaluation: accumulated.
-        kind: "precision" or "recall".
-        oks: at this threshold alone. None: the mean over 0.50, 0.55, ..., 0.95.
-        area: label of the range of areas.
-
-    Returns:
-        a number from 0 to 1, or -1 where there is nobody to be found.
+    As pycocotools summarises them: from 0 to 1, or -1 where there is nobody to be found.
     """
+    figures = {}
+    for name, kind in (("AP", "precision"), ("AR", "recall")):
+        figures[name] = average(evaluation, kind)
+        figures[f"{name}50"] = average(evaluation, kind, oks=0.5)
+        figures[f"{name}75"] = average(evaluation, kind, oks=0.75)
+        figures |= {f"{name}{size}": average(evaluation, kind, area=sizes[size]) for size in sizes}
+    return figures
+
+
+def average(evaluation: COCOeval, kind: str, oks: float | None = None, area: str = "all") -> float:
+    """Mean precision or recall, over 0.50, 0.55, ..., 0.95 or at one threshold of OKS; or -1."""
     values = evaluation.eval[kind][..., 0, evaluation.params.areaRngLbl.index(area), 0]
     if oks is not None:
         values = values[np.isclose(evaluation.params.iouThrs, oks)]

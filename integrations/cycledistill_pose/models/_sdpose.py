@@ -13,6 +13,10 @@ from cycledistill_pose.models._create import create_model
 from cycledistill_pose.models._token_model import TokenModel
 from cycledistill_pose.models._tokenreg import TokenReg
 
+# The released code, not the paper's text: without a norm after the blocks, tokens that chase a
+# constant can grow without end.
+DETACH_TEACHER = False
+
 SDPOSE_MODELS: dict[str, tuple[str, int]] = {
     "sdpose_t": ("tokenpose_t", 3),
     "sdpose_s_v1": ("tokenpose_s_v1", 2),
@@ -75,7 +79,7 @@ def sdpose_loss(
     task_loss: Callable[..., Tensor] | None = None,
     *,
     token_weight: float | Mapping[str, float] = 5e-6,
-    detach_teacher: bool = False,
+    detach_teacher: bool = DETACH_TEACHER,
     **options: Any,
 ) -> CycleDistillLoss:
     """The loss of SDPose (eq. 4): a task loss on every cycle, and two groups of tokens distilled.

@@ -9,6 +9,7 @@ from typing import Literal
 from cycledistill.training import CycledConfig, free
 from cycledistill_pose.codecs._heatmap import HeatmapMethod
 from cycledistill_pose.data import PoseAugmentation
+from cycledistill_pose.models._sdpose import DETACH_TEACHER
 
 
 @dataclass
@@ -124,7 +125,7 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     teacher: Literal["next", "last"] = "next"
     """Which cycle a cycle learns from (next: paper, table 7, 3 -> 2 -> 1)."""
 
-    detach_teacher: bool = False
+    detach_teacher: bool = DETACH_TEACHER
     """Treat the later cycle's tokens as constants, as the paper's text says. Its released code does
     not; without a norm after the blocks tokens can then grow without end."""
 

@@ -15,7 +15,7 @@ import torch
 
 from cycledistill_pose import CocoKeypoints, PoseAugmentation
 from cycledistill_pose.codecs import RegressionCodec
-from cycledistill_pose.data._images import ImageStore
+from cycledistill_pose.data._people_images import ImageStore
 from cycledistill_pose.recipes import PoseConfig, open_people
 
 SIZE = (48, 64)

@@ -17,7 +17,7 @@ from PIL import Image
 from cycledistill_pose import COCO, CocoKeypoints, HeatmapCodec, PosePredictor, create_model
 from cycledistill_pose.cli import main
 from cycledistill_pose.data import BadImageError
-from cycledistill_pose.data._images import ImageStore
+from cycledistill_pose.data._people_images import ImageStore
 from cycledistill_pose.data._picture import is_truncated, read_rgb
 
 SMALL = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)

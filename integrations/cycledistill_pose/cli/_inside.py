@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
 from cycledistill import CycleWrapper
@@ -19,6 +17,7 @@ from cycledistill.inside import (
 )
 from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.data import normalize_images
+from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.drawing import prediction_grid, save_picture
 from cycledistill_pose.drawing._picture import ImageArray
@@ -107,5 +106,4 @@ def _crops(predictor: PosePredictor, image: Path, factor: int) -> tuple[ImageArr
     height, width = pixels.shape[:2]
     crops, matrices = predictor.crop(pixels, [[0, 0, width, height]])
     columns, rows = predictor.input_size
-    large = cv2.warpAffine(pixels, factor * matrices[0], (factor * columns, factor * rows))
-    return crops[0], np.asarray(large, np.uint8)
+    return crops[0], crop_image(pixels, factor * matrices[0], (factor * columns, factor * rows))

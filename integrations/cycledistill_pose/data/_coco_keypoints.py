@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 from cycledistill_pose.annotations import BoxFile, KeypointFile
 from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.data._augmentation import PoseAugmentation
-from cycledistill_pose.data._images import ImageSource, ImageStore
 from cycledistill_pose.data._people import NOT_LISTED, People
-from cycledistill_pose.data._people_images import PeopleImages
+from cycledistill_pose.data._people_images import ImageSource, ImageStore, PeopleImages
 from cycledistill_pose.data._picture import BadImageError
 from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.skeletons import Skeleton

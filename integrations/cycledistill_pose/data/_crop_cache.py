@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cycledistill._files import replacing_file
+from cycledistill_pose.data._crop import Rectangle
 from cycledistill_pose.data._picture import ImageArray
-from cycledistill_pose.data._warp import Rectangle
 
 _HEADER = 512  # bytes before the pixels
 _FORMAT = "cycledistill region 2"

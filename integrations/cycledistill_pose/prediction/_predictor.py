@@ -17,8 +17,8 @@ from cycledistill import CycleWrapper
 from cycledistill_pose.checkpoints import load_plain, save_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec, codec_for
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
+from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._picture import read_rgb
-from cycledistill_pose.data._warp import crop_image
 from cycledistill_pose.models import TokenPose, TokenReg
 from cycledistill_pose.prediction._cycles import predict_cycles
 from cycledistill_pose.skeletons import Skeleton

@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 
 from cycledistill._files import replacing_folder
 from cycledistill_pose.data._augmentation import PoseAugmentation
+from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._sample import Cropping
-from cycledistill_pose.data._warp import crop_image
 from cycledistill_pose.data.synthetic._scene import Scene, draw_scene
 from cycledistill_pose.drawing import draw_skeleton
 from cycledistill_pose.skeletons import COCO

@@ -20,12 +20,7 @@ def model_card(
 ) -> str:
     """A model card as the Hugging Face hub shows it: Markdown under a head of YAML.
 
-    Args:
-        description: What ``config.json`` says of the network.
-        num_parameters: Trainable ones.
-        training: Options of the run and whatever else is to be said of it. Paths are left out:
-            they belong to the machine where it ran.
-        scores: Percent by metric and number of cycles, such as ``{"AP/1": 65.0}``.
+    Paths are left out of ``training``: they belong to the machine where the run was.
     """
     skeleton = description["skeleton"]
     head = ModelCardData(

@@ -62,10 +62,9 @@ def save_plain(
     Raises:
         FileExistsError: Something else is there.
     """
-    pruning = options.get("pruning")
     written = {
-        **options,
-        **({"pruning": dataclasses.asdict(pruning)} if isinstance(pruning, TokenPruning) else {}),
+        key: dataclasses.asdict(value) if isinstance(value, TokenPruning) else value
+        for key, value in options.items()
     }
     description = {
         "format": _FORMAT,
@@ -110,13 +109,8 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
         raise ValueError(f"{folder / 'config.json'} lacks {', '.join(sorted(lacking))}")
     options = dict(description["options"])
     if "pruning" in options:
-        pruning = options["pruning"]
-        options["pruning"] = TokenPruning(**{**pruning, "blocks": tuple(pruning["blocks"])})
-    fields: dict[str, Any] = {
-        key: _tuples(value) if isinstance(value, list) else value
-        for key, value in description["skeleton"].items()
-    }
-    skeleton = Skeleton(**fields)
+        options["pruning"] = TokenPruning(**options["pruning"])
+    skeleton = Skeleton(**{key: _tuples(value) for key, value in description["skeleton"].items()})
     model = create_model(description["model"], skeleton.num_keypoints, **options)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -125,5 +119,5 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     return PlainCheckpoint(model.eval(), skeleton, description["codec"])
 
 
-def _tuples(value: list[Any]) -> tuple[Any, ...]:
-    return tuple(_tuples(item) if isinstance(item, list) else item for item in value)
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

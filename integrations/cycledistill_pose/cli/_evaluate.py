@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from cycledistill._files import replacing_folder
 from cycledistill_pose.comparison import Comparison, Row, compare_checkpoints, comparison_page
+from cycledistill_pose.comparison._compare import between
 from cycledistill_pose.metrics._people import write_json
 from cycledistill_pose.prediction._device import Device
 from cycledistill_pose.recipes import EvaluationOptions
@@ -98,18 +98,9 @@ def _table(comparison: Comparison) -> Table:
 def _figures(row: Row) -> tuple[str, ...]:
     paired = ""
     if row.difference is not None:
-        paired = f"{row.difference:+.1f} {_between(row.difference_interval)}"
-    return (
-        f"{row.scores['AP']:.1f} {_between(row.interval)}",
-        paired,
-        f"{row.scores['AP50']:.1f}",
-        f"{row.scores['AP75']:.1f}",
-    )
-
-
-def _between(interval: tuple[float, float] | None) -> str:
-    low, high = interval or (math.nan, math.nan)
-    return f"[{low:.1f}, {high:.1f}]"
+        paired = f"{row.difference:+.1f} {between(row.difference_interval)}"
+    ap, ap50, ap75 = (f"{row.scores[name]:.1f}" for name in ("AP", "AP50", "AP75"))
+    return f"{ap} {between(row.interval)}", paired, ap50, ap75
 
 
 def _contents(comparison: Comparison) -> dict[str, object]:
@@ -122,12 +113,7 @@ def _contents(comparison: Comparison) -> dict[str, object]:
             for row in comparison.rows
         ],
         "cases": [
-            {
-                "kind": case.kind,
-                "image_id": case.image_id,
-                "annotation_id": case.annotation_id,
-                "oks": case.oks,
-            }
+            {name: getattr(case, name) for name in ("kind", "image_id", "annotation_id", "oks")}
             for case in comparison.cases
         ],
     }

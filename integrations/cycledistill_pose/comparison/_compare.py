@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,19 +164,21 @@ def _rows(
     rows = []
     for index, (key, own_scores) in enumerate(zip(keys, scores, strict=True)):
         first = keys.index((first_network, *key[1:]))
-        paired = None if first == index else percentile_interval(samples[index] - samples[first])
-        rows.append(
-            Row(
-                *key,
-                own_scores,
-                percentile_interval(samples[index]),
-                None if first == index else own_scores["AP"] - scores[first]["AP"],
-                paired,
-            )
-        )
+        difference = interval = None
+        if first != index:
+            difference = own_scores["AP"] - scores[first]["AP"]
+            interval = percentile_interval(samples[index] - samples[first])
+        own = percentile_interval(samples[index])
+        rows.append(Row(*key, own_scores, own, difference, interval))
     return rows
 
 
 def _of_cycle(scores: dict[str, float], cycle: int) -> dict[str, float]:
     ending = f"/{cycle}"
     return {name.removesuffix(ending): v for name, v in scores.items() if name.endswith(ending)}
+
+
+def between(interval: tuple[float, float] | None) -> str:
+    """An interval in brackets."""
+    low, high = interval or (math.nan, math.nan)
+    return f"[{low:.1f}, {high:.1f}]"

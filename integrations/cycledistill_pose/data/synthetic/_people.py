@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
@@ -19,6 +18,7 @@ from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.data.synthetic._scene import Scene, draw_scene
 from cycledistill_pose.drawing import draw_skeleton
+from cycledistill_pose.drawing._picture import encode_picture
 from cycledistill_pose.skeletons import COCO
 
 
@@ -177,9 +177,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
                 for number in range(1, count + 1):
                     scene = _scene(seed, number, image_size, stream)
                     name = _describe(content, scene, number + (stream - 1) * num_train)
-                    bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-                    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-                    (partial / f"{split}2017" / name).write_bytes(data.tobytes())
+                    (partial / f"{split}2017" / name).write_bytes(encode_picture(scene.image))
                 path = partial / "annotations" / f"person_keypoints_{split}2017.json"
                 path.write_text(json.dumps(content))
             (partial / "synthetic.json").write_text(recipe)

@@ -40,16 +40,7 @@ def read_category(
 ) -> Category:
     """The category of this name, or the only one with keypoints, or the skeleton's.
 
-    Args:
-        entries: ``categories`` of a file.
-        title: for messages.
-        name: of the category.
-        skeleton: what its keypoints are, whatever the file says.
-        fallback: what its keypoints are, where the file does not name them.
-
-    Raises:
-        ValueError: when there is no such category, several could be meant, or its keypoints are
-            not as many as the skeleton's.
+    Its keypoints are ``skeleton`` whatever the file says, and ``fallback`` where it names none.
     """
     given = skeleton or fallback
     if not entries and name is None:

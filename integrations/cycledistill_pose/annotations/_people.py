@@ -54,14 +54,7 @@ def read_people(
 ) -> tuple[AnnotatedPeople, int]:
     """The annotations of a category, and how many are of another one.
 
-    Args:
-        entries: ``annotations`` of a file.
-        title: for messages.
-        category: whose annotations are read.
-        listed: ids of all categories of the file; where it has one, annotations need not name it.
-
-    Raises:
-        ValueError: when something is not what it should be; names the annotation.
+    ``listed`` are the ids of the file's categories; annotations need not name it where it is one.
     """
     count = 0 if category.skeleton is None else category.skeleton.num_keypoints
     rows: list[tuple[Any, ...]] = []

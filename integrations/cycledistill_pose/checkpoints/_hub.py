@@ -17,11 +17,7 @@ FILES = ("config.json", "model.safetensors", "README.md")
 
 
 def find_folder(source: str | Path) -> Path:
-    """Return the folder called ``source``, or else a download of the hub's model of this name.
-
-    Raises:
-        FileNotFoundError: There is neither, or the hub cannot be reached.
-    """
+    """Return the folder called ``source``, or else a download of the hub's model of this name."""
     if Path(source).exists() or isinstance(source, Path):
         return Path(source)
     try:

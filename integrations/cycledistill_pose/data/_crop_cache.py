@@ -63,9 +63,6 @@ class CropCache:
     looked at when a process first opens it), the source is decoded and the file written anew. Files
     are written under a temporary name and renamed, so several processes may fill and read one
     folder at once; what they have mapped is in memory once for all of them.
-
-    Args:
-        folder: of the files; made where it is not there.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -83,15 +80,7 @@ class CropCache:
         }
 
     def read(self, request: RegionRequest, decode: Callable[[], ImageArray]) -> Region:
-        """The part asked for.
-
-        Args:
-            request: what.
-            decode: the whole image, RGB `[H, W, 3]`; called where the cache cannot help.
-
-        Raises:
-            FileNotFoundError: there is no such source.
-        """
+        """The part asked for."""
         try:
             found = os.stat(request.source)
         except FileNotFoundError:

@@ -102,11 +102,7 @@ class People:
 
     @classmethod
     def detected(cls, file: KeypointFile, detections: BoxFile, threshold: float) -> People:
-        """Boxes of a detector, in the images of a file.
-
-        Raises:
-            ValueError: when all of them are for other images.
-        """
+        """Boxes of a detector, in the images of a file."""
         names, sizes, image_ids = _images(file)
         places: dict[Any, int] = {name: place for place, name in enumerate(names)}
         places |= {int(number): place for place, number in enumerate(image_ids)}
@@ -199,11 +195,8 @@ def _images(file: KeypointFile) -> tuple[list[str], IntArray, IntArray]:
 
 def _index_of(wanted: IntArray, image_ids: IntArray) -> IntArray:
     """`[N]` the place of each wanted id, -1 where there is none."""
-    if not len(image_ids):
-        return np.full(len(wanted), -1)
-    order = np.argsort(image_ids)
-    place = order[np.searchsorted(image_ids, wanted, sorter=order).clip(max=len(order) - 1)]
-    return np.where(image_ids[place] == wanted, place, -1)
+    places = {number: place for place, number in enumerate(image_ids.tolist())}
+    return np.array([places.get(number, -1) for number in wanted.tolist()], dtype=np.int64)
 
 
 def _outside(points: FloatArray, sizes: IntArray) -> BoolArray:

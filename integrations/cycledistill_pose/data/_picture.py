@@ -55,10 +55,6 @@ def read_rgb(source: Any, size: Size | None = None, reduce: int = 1, title: str 
         size: (width, height) that the picture's annotations say; None where they say nothing.
         reduce: 1, 2, 4 or 8; decode at this part of the resolution. Of arrays 1.
         title: what errors call it; a path goes by its own name.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BadImageError: it is empty, truncated, no picture, or not of the claimed size.
     """
     if isinstance(source, str | os.PathLike):
         title = title or f"image {os.fspath(source)}"

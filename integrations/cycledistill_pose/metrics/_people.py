@@ -49,13 +49,11 @@ def instance_scores(
 def distinct_people(identities: NDArray[np.int64], people: NDArray[np.float64]) -> NDArray[np.intp]:
     """Indices of people without repetition, by image and within an image by id.
 
+    ``identities`` `[N, 2]` are image id and person's id, ``people`` `[N, D]` everything else.
+
     A person that was handed over twice, such as those that a distributed sampler adds to fill the
     last round, counts once: the same image and id, or where the id is unknown (-1) the very same
     numbers in the same image.
-
-    Args:
-        identities: `[N, 2]` image id and person's id.
-        people: `[N, D]` everything else about them.
     """
     first: dict[tuple[int, int | bytes], int] = {}
     for index, (image, person) in enumerate(identities.tolist()):
@@ -71,13 +69,7 @@ def coco_results(
 ) -> list[dict[str, Any]]:
     """Distinct people, scored, thinned out image by image, in COCO's results format.
 
-    Args:
-        identities: `[N, 2]` image id and person's id.
-        people: `[N, 3 K + 5]` x and y of K keypoints, their K scores, box xyxy, box score.
-        scoring: how they are scored.
-
-    Raises:
-        ValueError: when a number is not finite; names the images.
+    ``people`` `[N, 3 K + 5]` are x and y of K keypoints, their K scores, box xyxy and box score.
     """
     finite = np.isfinite(people).all(axis=1)
     if not finite.all():

@@ -162,13 +162,9 @@ class BlockPruning:
 
 @torch.no_grad()
 def select_tokens(query: Tensor, key: Tensor, num_keypoints: int, num_kept: int) -> Tensor:
-    """Indices `[B, num_keypoints + num_kept]` of the tokens that stay.
+    """Indices `[B, num_keypoints + num_kept]` of the tokens that stay, keypoints first.
 
-    Args:
-        query: `[B, heads, T, d]`, keypoint tokens first.
-        key: `[B, heads, T, d]`.
-        num_keypoints: Number of keypoint tokens; all of them stay, in front.
-        num_kept: Number of visual tokens that stay.
+    Queries and keys are `[B, heads, T, d]`.
     """
     logits = query[:, :, :num_keypoints] @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     attention = F.softmax(logits.float(), dim=-1)

@@ -88,10 +88,6 @@ def read_boxes(
         category_id: Take the boxes of this category instead.
         video: The names are frames: boxes belong to them by number.
         first_frame: Number of the first frame; None takes it from the file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not as described; a box could belong to several images; or none is left.
     """
     file = BoxFile.read(source, "boxes", default_score=1.0)
     categories = _categories(file, skeleton, category_id)

@@ -10,11 +10,7 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 def find_device(name: Device) -> torch.device:
-    """The device of this name; "auto" is the machine's accelerator, or else the CPU.
-
-    Raises:
-        ValueError: There is no such device here.
-    """
+    """The device of this name; "auto" is the machine's accelerator, or else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "cpu" or (name == "auto" and found is None):
         return torch.device("cpu")

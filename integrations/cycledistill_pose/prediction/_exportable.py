@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cycledistill.export import Exportable
 from cycledistill_pose.annotations import check_same_keypoints
-from cycledistill_pose.codecs import HeatmapCodec
-from cycledistill_pose.codecs._decoder import KeypointDecoder
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -36,10 +35,6 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     """Load a folder that `save_plain` wrote; None when it is another kind of folder.
 
     The example inputs are drawn people; `read_images` crops whole images to the network's input.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is broken.
     """
     if not str(config.get("format", "")).startswith("cycledistill_pose/"):
         return None
@@ -70,6 +65,29 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         judge=judge,
         read_annotated=read_annotated,
     )
+
+
+class KeypointDecoder(nn.Module):
+    """A codec's `decode` as the last layer of a network.
+
+    >>> import torch
+    >>> decoder = KeypointDecoder(RegressionCodec(input_size=(192, 256)))
+    >>> decoder(torch.tensor([[[0.25, 0.25, 0.0, 0.0]]]))
+    {'keypoints': tensor([[[48., 64.]]]), 'scores': tensor([[0.5000]])}
+    """
+
+    def __init__(self, codec: HeatmapCodec | RegressionCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Keypoints `[B, K, 2]` in px of the input and scores `[B, K]`."""
+        keypoints, scores = self.codec.decode(outputs)
+        return {"keypoints": keypoints, "scores": scores}
+
+    def extra_repr(self) -> str:
+        """What stands in the module's ``repr``."""
+        return repr(self.codec)
 
 
 def _inputs(crops: Sequence[Any]) -> tuple[Tensor]:

@@ -19,10 +19,6 @@ class Images:
     """The image files of a folder and its subfolders, or one file.
 
     ``names`` are their paths relative to ``folder``; hidden files and folders are left out.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: The folder has no images.
     """
 
     def __init__(self, source: Path) -> None:
@@ -40,12 +36,7 @@ class Images:
 
 
 class Video:
-    """The frames of a video; frame 1 is called ``000001.png``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read as a video.
-    """
+    """The frames of a video; frame 1 is called ``000001.png``."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():

@@ -170,11 +170,7 @@ class PoseConfig(EvaluationOptions, CycledConfig):
 
 
 def check_file_options(options: EvaluationOptions) -> None:
-    """Check that annotations and images are named together.
-
-    Raises:
-        ValueError: One of the two is missing.
-    """
+    """Check that annotations and images are named together."""
     for split in ("train", "val"):
         names = [f"{split}_annotations", f"{split}_images"]
         if len({getattr(options, name, None) is None for name in names}) > 1:

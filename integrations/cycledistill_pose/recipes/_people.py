@@ -247,11 +247,7 @@ def _counts(people: Any) -> str:
 
 
 def parse_flip_pairs(text: str) -> list[list[str]]:
-    """``[["left_eye", "right_eye"], ...]`` of ``left_eye:right_eye,...``; nothing of ``none``.
-
-    Raises:
-        ValueError: It is neither.
-    """
+    """``[["left_eye", "right_eye"], ...]`` of ``left_eye:right_eye,...``; nothing of ``none``."""
     if text.strip() == "none":
         return []
     pairs = [[name.strip() for name in pair.split(":")] for pair in text.split(",")]

@@ -50,12 +50,7 @@ class Body(NamedTuple):
 
 
 def draw_body(rng: np.random.Generator, easy: bool = False) -> Body:
-    """A person of random build in a random pose, seen from a random side.
-
-    Args:
-        rng: Source of all randomness.
-        easy: Upright and seen from the front.
-    """
+    """A person of random build in a random pose, seen from a random side."""
     child = rng.random() < 0.15
     build = rng.normal(1.0, 0.05, 7).clip(0.88, 1.12) * np.where(child, 0.9, 1.0)
     torso, shoulders, hips, upper_arm, forearm, thigh, shin = build * (

@@ -12,13 +12,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Canvas:
-    """RGB floats 0 to 255 `[H, W, 3]`, and depth and owner (0: nobody) of each pixel.
-
-    Args:
-        pixels: What is behind everything.
-        light: Direction to the light `[3]`, z towards the viewer.
-        ambient: Brightness of what is turned away from it.
-    """
+    """RGB floats 0 to 255 `[H, W, 3]`, and depth and owner (0: nobody) of each pixel."""
 
     def __init__(self, pixels: Floats, light: Any, ambient: float) -> None:
         self.height, self.width = pixels.shape[:2]

@@ -152,9 +152,9 @@ def test_broken_boxes(
     cases = {
         "none for '000139.png'": [{"image_id": 7, "bbox": [1, 1, 3, 4], "score": 0.9}],
         "is not a JSON file": "[",
-        "must be a list of": {"images": 3},
+        "expected a list of": {"images": 3},
         "entry 0 has no bbox": [{"image_id": 139}],
-        "must be 4 numbers": [{"image_id": 139, "bbox": [1, 2, 3]}],
+        "expected 4 numbers": [{"image_id": 139, "bbox": [1, 2, 3]}],
         "without extent": [{"image_id": 139, "bbox": [1, 2, 0, 3]}],
     }
     for text, content in cases.items():

@@ -290,8 +290,8 @@ def test_files_and_detected_boxes(room: Path, tmp_path: Path) -> None:
         ("missing", "is no folder here, and the Hugging Face hub gave no model of this name"),
         ("corrupt", "model.safetensors cannot be loaded"),
         ("skeleton", "17 keypoints of 'coco', expected the 14 of 'crowdpose' as in the network"),
-        ("twice", "checkpoints must be different folders"),
-        ("cycles", "num_cycles must be 1 or more, got 0"),
+        ("twice", "checkpoints: expected different folders"),
+        ("cycles", "num_cycles: expected 1 or more, got 0"),
         ("out", "exists; name a new folder"),
     ],
 )

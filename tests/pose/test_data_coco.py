@@ -422,7 +422,7 @@ def test_detections_that_do_not_fit(folder):
         CocoKeypoints(good_file(), folder, detections=[other, other])
     with pytest.raises(ValueError, match="entry 1 has no bbox, score"):
         CocoKeypoints(good_file(), folder, detections=[box, {"image_id": 1}])
-    with pytest.raises(ValueError, match="must be a list of objects"):
+    with pytest.raises(ValueError, match="expected a list of objects"):
         CocoKeypoints(good_file(), folder, detections={"boxes": []})
     with pytest.raises(ValueError, match="nobody to load"):
         CocoKeypoints(good_file(), folder, detections=[box], detection_threshold=0.9)
@@ -453,9 +453,9 @@ def test_files_that_are_none(folder):
         CocoKeypoints(folder / "list.json", folder)
     content = good_file()
     content["images"][0]["id"] = "one"
-    with pytest.raises(ValueError, match="image ids must be integers, got 'one'"):
+    with pytest.raises(ValueError, match="image ids: expected integers, got 'one'"):
         CocoKeypoints(content, folder)
-    with pytest.raises(ValueError, match='bad_images must be "error" or "skip", got \'ignore\''):
+    with pytest.raises(ValueError, match='bad_images: expected "error" or "skip", got \'ignore\''):
         CocoKeypoints(good_file(), folder, bad_images="ignore")
 
 
@@ -473,7 +473,7 @@ def test_images_in_memory_are_those_of_the_folder(folder):
     a = CocoKeypoints(good_file(), folder, **options | {"reduced_decoding": False})
     assert all((a[i]["image"] == c[i]["image"]).all() for i in range(3))
     arrays["one.jpg"] = arrays["one.jpg"].astype(float)
-    with pytest.raises(ValueError, match=r"must be uint8 \[H, W, 3\], got float64"):
+    with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 3\], got float64"):
         CocoKeypoints(good_file(), arrays)[0]
 
 

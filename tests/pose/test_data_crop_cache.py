@@ -211,7 +211,7 @@ def test_a_folder_that_cannot_be_written_is_said_once(
 
 def test_what_cannot_be_cached(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=r"crop_cache must be a folder, but .*file is a file"):
+    with pytest.raises(ValueError, match=r"crop_cache: expected a folder, got the file .*file"):
         load(files, tmp_path / "file")
     images = {path.name: path.read_bytes() for path in files[1].iterdir()}
     with pytest.raises(ValueError, match="crop_cache needs images in a folder"):

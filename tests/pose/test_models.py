@@ -344,11 +344,11 @@ def test_bad_arguments() -> None:
         ({"dim": 18, "num_heads": 3}, "dim divisible by 4, got dim=18"),
         ({"dim": 16, "num_heads": 3}, "dim=16 is not divisible by num_heads=3"),
         ({"position_embedding": "cosine"}, "one of sine-full, sine, learnable, got 'cosine'"),
-        ({"num_keypoints": 0}, "num_keypoints must be an integer of 1 or more, got 0"),
-        ({"depth": 0}, "depth must be"),
-        ({"input_size": 48}, "input_size must be two integers, got 48"),
-        ({"heatmap_size": (8, 12, 3)}, "heatmap_size must be two integers"),
-        ({"mlp_ratio": 0}, "mlp_ratio must be positive"),
+        ({"num_keypoints": 0}, "num_keypoints: expected an integer of 1 or more, got 0"),
+        ({"depth": 0}, "depth: expected"),
+        ({"input_size": 48}, "input_size: expected two integers, got 48"),
+        ({"heatmap_size": (8, 12, 3)}, "heatmap_size: expected two integers"),
+        ({"mlp_ratio": 0}, "mlp_ratio: expected a positive number"),
         ({"pruning": TokenPruning(blocks=(3,))}, "names block 3, but depth=3"),
     ]
     for options, message in cases:

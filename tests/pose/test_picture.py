@@ -205,7 +205,7 @@ def test_what_cannot_be_decoded_is_one_error(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_arrays_that_are_no_picture(array: np.ndarray) -> None:
-    with pytest.raises(BadImageError, match=r"must be uint8 \[H, W, 3\], got "):
+    with pytest.raises(BadImageError, match=r"expected uint8 \[H, W, 3\], got "):
         read_rgb(array)
 
 

@@ -103,8 +103,9 @@ class BoxFile:
             }
         if not isinstance(entries, Sequence) or not all(isinstance(e, Mapping) for e in entries):
             raise ValueError(
-                f"{title} must be a list of objects with image_id (or file_name), bbox and score, "
-                "or a COCO-format file with images and annotations"
+                f"{title}: expected a list of objects with image_id (or file_name), bbox and "
+                f"score, or a COCO-format file with images and annotations, got a "
+                f"{type(entries).__name__}"
             )
         boxes = tuple(
             _box(entry, f"{title}: entry {number}", default_score, from_people)
@@ -129,7 +130,7 @@ def _box(
         values = np.full(4, np.nan)
     if len(values) != 4:
         raise ValueError(
-            f"{name}: its bbox must be 4 numbers (x, y, width, height), got {values.tolist()}"
+            f"{name}: its bbox: expected 4 numbers (x, y, width, height), got {values.tolist()}"
         )
     image_id, file_name, category, score = (
         entry.get(key) for key in ("image_id", "file_name", "category_id", "score")

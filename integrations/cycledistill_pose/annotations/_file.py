@@ -108,7 +108,7 @@ class KeypointFile:
         contents = getattr(source, "dataset", source)
         if not isinstance(contents, str | os.PathLike | Mapping):
             raise TypeError(
-                "annotations must be the path of a COCO file, its contents as a dict, a "
+                "annotations: expected the path of a COCO file, its contents as a dict, a "
                 f"pycocotools COCO or a list of these, got {type(contents).__name__} {contents!r}"
             )
         content, title = load_json(contents, "annotations")

@@ -127,7 +127,7 @@ def _keypoints(values: Any, name: str, category: Category, count: int) -> FloatA
         names = () if category.skeleton is None else category.skeleton.keypoint_names
         which = repr(names[wrong[0]]) if names else str(wrong[0] + 1)
         raise ValueError(
-            f"{name}: keypoint {which} must be finite numbers x, y and v, "
+            f"{name}: keypoint {which}: expected finite numbers x, y and v, "
             f"got {points[wrong[0]].tolist()}"
         )
     return points

@@ -41,7 +41,7 @@ def as_integer(value: Any, what: str) -> int:
     if whole or (isinstance(value, str) and _INTEGER.fullmatch(value)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or abs(value) >= 2**63:
-        raise ValueError(f"{what} must be integers, got {value!r}")
+        raise ValueError(f"{what}: expected integers, got {value!r}")
     return int(value)
 
 
@@ -52,9 +52,9 @@ def as_numbers(values: Any, what: str, finite: bool = True) -> FloatArray:
             raise TypeError
         numbers = np.asarray(values, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
-        raise ValueError(f"{what} must be a list of numbers, got {_shortened(values)}") from None
+        raise ValueError(f"{what}: expected a list of numbers, got {_shortened(values)}") from None
     if finite and not np.isfinite(numbers).all():
-        raise ValueError(f"{what} must be finite numbers, got {_shortened(values)}")
+        raise ValueError(f"{what}: expected finite numbers, got {_shortened(values)}")
     return numbers
 
 
@@ -68,7 +68,7 @@ def as_list(content: Any, key: str, title: str) -> list[Any]:
     entries = content.get(key)
     entries = [] if entries is None else entries
     if not isinstance(entries, Sequence) or not all(hasattr(entry, "get") for entry in entries):
-        raise ValueError(f"{title}: {key!r} must be a list of objects, got {_shortened(entries)}")
+        raise ValueError(f"{title}: {key!r}: expected a list of objects, got {_shortened(entries)}")
     return list(entries)
 
 

@@ -138,7 +138,7 @@ def to_reference_state_dict(model: nn.Module, layout: str = "sdpose") -> dict[st
     """
     plain = _plain(model)
     if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
     names = LAYOUTS[layout]
     if isinstance(plain, TokenReg) and names.head.startswith("keypoint_head."):
         names = replace(names, head=REGRESSION_HEAD)
@@ -153,7 +153,7 @@ def _plain(model: nn.Module) -> TokenPose | TokenReg:
     plain = model.plain if isinstance(model, CycleWrapper) else model
     if not isinstance(plain, (TokenPose, TokenReg)):
         raise TypeError(
-            "model must be a TokenPose or TokenReg, or a CycleWrapper around one, "
+            "model: expected a TokenPose or TokenReg, or a CycleWrapper around one, "
             f"got {type(plain).__name__}"
         )
     return plain

@@ -52,7 +52,7 @@ def inside(
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
     if num_cycles < 1:
-        raise ValueError(f"num_cycles must be 1 or more, got {num_cycles}")
+        raise ValueError(f"num_cycles: expected 1 or more, got {num_cycles}")
     predictor = PosePredictor.from_pretrained(checkpoint)
     names = predictor.skeleton.keypoint_names
     if keypoint not in names:

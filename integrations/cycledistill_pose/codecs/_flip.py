@@ -34,7 +34,7 @@ def flip_heatmaps(heatmaps: Tensor, flip_indices: Sequence[int], shift: bool = T
         ValueError: when heatmaps are not `[B, K, H, W]` or there are not K indices.
     """
     if heatmaps.ndim != 4:
-        raise ValueError(f"heatmaps must be [B, K, H, W], got {list(heatmaps.shape)}")
+        raise ValueError(f"heatmaps: expected [B, K, H, W], got {list(heatmaps.shape)}")
     flipped = _swap(heatmaps, flip_indices, "heatmaps").flip(-1)
     if shift:
         flipped = torch.cat((flipped[..., :1], flipped[..., :-1]), dim=-1)
@@ -68,7 +68,7 @@ def flip_regression(
         ValueError: when outputs are not `[B, K, C]` or there are not K indices.
     """
     if outputs.ndim != 3:
-        raise ValueError(f"outputs must be [B, K, C], got {list(outputs.shape)}")
+        raise ValueError(f"outputs: expected [B, K, C], got {list(outputs.shape)}")
     swapped = _swap(outputs, flip_indices, "outputs")
     mirror = 1.0 if input_width is None else 1.0 - 1.0 / input_width
     return torch.cat((mirror - swapped[..., :1], swapped[..., 1:]), dim=-1)

@@ -89,13 +89,13 @@ class HeatmapCodec:
         self.input_size = check_size("input_size", input_size)
         self.heatmap_size = check_size("heatmap_size", heatmap_size)
         if method not in get_args(HeatmapMethod):
-            raise ValueError(f"method must be one of {get_args(HeatmapMethod)}, got {method!r}")
+            raise ValueError(f"method: expected one of {get_args(HeatmapMethod)}, got {method!r}")
         if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
+            raise ValueError(f"sigma: expected a positive number, got {sigma}")
         if blur_kernel is None:
             blur_kernel = 2 * int(2.67 * sigma) + 1
         if blur_kernel < 1 or blur_kernel % 2 == 0:
-            raise ValueError(f"blur_kernel must be odd and positive, got {blur_kernel}")
+            raise ValueError(f"blur_kernel: expected an odd positive number, got {blur_kernel}")
         if method == "udp" and min(*self.input_size, *self.heatmap_size) < 2:
             raise ValueError(
                 "method 'udp' needs sizes of at least 2, got "
@@ -184,7 +184,7 @@ class HeatmapCodec:
         width, height = self.heatmap_size
         if heatmaps.ndim != 4 or tuple(heatmaps.shape[-2:]) != (height, width):
             raise ValueError(
-                f"heatmaps must be [B, K, H, W] with H, W = {height}, {width} "
+                f"heatmaps: expected [B, K, H, W] with H, W = {height}, {width} "
                 f"(heatmap_size {self.heatmap_size}), got {list(heatmaps.shape)}"
             )
         if heatmaps.dtype != torch.float64:

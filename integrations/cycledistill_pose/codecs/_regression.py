@@ -80,7 +80,7 @@ class RegressionCodec:
             ValueError: when outputs have another shape.
         """
         if outputs.ndim != 3 or outputs.shape[-1] not in (2, 4):
-            raise ValueError(f"outputs must be [B, K, 4] or [B, K, 2], got {list(outputs.shape)}")
+            raise ValueError(f"outputs: expected [B, K, 4] or [B, K, 2], got {list(outputs.shape)}")
         if outputs.dtype != torch.float64:
             outputs = outputs.float()
         keypoints = outputs[..., :2] * outputs.new_tensor(self.input_size)

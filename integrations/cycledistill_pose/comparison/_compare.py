@@ -110,10 +110,10 @@ def compare_checkpoints(
     """
     for name, value in (("num_cycles", num_cycles), ("bootstrap", resamples)):
         if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
     names = [str(folder) for folder in checkpoints]
     if len(set(names)) != len(names) or not names:
-        raise ValueError(f"checkpoints must be different folders, got {names}")
+        raise ValueError(f"checkpoints: expected different folders, got {names}")
     place = find_device(device)
     # All of them are read before any runs: a broken last one should not cost the time of the rest.
     predictors = [PosePredictor.from_pretrained(folder) for folder in checkpoints]

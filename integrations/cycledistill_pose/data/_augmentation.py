@@ -71,11 +71,13 @@ class PoseAugmentation:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name.endswith("probability") and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+                raise ValueError(f"{name}: expected a number between 0 and 1, got {value}")
             if value < 0:
-                raise ValueError(f"{name} must not be below 0, got {value}")
+                raise ValueError(f"{name}: expected 0 or more, got {value}")
         if self.scale >= 1:
-            raise ValueError(f"scale must be below 1 (a box cannot vanish), got {self.scale}")
+            raise ValueError(
+                f"scale: expected a number below 1 (a box cannot vanish), got {self.scale}"
+            )
 
     def draw(
         self,

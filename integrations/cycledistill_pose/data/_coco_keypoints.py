@@ -124,7 +124,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
                 "detections have no keypoints to train on: give either detections or augmentation"
             )
         if bad_images not in ("error", "skip"):
-            raise ValueError(f'bad_images must be "error" or "skip", got {bad_images!r}')
+            raise ValueError(f'bad_images: expected "error" or "skip", got {bad_images!r}')
         file = KeypointFile.read(annotations, category, skeleton)
         self._title = file.title
         self.category_id = file.category.id

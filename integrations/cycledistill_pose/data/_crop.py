@@ -69,17 +69,17 @@ def crop_matrix(
     boxes = np.asarray(tensor.detach().cpu() if tensor is not None else box_xyxy, dtype=np.float64)
     width, height = (float(side) for side in input_size)
     if boxes.ndim == 0 or boxes.shape[-1] != 4:
-        raise ValueError(f"box_xyxy must have shape [..., 4], got {list(boxes.shape)}")
+        raise ValueError(f"box_xyxy: expected shape [..., 4], got {list(boxes.shape)}")
     if not (width > udp and height > udp and padding > 0):
         raise ValueError(
-            f"input_size and padding must be above 0, got input_size={input_size}, "
+            f"input_size and padding: expected numbers above 0, got input_size={input_size}, "
             f"padding={padding}"
         )
     left, top, right, bottom = boxes.T if boxes.ndim == 1 else np.moveaxis(boxes, -1, 0)
     fine = np.isfinite(boxes).all(-1) & (left < right) & (top < bottom)
     if not fine.all():
         raise ValueError(
-            "box_xyxy must be finite with left < right and top < bottom, "
+            "box_xyxy: expected finite numbers with left < right and top < bottom, "
             f"got {boxes.reshape(-1, 4)[~fine.reshape(-1)][0].tolist()}"
         )
 

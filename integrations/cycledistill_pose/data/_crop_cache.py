@@ -68,7 +68,7 @@ class CropCache:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"crop_cache must be a folder, but {self.folder} is a file")
+            raise ValueError(f"crop_cache: expected a folder, got the file {self.folder}")
         self._open: OrderedDict[RegionRequest, tuple[tuple[int, int], Region]] = OrderedDict()
         self._checked: set[tuple[int, int, int]] = set()
         self._can_write = True

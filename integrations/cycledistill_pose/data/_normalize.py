@@ -37,9 +37,9 @@ def normalize_images(
         TypeError: when the images are not bytes.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, got {images.dtype}")
+        raise TypeError(f"images: expected uint8, got {images.dtype}")
     if images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images must have shape [B, H, W, 3], got {list(images.shape)}")
+        raise ValueError(f"images: expected shape [B, H, W, 3], got {list(images.shape)}")
     batch, height, width, _ = images.shape
     # One factor for each number of a row, and in place: no loops over three numbers, no second
     # block of floats. Same bits, 1.7 times as fast on a CPU.

@@ -161,8 +161,8 @@ def _colours(array: npt.NDArray[Any], title: str) -> ImageArray:
     fits = array.ndim in (2, 3) and array.size > 0 and 1 <= channels <= 4
     if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_) or not fits:
         raise BadImageError(
-            f"{title} must be uint8 [H, W, 3], got {array.dtype} {list(array.shape)} (expected "
-            "RGB, or one or two channels of grey, or a fourth of alpha; uint16 and bool will do)"
+            f"{title}: expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)} (one or two "
+            "channels of grey, a fourth of alpha, uint16 and bool are fine too)"
         )
     if array.dtype == np.bool_:
         array = array * np.uint8(255)

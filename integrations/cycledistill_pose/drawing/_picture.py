@@ -24,9 +24,9 @@ def as_image(image: Any) -> ImageArray:
     """An RGB image `[H, W, 3]` of bytes from an array or tensor."""
     array = to_numpy(image)
     if array.dtype != np.uint8:
-        raise TypeError(f"image must be uint8 (0 to 255), got {array.dtype}")
+        raise TypeError(f"image: expected uint8 (0 to 255), got {array.dtype}")
     if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"image must have shape [H, W, 3], got {list(array.shape)}")
+        raise ValueError(f"image: expected shape [H, W, 3], got {list(array.shape)}")
     return array
 
 
@@ -58,7 +58,7 @@ def save_picture(path: str | os.PathLike[str], image: Any, quality: int = 90) ->
     """
     path = Path(path)
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise ValueError(f"path must end in .jpg, .jpeg or .png, got {path}")
+        raise ValueError(f"path: expected one that ends in .jpg, .jpeg or .png, got {path}")
     data = encode_picture(image, path.suffix.lower(), quality)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:

@@ -52,7 +52,7 @@ def draw_skeleton(
     points = to_numpy(keypoints)
     if points.shape != (skeleton.num_keypoints, 2):
         raise ValueError(
-            f"keypoints must have shape [{skeleton.num_keypoints}, 2] for skeleton "
+            f"keypoints: expected shape [{skeleton.num_keypoints}, 2] for skeleton "
             f"{skeleton.name!r}, got {list(points.shape)}"
         )
     shown = np.isfinite(points).all(1)

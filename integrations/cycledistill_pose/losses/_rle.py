@@ -73,7 +73,7 @@ class RLELoss(nn.Module):
         super().__init__()
         if distribution not in get_args(Distribution):
             raise ValueError(
-                f"distribution must be one of {get_args(Distribution)}, got {distribution!r}"
+                f"distribution: expected one of {get_args(Distribution)}, got {distribution!r}"
             )
         self.distribution = distribution
         self.residual = residual
@@ -156,13 +156,13 @@ class RLELoss(nn.Module):
 def _check_shapes(outputs: Tensor, target: Tensor, weight: Tensor | None) -> None:
     if outputs.ndim != 3 or outputs.shape[-1] != 4:
         raise ValueError(
-            f"outputs must be [B, K, 4] (x, y, raw sigma_x, raw sigma_y), got {list(outputs.shape)}"
+            f"outputs: expected [B, K, 4] (x, y and their raw sigmas), got {list(outputs.shape)}"
         )
     if target.shape != (*outputs.shape[:2], 2):
         raise ValueError(
-            f"target must be [B, K, 2] = {[*outputs.shape[:2], 2]}, got {list(target.shape)}"
+            f"target: expected [B, K, 2] = {[*outputs.shape[:2], 2]}, got {list(target.shape)}"
         )
     if weight is not None and weight.shape != outputs.shape[:2]:
         raise ValueError(
-            f"weight must be [B, K] = {list(outputs.shape[:2])}, got {list(weight.shape)}"
+            f"weight: expected [B, K] = {list(outputs.shape[:2])}, got {list(weight.shape)}"
         )

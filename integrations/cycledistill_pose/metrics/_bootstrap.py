@@ -58,12 +58,14 @@ def bootstrap_ap(
         ValueError: when there is no metric, the images differ, or ``resamples`` is below 1.
     """
     if resamples < 1:
-        raise ValueError(f"resamples must be 1 or more, got {resamples}")
+        raise ValueError(f"resamples: expected 1 or more, got {resamples}")
     if not metrics:
-        raise ValueError("metrics must be at least one, got none")
+        raise ValueError("metrics: expected at least one, got none")
     if any(metric.image_ids != metrics[0].image_ids for metric in metrics):
         sizes = [len(metric.image_ids) for metric in metrics]
-        raise ValueError(f"metrics must be over the same images, got {sizes} that differ")
+        raise ValueError(
+            f"metrics: expected the same images in all of them, got {sizes} that differ"
+        )
     curves = [_matches(metric) for metric in metrics]
     random = np.random.default_rng(seed)
     images = len(metrics[0].image_ids)
@@ -89,11 +91,11 @@ def percentile_interval(samples: Any, level: float = 0.95) -> tuple[float, float
         ValueError: when ``level`` is not between 0 and 1, or no sample is a number.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     values = np.asarray(samples, dtype=np.float64)
     values = values[np.isfinite(values)]
     if not values.size:
-        raise ValueError("samples must have a number among them, got none")
+        raise ValueError("samples: expected a number among them, got none")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

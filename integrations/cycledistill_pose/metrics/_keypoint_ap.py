@@ -55,7 +55,7 @@ class KeypointAP(Metric):
     ) -> None:
         super().__init__(**kwargs)
         if nms not in (*get_args(NMS), None):
-            raise ValueError(f'nms must be "oks", "soft_oks" or None, got {nms!r}')
+            raise ValueError(f'nms: expected "oks", "soft_oks" or None, got {nms!r}')
         file = KeypointFile.read(annotations, category)
         found = _find_sigmas(sigmas, file, self.default_skeleton)
         self.ground_truth = ground_truth(file, type(self).person_areas(file.people), len(found))
@@ -174,12 +174,12 @@ class KeypointAP(Metric):
     ) -> Tensor:
         tensor = torch.as_tensor(values).detach().to(self.device, dtype)
         if shape is None and tensor.ndim != 1:
-            raise ValueError(f"{name} must be [B], got {list(tensor.shape)}")
+            raise ValueError(f"{name}: expected [B], got {list(tensor.shape)}")
         if shape is not None and tensor.numel() == 0 and 0 in shape:
             return tensor.reshape(shape)
         if shape is not None and tensor.shape != shape:
             raise ValueError(
-                f"{name} must be {list(shape)} for {shape[0]} image_ids and "
+                f"{name}: expected {list(shape)} for {shape[0]} image_ids and "
                 f"{self.num_keypoints} keypoints, got {list(tensor.shape)}"
             )
         return tensor
@@ -254,7 +254,7 @@ def _find_sigmas(
     sigmas = tuple(float(sigma) for sigma in sigmas)
     if len(sigmas) != count or not min(sigmas) > 0:
         raise ValueError(
-            f"sigmas must be {count} positive numbers, one for each keypoint of the annotations, "
+            f"sigmas: expected {count} positive numbers, one for each keypoint of the annotations, "
             f"got {len(sigmas)}: {sigmas}"
         )
     return sigmas

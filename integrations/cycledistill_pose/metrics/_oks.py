@@ -52,7 +52,7 @@ def oks(
     for name, poses in (("keypoints_a", a), ("keypoints_b", b)):
         if poses.ndim != 3 or poses.shape[1:] != (len(sigmas), 2):
             raise ValueError(
-                f"{name} must be [N, K, 2] with K = {len(sigmas)} like the sigmas, "
+                f"{name}: expected [N, K, 2] with K = {len(sigmas)} like the sigmas, "
                 f"got {list(poses.shape)}"
             )
     area = _check_length("areas_a", areas_a, len(a))[:, None]
@@ -66,7 +66,7 @@ def oks(
     counted = (to_array(visible_a) > 0)[:, None]
     if counted.shape != (len(a), 1, len(sigmas)):
         raise ValueError(
-            f"visible_a must be [N, K] = {[len(a), len(sigmas)]}, got {list(counted[:, 0].shape)}"
+            f"visible_a: expected [N, K] = {[len(a), len(sigmas)]}, got {list(counted[:, 0].shape)}"
         )
     return (similarity * counted).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
 
@@ -172,5 +172,5 @@ def _descending(scores: NDArray[np.float64]) -> NDArray[np.intp]:
 def _check_length(name: str, values: ArrayLike, length: int) -> NDArray[np.float64]:
     array = to_array(values)
     if array.shape != (length,):
-        raise ValueError(f"{name} must be [N] = [{length}], got {list(array.shape)}")
+        raise ValueError(f"{name}: expected [N] = [{length}], got {list(array.shape)}")
     return array

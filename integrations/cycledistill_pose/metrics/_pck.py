@@ -82,12 +82,12 @@ class PCK(Metric):
     ) -> None:
         super().__init__(**kwargs)
         if not threshold > 0:
-            raise ValueError(f"threshold must be positive, got {threshold}")
+            raise ValueError(f"threshold: expected a positive number, got {threshold}")
         if isinstance(size, str) and size != "box":
-            raise ValueError(f'size must be "box" or the indices of two keypoints, got {size!r}')
+            raise ValueError(f'size: expected "box" or the indices of two keypoints, got {size!r}')
         if not isinstance(size, str) and not all(0 <= index < num_keypoints for index in size):
             raise ValueError(
-                f"size must be indices of two of {num_keypoints} keypoints, got {size}"
+                f"size: expected indices of two of {num_keypoints} keypoints, got {size}"
             )
         self.num_keypoints = num_keypoints
         self.threshold = threshold
@@ -116,7 +116,7 @@ class PCK(Metric):
         """
         if targets.ndim != 3 or targets.shape[1:] != (self.num_keypoints, 2):
             raise ValueError(
-                f"targets must be [B, K, 2] with K = {self.num_keypoints} (num_keypoints), "
+                f"targets: expected [B, K, 2] with K = {self.num_keypoints} (num_keypoints), "
                 f"got {list(targets.shape)}"
             )
         if not isinstance(self.size, str):
@@ -146,17 +146,17 @@ def _count(
     """How often each keypoint was correct and how often it was counted, `[K]` each."""
     if keypoints.ndim != 3 or keypoints.shape[-1] != 2 or keypoints.shape != targets.shape:
         raise ValueError(
-            "keypoints and targets must both be [B, K, 2], got "
+            "keypoints and targets: expected both to be [B, K, 2], got "
             f"{list(keypoints.shape)} and {list(targets.shape)}"
         )
     if visible.shape != keypoints.shape[:2] or sizes.shape != keypoints.shape[:1]:
         raise ValueError(
-            f"visible must be [B, K] = {list(keypoints.shape[:2])} and sizes "
+            f"visible: expected [B, K] = {list(keypoints.shape[:2])} and sizes "
             f"{list(keypoints.shape[:1])}, got {list(visible.shape)} and {list(sizes.shape)}"
         )
     counted = (visible > 0) & (sizes > 0)[:, None]
     if not targets[visible > 0].isfinite().all():
-        raise ValueError("targets must be finite where visible, got NaN or infinity")
+        raise ValueError("targets: expected finite numbers where visible, got NaN or infinity")
     near = (keypoints - targets).norm(dim=-1) < threshold * sizes[:, None]
     return (near & counted).sum(dim=0), counted.sum(dim=0)
 

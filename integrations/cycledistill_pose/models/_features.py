@@ -12,14 +12,14 @@ from torch import Tensor, nn
 def positive_integer(name: str, value: int) -> int:
     """Return `value`, or raise a `ValueError` that names it."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an integer of 1 or more, got {value!r}")
+        raise ValueError(f"{name}: expected an integer of 1 or more, got {value!r}")
     return value
 
 
 def integer_pair(name: str, value: Sequence[int]) -> tuple[int, int]:
     """Return `value` as a tuple, or raise a `ValueError` that names it."""
     if isinstance(value, (int, str)) or len(value) != 2:
-        raise ValueError(f"{name} must be two integers, got {value!r}")
+        raise ValueError(f"{name}: expected two integers, got {value!r}")
     first, second = value
     return positive_integer(name, first), positive_integer(name, second)
 

@@ -116,7 +116,7 @@ def sdpose_loss(
         groups = {"keypoint": slice(0, plain), "visual": slice(plain, None)}
     else:
         raise TypeError(
-            "model must be a TokenPose or TokenReg, a CycleWrapper around one, or the number of "
+            "model: expected a TokenPose or TokenReg, a CycleWrapper around one, or the number of "
             f"keypoints, got {type(plain).__name__}"
         )
     if task_loss is None:

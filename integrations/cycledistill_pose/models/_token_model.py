@@ -68,13 +68,13 @@ class TokenModel(nn.Module):
         self._epoch: float | None = None
         if position_embedding not in POSITION_EMBEDDINGS:
             raise ValueError(
-                f"position_embedding must be one of {', '.join(POSITION_EMBEDDINGS)}, "
+                f"position_embedding: expected one of {', '.join(POSITION_EMBEDDINGS)}, "
                 f"got {position_embedding!r}"
             )
         if positive_integer("dim", dim) % positive_integer("num_heads", num_heads):
             raise ValueError(f"dim={dim} is not divisible by num_heads={num_heads}")
         if mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
+            raise ValueError(f"mlp_ratio: expected a positive number, got {mlp_ratio}")
         if pruning is not None and pruning.blocks[-1] >= positive_integer("depth", depth):
             raise ValueError(
                 f"pruning names block {pruning.blocks[-1]}, but depth={depth} has blocks "
@@ -155,7 +155,7 @@ class TokenModel(nn.Module):
         width, height = self.input_size
         if images.ndim != 4 or images.shape[1:] != (3, height, width):
             raise ValueError(
-                f"images must be [B, 3, {height}, {width}] (input_size is {width} wide and "
+                f"images: expected [B, 3, {height}, {width}] (input_size is {width} wide and "
                 f"{height} high), got {list(images.shape)}"
             )
         features = take_map(self.backbone(images), self._feature_index)

@@ -65,7 +65,7 @@ class PosePredictor:
     ) -> None:
         for name, value in (("num_cycles", num_cycles), ("batch_size", batch_size)):
             if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+                raise ValueError(f"{name}: expected 1 or more, got {value}")
         if flip_test and not skeleton.flip_pairs:
             warnings.warn("flip_test is left out: the skeleton has no flip pairs", stacklevel=2)
         self.plain = model.eval()
@@ -191,7 +191,7 @@ class PosePredictor:
             chosen = np.asarray([[0, 0, width, height]] if of_image is None else of_image, float)
             chosen = chosen.reshape(0, 4) if chosen.size == 0 else chosen
             if chosen.ndim != 2 or chosen.shape[1] != 4:
-                raise ValueError(f"boxes_xyxy must have shape [N, 4], got {list(chosen.shape)}")
+                raise ValueError(f"boxes_xyxy: expected shape [N, 4], got {list(chosen.shape)}")
             empty = ~(np.isfinite(chosen).all(1) & (chosen[:, 2:] > chosen[:, :2]).all(1))
             if empty.any():
                 raise ValueError(f"boxes_xyxy: {chosen[empty][0].tolist()} has no extent")

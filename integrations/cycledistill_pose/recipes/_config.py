@@ -165,7 +165,7 @@ class PoseConfig(EvaluationOptions, CycledConfig):
         """
         super().validate()
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must be rising epochs, got {self.milestones}")
+            raise ValueError(f"milestones: expected rising epochs, got {self.milestones}")
         check_file_options(self)
 
 

@@ -63,7 +63,7 @@ class Skeleton:
         if len(self.sigmas) != count:
             raise ValueError(f"{title}: {len(self.sigmas)} sigmas for {count} keypoint names")
         if not all(0 < sigma < math.inf for sigma in self.sigmas):
-            raise ValueError(f"{title}: sigmas must be above 0 and finite, got {self.sigmas}")
+            raise ValueError(f"{title}: sigmas: expected finite numbers above 0, got {self.sigmas}")
         paired = [index for pair in self.flip_pairs for index in pair]
         joined = [index for pair in self.limbs for index in pair]
         used = {"flip_pairs": paired, "limbs": joined, "upper_body": self.upper_body}
@@ -109,7 +109,7 @@ class Skeleton:
         indices = []
         for pair in pairs:
             if len(pair) != 2 or isinstance(pair, str):
-                raise ValueError(f"flip pairs must be pairs of keypoint names, got {pair!r}")
+                raise ValueError(f"flip pairs: expected pairs of keypoint names, got {pair!r}")
             unknown = [name for name in pair if name not in self.keypoint_names]
             if unknown:
                 raise ValueError(

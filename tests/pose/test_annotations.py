@@ -248,7 +248,7 @@ def test_people_without_a_box_count_by_their_keypoints_in_ap() -> None:
     for box in (None, ..., []):
         source = birds({"bbox": box, "area": ...})
         assert ap(source) == 1.0
-        with pytest.raises(ValueError, match=r"nobody to load.*no box or an empty one"):
+        with pytest.raises(ValueError, match=r"no people to load.*no box or an empty one"):
             data(source)
     by_hand = birds({"bbox": [20, 20, 30, 20], "area": 0.53 * 30 * 20})
     near = [[22, 20], [50, 43], [30, 30]]

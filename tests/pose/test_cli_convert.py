@@ -58,7 +58,7 @@ def test_errors_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for arguments, text in (
         (("none.pth", "--model", "tokenpose_nano"), "none.pth"),
         ((tmp_path / "bad.pth", "--model", "tokenpose_nano"), "bad.pth"),
-        ((tmp_path / "r.pth", "--model", "tokenpose_x"), "no model is called 'tokenpose_x'"),
+        ((tmp_path / "r.pth", "--model", "tokenpose_x"), "got 'tokenpose_x'"),
         ((tmp_path / "r.pth", "--model", "tokenreg_nano"), "does not fit this TokenReg"),
         (
             (tmp_path / "r.pth", "--model", "tokenpose_nano", "--skeleton", "crowdpose"),

@@ -287,7 +287,7 @@ def test_files_and_detected_boxes(room: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        ("missing", "is no folder here, and the Hugging Face hub gave no model of this name"),
+        ("missing", "is not a folder here, and the Hugging Face Hub gave no model of this name"),
         ("corrupt", "model.safetensors cannot be loaded"),
         ("skeleton", "17 keypoints of 'coco', expected the 14 of 'crowdpose' as in the network"),
         ("twice", "checkpoints: expected different folders"),

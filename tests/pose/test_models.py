@@ -262,11 +262,9 @@ class Named(nn.Module):
 def test_backbone_with_named_outputs() -> None:
     assert small(backbone=Named()).patch_embed.in_features == 12
     assert small(backbone=Named(), feature_index="half")(torch.randn(2, 3, 48, 32)).ndim == 4
-    with pytest.raises(
-        ValueError, match=r"must be \[B, C, H, W\], the backbone yields \[1, 4608\]"
-    ):
+    with pytest.raises(ValueError, match=r"expected a feature map \[B, C, H, W\], got \[1, 4608\]"):
         small(backbone=Named(), feature_index="flat")
-    with pytest.raises(ValueError, match="must return a tensor"):
+    with pytest.raises(ValueError, match="expected it to return a tensor"):
         small(backbone=Strange())
     with pytest.raises(ValueError, match="returns one tensor"):
         small(feature_index=2)

@@ -158,7 +158,7 @@ def test_unknown_pairs_mirror_nothing_and_say_so(root: Path) -> None:
         write_file(root / name, ["1", "2", "3", "4"])
     config = config_for(root, augmentation=PoseAugmentation(flip_probability=1.0))
     training, people = open_people(config)
-    assert people.assumed()["flip pairs"].startswith("none known: nothing is mirrored")
+    assert people.assumed()["flip pairs"].startswith("none known: no mirroring")
     never = replace(config, augmentation=PoseAugmentation(flip_probability=0.0))
     moved, still = training.crops(CODEC), open_people(never)[0].crops(CODEC)
     for index in range(6):
@@ -193,8 +193,8 @@ def test_pairs_in_the_file_win_over_names(root: Path) -> None:
         ("left_wing", "flip_pairs: expected .* got 'left_wing'"),
         ("left_wing:", "flip_pairs: expected"),
         ("left_wing:wing", "name the keypoint 'wing', expected one of head, left_wing"),
-        ("head:tail,tail:left_wing", "stands in two flip_pairs"),
-        ("head:head", "stands in two flip_pairs"),
+        ("head:tail,tail:left_wing", "is in two flip_pairs"),
+        ("head:head", "is in two flip_pairs"),
     ):
         with pytest.raises(ValueError, match=words):
             open_people(config_for(root, flip_pairs=wrong))
@@ -218,7 +218,7 @@ def write_test_images(root: Path) -> Path:
 
 def test_images_without_annotations_get_predictions_and_no_ap(root: Path, capsys: Any) -> None:
     config = config_for(root, detections=write_test_images(root), evaluate_every=1)
-    with pytest.raises(ValueError, match="nobody to load"):
+    with pytest.raises(ValueError, match="no people to load"):
         open_people(replace(config, detections=None))[1].crops((32, 32))
     run = train(config)
     assert run.scores == {}
@@ -234,7 +234,7 @@ def test_images_without_annotations_get_predictions_and_no_ap(root: Path, capsys
         "results_1.json", "results_2.json", "scores.json"]  # fmt: skip
     again = json.loads((out / "results_1.json").read_text())
     assert [r["image_id"] for r in again] == [1, 4]
-    assert "No AP: nobody is annotated" in capsys.readouterr().out
+    assert "No AP: these images have no annotated people" in capsys.readouterr().out
     assert json.loads((out / "scores.json").read_text())["rows"][0]["scores"] == {}
 
 

@@ -1,4 +1,4 @@
-"""Model cards, and networks on the Hugging Face hub; nothing here reaches it."""
+"""Model cards, and networks on the Hugging Face Hub; nothing here reaches it."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_predictor_saves_what_it_predicts_with(name: str, tmp_path: Path) -> N
 def test_a_network_of_parts_of_ones_own_cannot_be_saved_by_name(tmp_path: Path) -> None:
     model = create_model("tokenpose_nano", backbone=StemNet(16, 1), **OPTIONS)
     predictor = PosePredictor(model, COCO, HeatmapCodec((48, 64), (12, 16), sigma=1.0))
-    with pytest.raises(ValueError, match="cannot be made again from a name and options"):
+    with pytest.raises(ValueError, match="cannot be rebuilt from a name and options"):
         predictor.save_pretrained(tmp_path / "plain")
     assert not (tmp_path / "plain").exists()
 

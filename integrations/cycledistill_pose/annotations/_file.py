@@ -125,7 +125,7 @@ class KeypointFile:
             raise ValueError(
                 f"{self.title}: category {self.category.name!r} (id {self.category.id}) has no "
                 'keypoint names: its "keypoints" must list them, such as ["nose", "left_eye", '
-                '"right_eye"]; or hand a Skeleton over'
+                '"right_eye"]; or pass a Skeleton'
             )
         return self.category.skeleton
 

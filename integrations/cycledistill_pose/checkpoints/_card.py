@@ -18,7 +18,7 @@ def model_card(
     training: Mapping[str, Any] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> str:
-    """A model card as the Hugging Face hub shows it: Markdown under a head of YAML.
+    """A model card as the Hugging Face Hub shows it: Markdown under a head of YAML.
 
     Paths are left out of ``training``: they belong to the machine where the run was.
     """

@@ -1,4 +1,4 @@
-"""Plain networks on the Hugging Face hub."""
+"""Plain networks on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def find_folder(source: str | Path) -> Path:
     except (HFValidationError, OSError, HTTPError) as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise FileNotFoundError(
-            f"{source} is no folder here, and the Hugging Face hub gave no model of this name: "
+            f"{source} is not a folder here, and the Hugging Face Hub gave no model of this name: "
             f"{told[0]}"
         ) from error
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
-    """Share the folder of a plain network on the Hugging Face hub, model card and all.
+    """Share the folder of a plain network on the Hugging Face Hub, model card and all.
 
     You must be logged in (``hf auth login``). A repository that is not there is made.
 
@@ -59,6 +59,6 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         hub.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES))
     except (OSError, HTTPError) as error:
         raise ConnectionError(
-            f"{folder} could not be shared as {repo_id} on the Hugging Face hub: {error}"
+            f"{folder} could not be shared as {repo_id} on the Hugging Face Hub: {error}"
         ) from error
     return str(address)

@@ -87,7 +87,7 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     """Load such a folder, strictly.
 
     Args:
-        source: The folder; or, where there is none, a name on the Hugging Face hub such as
+        source: The folder; or, where there is none, a name on the Hugging Face Hub such as
             ``"owner/name"``, which is downloaded once.
 
     Raises:
@@ -101,7 +101,7 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     try:
         description = json.loads((folder / "config.json").read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'config.json'} is no JSON: {error}") from error
+        raise ValueError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise ValueError(f"{folder / 'config.json'} does not describe a pose network ({_FORMAT})")
     lacking = {"model", "options", "skeleton", "codec"} - description.keys()

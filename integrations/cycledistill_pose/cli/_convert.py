@@ -24,19 +24,19 @@ def convert(
     codec: HeatmapMethod = "dark",
     pruning: bool = False,
 ) -> None:
-    """Make the folder of a plain network from released weights of SDPose, PPT or TokenPose.
+    """Convert released weights of SDPose, PPT or TokenPose to the folder of a plain network.
 
-    The folder is taken by predict, evaluate, inside and `cycledistill export`. It appears whole or
-    not at all, and must not exist. Nothing in the file is run: it is read as tensors only.
+    The folder works with predict, evaluate, inside and `cycledistill export`. It must not exist,
+    and appears only once it is complete. The file is read as tensors only; no code in it is run.
 
     Args:
         checkpoint: A released .pth or .safetensors file.
-        model: What it was trained as: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b
-            or tokenreg_s.
+        model: The network: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b or
+            tokenreg_s.
         out: Folder to write.
-        skeleton: Keypoints that it was trained on.
+        skeleton: Keypoints it was trained on.
         codec: How its heatmaps are decoded.
-        pruning: It was trained with token pruning (PPT).
+        pruning: Whether it was trained with token pruning (PPT).
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")

@@ -34,22 +34,22 @@ def evaluate(
 ) -> None:
     """Compare plain networks: AP with intervals, and a page of the worst and best cases.
 
-    Where nobody is annotated in the images, predictions on a detector's boxes are written, as
-    COCO's evaluation server takes them, and there is no AP. The output folder appears whole or not
-    at all, and must not exist.
+    If the images have no annotated people, predictions on a detector's boxes are written in the
+    format of COCO's evaluation server, without AP. The output folder must not exist; it appears
+    only once it is complete.
 
     Args:
-        checkpoints: Folders of plain networks, or their names on the Hugging Face hub; differences
+        checkpoints: Folders of plain networks, or their names on the Hugging Face Hub; differences
             are to the first.
         out: Folder to write: scores.json and report.html, or results_1.json, ...
-        data: Whom to evaluate on.
-        num_cycles: Evaluate after 1, 2, ... so many passes through the blocks.
-        flip_test: Average with the outputs for the mirrored image, or not, or show both.
-        bootstrap: Draws of images with replacement, for the intervals.
-        cases: Worst, best and most differing people on the page, of each so many.
+        data: The people to evaluate on.
+        num_cycles: Evaluate after 1, 2, ... up to this many passes through the blocks.
+        flip_test: Whether to average with the outputs for the mirrored image; both shows both.
+        bootstrap: Bootstrap samples of the images, for the intervals.
+        cases: How many of the worst, best and most different people the page shows.
         num_workers: Processes that load images.
-        seed: Of the synthetic people and of the bootstrap.
-        device: Where the networks run; auto takes the accelerator, if there is one.
+        seed: Seed of the generated people and of the bootstrap.
+        device: Where the networks run; auto uses the accelerator if there is one.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
@@ -83,7 +83,7 @@ def evaluate(
 
 def _table(comparison: Comparison) -> Table:
     scored = bool(comparison.rows[0].scores)
-    table = Table(title="Percent" if scored else "No AP: nobody is annotated in these images")
+    table = Table(title="Percent" if scored else "No AP: these images have no annotated people")
     table.add_column("network", overflow="fold")
     names = ("AP", "to the first", "AP50", "AP75") if scored else ("predictions",)
     for name in ("cycles", "flip", *names):

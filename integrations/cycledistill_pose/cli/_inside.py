@@ -1,4 +1,4 @@
-"""Pictures of what a network does inside."""
+"""Pictures of the inside of a network: attention, weights and tokens."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def inside(
 ) -> None:
     """Draw attention, weights, token changes and predictions of a network, cycle by cycle.
 
-    The output folder appears whole or not at all, and must not exist.
+    The output folder must not exist; it appears only once it is complete.
 
     Args:
-        checkpoint: Folder of a plain network, or its name on the Hugging Face hub.
-        image: An image, taken as one person.
+        checkpoint: Folder of a plain network, or its name on the Hugging Face Hub.
+        image: An image of one person.
         out: Folder to write the pictures to.
-        keypoint: Whose attention to draw over the image.
+        keypoint: Keypoint whose attention to draw over the image.
         num_cycles: Passes through the blocks.
-        layer: Whose weights to draw, from 1; the last one by default.
-        compare: Another plain network, for its weights beside these.
+        layer: Layer whose weights to draw, counted from 1; by default the last one.
+        compare: Another plain network whose weights to draw next to these.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")

@@ -91,7 +91,7 @@ def compare_checkpoints(
     """Evaluate plain networks after 1, 2, ... cycles, all on the same people.
 
     Args:
-        checkpoints: Folders of plain networks, or their names on the Hugging Face hub; differences
+        checkpoints: Folders of plain networks, or their names on the Hugging Face Hub; differences
             are to the first.
         people: Whom to evaluate on, and how AP is measured.
         num_cycles: The most cycles.
@@ -99,7 +99,7 @@ def compare_checkpoints(
         resamples: Draws of the bootstrap over images.
         cases: How many worst, best and differing people to pick: at one cycle, with the first of
             ``flip_tests``.
-        device: Where the networks run; auto takes the accelerator, if there is one.
+        device: Where the networks run; auto uses the accelerator if there is one.
         seed: Of generated people and of the bootstrap.
         num_workers: Processes that load images.
 

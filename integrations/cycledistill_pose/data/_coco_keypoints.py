@@ -141,7 +141,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
             self._people = People.detected(file, boxes, detection_threshold)
         self._drop_bad_images(bad_images, strict=detections is None)
         if len(self._people) == 0:
-            raise ValueError(f"{self._title}: nobody to load; {self.report()}")
+            raise ValueError(f"{self._title}: no people to load; {self.report()}")
         self._people_images = PeopleImages(
             self._images, self._people, self._cropping, reduced_decoding, crop_cache
         )

@@ -90,7 +90,7 @@ def _decode(data: bytes, title: str, size: Size | None, reduce: int) -> tuple[Im
     if not data:
         raise BadImageError(f"{title} is empty (0 bytes)")
     if is_truncated(data):
-        raise BadImageError(f"{title} is truncated: {len(data)} bytes and no end")
+        raise BadImageError(f"{title} is truncated: {len(data)} bytes without an end")
 
     def decode() -> tuple[ImageArray, Size]:
         with Image.open(io.BytesIO(data)) as opened:

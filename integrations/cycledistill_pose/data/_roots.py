@@ -83,5 +83,5 @@ def _require(root: Path, needed: list[tuple[Path, str]], name: str) -> None:
     if missing:
         lines = [f"  {path.relative_to(root)}  from {source}" for path, source in missing]
         raise FileNotFoundError(
-            "\n".join([f"{root} is not a whole copy of {name}. Missing:", *lines])
+            "\n".join([f"{root} is not a complete copy of {name}. Missing:", *lines])
         )

@@ -124,7 +124,7 @@ class PCK(Metric):
             sizes = (targets[:, first] - targets[:, second]).norm(dim=-1)
             sizes = sizes * ((visible[:, first] > 0) & (visible[:, second] > 0))
         elif boxes_xyxy is None:
-            raise ValueError('boxes_xyxy are needed to measure by, because size is "box"')
+            raise ValueError('boxes_xyxy: expected boxes, because size is "box", got None')
         else:
             sizes = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).amax(dim=-1)
         correct, counted = _count(keypoints, targets, visible, sizes, self.threshold)

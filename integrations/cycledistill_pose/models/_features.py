@@ -74,7 +74,7 @@ def choose_map(
             raise ValueError(f"feature_index={index!r} is not one of the backbone's: {found}")
     shape = _shape(take_map(features, chosen))
     if len(shape) != 4:
-        raise ValueError(f"a feature map must be [B, C, H, W], the backbone yields {shape}")
+        raise ValueError(f"backbone: expected a feature map [B, C, H, W], got {shape}")
     return chosen
 
 
@@ -89,7 +89,7 @@ def _named(features: Any) -> dict[int | str, Any]:
     if isinstance(features, Sequence) and not isinstance(features, str):
         return dict(enumerate(features))
     raise ValueError(
-        "a backbone must return a tensor, or a list, tuple or mapping of them, "
+        "backbone: expected it to return a tensor, or a list, tuple or mapping of them, "
         f"got {type(features).__name__}"
     )
 

@@ -66,9 +66,7 @@ def create_sdpose(
         ValueError: No such name, or options that do not fit.
     """
     if name not in SDPOSE_MODELS:
-        raise ValueError(
-            f"no SDPose model is called {name!r}; there are {', '.join(SDPOSE_MODELS)}"
-        )
+        raise ValueError(f"SDPose model: expected one of {', '.join(SDPOSE_MODELS)}, got {name!r}")
     network, cycles = SDPOSE_MODELS[name]
     model = create_model(network, num_keypoints, pretrained=pretrained, **options)
     return CycleWrapper(model, cycles if num_cycles is None else num_cycles, blocks="blocks")

@@ -169,8 +169,8 @@ def _refuse(
         box = others[0]
         name = box.file_name or file.image_names.get(box.image_id or 0) or box.image_id
         raise ValueError(
-            f"{file.title} is for other images: its {found.total} boxes are for {name!r} and the "
-            f"like, none for {names[0]!r}{' and the like' if len(names) > 1 else ''}"
+            f"{file.title} is for other images: its {found.total} boxes are for images such as "
+            f"{name!r}, none for {names[0]!r}"
         )
     reason = ""
     if skeleton is not None and found.left_out["of another category"]:
@@ -181,4 +181,4 @@ def _refuse(
             f"{skeleton.category_id} {skeleton.category or ''}".rstrip()
             + ": --category-id takes the boxes of another one"
         )
-    raise ValueError(f"{file.title}: no box is left of {found}{reason}")
+    raise ValueError(f"{file.title}: no boxes are left of {found}{reason}")

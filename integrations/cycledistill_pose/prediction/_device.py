@@ -15,6 +15,6 @@ def find_device(name: Device) -> torch.device:
     if name == "cpu" or (name == "auto" and found is None):
         return torch.device("cpu")
     if found is None or name not in ("auto", found.type):
-        here = "none" if found is None else found.type
-        raise ValueError(f"device {name!r} is not there; accelerator of this machine: {here}")
+        here = "" if found is None else f" or {found.type}"
+        raise ValueError(f"device: expected auto or cpu{here} on this machine, got {name!r}")
     return found

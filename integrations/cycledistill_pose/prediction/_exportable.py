@@ -104,8 +104,8 @@ def _whole(predictor: PosePredictor, path: Path) -> Any:
 def _moved(distances: Tensor) -> str:
     middle, most = distances.quantile(0.5), distances.quantile(0.95)
     return (
-        f"  keypoints move by {distances.mean():.2f} px of the input in the mean (median "
-        f"{middle:.2f}, 95 % by less than {most:.2f}, one by {distances.max():.1f})"
+        f"  keypoints move by {distances.mean():.2f} px of the input on average (median "
+        f"{middle:.2f}, 95 % by less than {most:.2f}, at most {distances.max():.1f})"
     )
 
 

@@ -67,7 +67,7 @@ class PosePredictor:
             if value < 1:
                 raise ValueError(f"{name}: expected 1 or more, got {value}")
         if flip_test and not skeleton.flip_pairs:
-            warnings.warn("flip_test is left out: the skeleton has no flip pairs", stacklevel=2)
+            warnings.warn("flip_test is ignored: the skeleton has no flip pairs", stacklevel=2)
         self.plain = model.eval()
         self.model = model if num_cycles == 1 else CycleWrapper(model, num_cycles, "blocks").eval()
         self.input_size = model.input_size
@@ -82,7 +82,7 @@ class PosePredictor:
         """Predict with a plain network that was saved.
 
         Args:
-            source: Its folder, or its name on the Hugging Face hub (``"owner/name"``).
+            source: Its folder, or its name on the Hugging Face Hub (``"owner/name"``).
             **options: As for the class.
 
         Raises:
@@ -111,8 +111,8 @@ class PosePredictor:
         """
         if self.plain.made_by is None:
             raise ValueError(
-                "this network cannot be made again from a name and options: it does not come from "
-                "create_model, or with backbone=..."
+                "this network cannot be rebuilt from a name and options: it was not made by "
+                "create_model, or was given a backbone"
             )
         codec = self.codec.to_dict()
         return save_plain(

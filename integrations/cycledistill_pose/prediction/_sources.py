@@ -58,7 +58,7 @@ class Video:
         for _ in self.names:
             fine, frame = capture.read()
             if not fine:
-                raise ValueError(f"{self.path} breaks off before its end")
+                raise ValueError(f"{self.path} ends before its last frame")
             yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         capture.release()
 

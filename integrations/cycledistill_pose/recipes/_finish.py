@@ -91,7 +91,7 @@ def _report(config: PoseConfig, run: PoseRun) -> None:
         values = [run.scores.get(f"{name}/{cycle}") for name in names]
         table.add_row(str(cycle), *("-" if v is None else f"{v:.1f}" for v in values))
     console = Console(markup=False, highlight=False)
-    console.print(table if names else "No AP: nobody is annotated in the images to evaluate on")
+    console.print(table if names else "No AP: the images to evaluate on have no annotated people")
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"
         f"The plain network:             {run.plain} (model.safetensors, config.json "

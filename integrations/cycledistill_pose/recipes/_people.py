@@ -109,8 +109,8 @@ class EvaluationPeople:
         standards = {"as in COCO": COCO, "as in CrowdPose": CROWDPOSE}
         standard = next((s for s, k in standards.items() if k.keypoint_names == names), None)
         pairs = (
-            "none known: nothing is mirrored in training, and there is no flip test; "
-            "--flip-pairs name:name,... of the training sets them"
+            "none known: no mirroring in training, and no flip test; set them with "
+            "--flip-pairs name:name,... in training"
         )
         if skeleton.flip_pairs:
             by_file = "from the file" if category.has_flip_pairs else None

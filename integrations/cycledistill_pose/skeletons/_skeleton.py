@@ -75,7 +75,7 @@ class Skeleton:
                     f"but there are {count} (0 to {count - 1})"
                 )
         if len(set(paired)) != len(paired):
-            raise ValueError(f"{title}: a keypoint stands in two flip_pairs: {self.flip_pairs}")
+            raise ValueError(f"{title}: a keypoint is in two flip_pairs: {self.flip_pairs}")
 
     @property
     def num_keypoints(self) -> int:
@@ -164,7 +164,7 @@ class Skeleton:
             raise ValueError(
                 f"category {title!r} (id {category.get('id')}) has no keypoint names: its "
                 '"keypoints" must list them, such as ["nose", "left_eye", "right_eye"]; '
-                "or hand a Skeleton over"
+                "or pass a Skeleton"
             )
         given = sigmas if sigmas is not None else category.get("sigmas")
         known = tuple(_ALIASES.get(name, name) for name in names)

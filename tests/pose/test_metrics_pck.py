@@ -76,11 +76,11 @@ def test_wrong_arguments():
         PCK(num_keypoints=5, size=(0, 5))
     with pytest.raises(ValueError, match="K = 17"):
         PCK().update(keypoints, targets, visible, boxes)
-    with pytest.raises(ValueError, match="boxes_xyxy are needed"):
+    with pytest.raises(ValueError, match="boxes_xyxy: expected boxes"):
         PCK(num_keypoints=5).update(keypoints, targets, visible)
     with pytest.raises(ValueError, match=r"visible: expected \[B, K\]"):
         pck(keypoints, targets, visible[:, :4], torch.ones(12))
-    with pytest.raises(ValueError, match="keypoints and targets must both be"):
+    with pytest.raises(ValueError, match="keypoints and targets: expected both to be"):
         pck(keypoints[:, :4], targets, visible, torch.ones(12))
     targets[3, 2, 0] = torch.nan
     hidden = visible.clone()

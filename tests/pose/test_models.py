@@ -363,9 +363,13 @@ def test_bad_arguments() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'tokenpose_x'; there are tokenpose_t, .*tokenreg_nano"):
+    with pytest.raises(
+        ValueError, match=r"expected one of tokenpose_t, .*tokenreg_nano, got 'tokenpose_x'"
+    ):
         create_model("tokenpose_x")
-    with pytest.raises(ValueError, match=r"'sdpose_x'; there are sdpose_t, .*sdpose_reg"):
+    with pytest.raises(
+        ValueError, match=r"expected one of sdpose_t, .*sdpose_reg_nano, got 'sdpose_x'"
+    ):
         create_sdpose("sdpose_x")
     with pytest.raises(ValueError, match="tokenpose_t has no ImageNet weights"):
         create_model("tokenpose_t", pretrained=True)

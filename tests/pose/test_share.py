@@ -112,7 +112,9 @@ def test_without_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     for name in ("me/there-is-none", "runs/pose/plain"):
-        with pytest.raises(FileNotFoundError, match=f"{name} is no folder here, and the Hugging"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{name} is not a folder here, and the Hugging"
+        ):
             load_plain(name)
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_plain(tmp_path / "plain")

@@ -31,9 +31,9 @@ def find_folder(source: str | Path) -> Path:
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
-    """Share the folder of a plain network on the Hugging Face Hub, model card and all.
+    """Upload the folder of a plain network, with its model card, to the Hugging Face Hub.
 
-    You must be logged in (``hf auth login``). A repository that is not there is made.
+    You must be logged in (``hf auth login``). The repository is created if it does not exist.
 
     Args:
         folder: What ``save_plain`` wrote.

@@ -43,7 +43,7 @@ def load_reference_checkpoint(
     source: str | os.PathLike[str] | Mapping[str, Any],
     allow_head_mismatch: bool = False,
 ) -> LoadReport:
-    """Load weights of the released SDPose, TokenPose or DistilPose into a model of ours.
+    """Load released weights of SDPose, TokenPose or DistilPose into a `TokenPose` or `TokenReg`.
 
     >>> from cycledistill_pose.models import create_model
     >>> theirs = to_reference_state_dict(create_model("tokenpose_nano"), "sdpose")

@@ -42,18 +42,17 @@ def save_plain(
 ) -> Path:
     """Write a network: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
-    The folder appears whole or not at all. One that is there is replaced if it is empty or holds a
-    network that was written like this and nothing else.
+    The folder appears only once it is complete. An existing one is replaced if it is empty or
+    contains such a network and nothing else.
 
     Args:
         model: The network, unwrapped.
-        folder: Where to.
-        name: What ``create_model`` made it from.
-        options: The options it was made with; a pruning among them is written out.
+        folder: The folder to write.
+        name: Its name in ``create_model``.
+        options: The options it was created with.
         skeleton: Its keypoints.
         codec: Options of the codec that decodes its output.
-        training: For the card: options of the run that trained it, and the like. Paths are left
-            out.
+        training: For the card: options of the run that trained it, without paths.
         scores: For the card: percent by metric and number of cycles, ``{"AP/1": 65.0}``.
 
     Returns:
@@ -87,8 +86,8 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     """Load such a folder, strictly.
 
     Args:
-        source: The folder; or, where there is none, a name on the Hugging Face Hub such as
-            ``"owner/name"``, which is downloaded once.
+        source: The folder, or a name on the Hugging Face Hub such as ``"owner/name"``, which is
+            downloaded once.
 
     Raises:
         FileNotFoundError: A file is missing, or there is neither folder nor model on the hub.

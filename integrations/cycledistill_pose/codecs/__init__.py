@@ -1,4 +1,4 @@
-"""From keypoints to what a network learns, and from what it returns back to keypoints."""
+"""Keypoints to the targets of a network, and its outputs back to keypoints."""
 
 from __future__ import annotations
 

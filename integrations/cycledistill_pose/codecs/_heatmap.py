@@ -69,13 +69,13 @@ class HeatmapCodec:
     Args:
         input_size: (width, height) of the network's input in px.
         heatmap_size: (width, height) of the heatmaps in px.
-        sigma: standard deviation of the Gaussian in px of the map.
+        sigma: Standard deviation of the Gaussian in px of the map.
         method: "dark", "fit", "msra" or "udp".
-        blur_kernel: width in px, odd, of the blur before a Newton step; None takes the one that
+        blur_kernel: Width in px, odd, of the blur before a Newton step; None takes the one that
             belongs to sigma: 11 for 2, 17 for 3.
 
     Raises:
-        ValueError: when an argument is not one of these or out of range.
+        ValueError: An argument is not one of these or out of range.
     """
 
     def __init__(
@@ -131,11 +131,11 @@ class HeatmapCodec:
                 (above 1 counts as 1). None: all are labelled.
 
         Returns:
-            heatmaps `[B, K, H, W]` from 0 to 1 and weights `[B, K]`: the visibility, or 0 where
+            Heatmaps `[B, K, H, W]` from 0 to 1 and weights `[B, K]`: the visibility, or 0 where
             the Gaussian is outside of the map. Maps of weight 0.5 or less are empty.
 
         Raises:
-            ValueError: when the shapes are not these.
+            ValueError: The shapes are not these.
         """
         points, weights = check_keypoints(keypoints, visible)
         centre = points / points.new_tensor(self.stride)
@@ -175,11 +175,11 @@ class HeatmapCodec:
             heatmaps: `[B, K, H, W]`, targets or a network's output.
 
         Returns:
-            keypoints `[B, K, 2]`, (x, y) in px of the input, and scores `[B, K]`, the maxima of
+            Keypoints `[B, K, 2]`, (x, y) in px of the input, and scores `[B, K]`, the maxima of
             the maps.
 
         Raises:
-            ValueError: when heatmaps are not of `heatmap_size`.
+            ValueError: Heatmaps are not of `heatmap_size`.
         """
         width, height = self.heatmap_size
         if heatmaps.ndim != 4 or tuple(heatmaps.shape[-2:]) != (height, width):
@@ -221,7 +221,7 @@ class HeatmapCodec:
             flipped: `[B, K, H, W]`.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: The shapes differ.
         """
         if heatmaps.shape != flipped.shape:
             raise ValueError(

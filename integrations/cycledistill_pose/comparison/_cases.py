@@ -19,7 +19,7 @@ class Case(NamedTuple):
     Attributes:
         kind: Why it was picked: the lowest or the highest OKS, or the largest difference between
             the first network and another.
-        image_id: Of the annotations.
+        image_id: Image id of the annotations.
         annotation_id: Likewise.
         oks: Object keypoint similarity of each network's prediction, 0 to 1.
         crop: `[H, W, 3]` RGB bytes.

@@ -61,10 +61,10 @@ class Comparison(NamedTuple):
     Attributes:
         rows: See ``Row``.
         cases: See ``Case``.
-        skeleton: Of the people.
+        skeleton: Skeleton of the people.
         report: How many people and images there are.
         assumed: What is assumed of the keypoints, in words.
-        resamples: Of the bootstrap.
+        resamples: Resamples of the bootstrap.
         shown: Cycles and flip test of the cases' predictions.
     """
 
@@ -100,7 +100,7 @@ def compare_checkpoints(
         cases: How many worst, best and differing people to pick: at one cycle, with the first of
             ``flip_tests``.
         device: Where the networks run; auto uses the accelerator if there is one.
-        seed: Of generated people and of the bootstrap.
+        seed: Seed of generated people and of the bootstrap.
         num_workers: Processes that load images.
 
     Raises:

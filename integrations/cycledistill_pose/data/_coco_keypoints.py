@@ -73,32 +73,32 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     Args:
         annotations: COCO-format JSON: a path, the loaded dict, a `KeypointFile`, or a list of these
             to be joined (CrowdPose trains on train + val).
-        images: folder that the file names are relative to, or a mapping from file name to
+        images: Folder that the file names are relative to, or a mapping from file name to
             encoded bytes, an RGB array `[H, W, 3]` or a Pillow image.
         input_size: (width, height) of the model's input.
-        skeleton: by default read from the file's category.
-        detections: boxes of a detector, a path, a `BoxFile` or a list of
+        skeleton: By default read from the file's category.
+        detections: Boxes of a detector, a path, a `BoxFile` or a list of
             ``{"image_id", "category_id", "bbox" (xywh), "score"}``.
-        detection_threshold: boxes with lower scores are left out.
+        detection_threshold: Boxes with lower scores are left out.
         augmentation: None for testing.
-        padding: factor by which boxes grow.
-        udp: crop for unbiased data processing, see ``crop_matrix``.
-        category: name of the category to read, where several have keypoints.
-        reduced_decoding: decode at half, quarter or eighth resolution where the crop is shrunk by
+        padding: Factor by which boxes grow.
+        udp: Crop for unbiased data processing, see ``crop_matrix``.
+        category: Name of the category to read, where several have keypoints.
+        reduced_decoding: Decode at half, quarter or eighth resolution where the crop is shrunk by
             that much anyway. Faster for large people; such crops differ by 1 to 6 grey levels
             of 255 (they are smoother than bilinear sampling of the full image), others by none.
-        crop_cache: folder in which decoded parts of images are kept, so that every image is decoded
+        crop_cache: Folder in which decoded parts of images are kept, so that every image is decoded
             once and not once in an epoch. It changes nothing of a sample, not a bit. See the docs
             for how large it gets; it may be deleted at any time, and shared by any processes.
         bad_images: "error" raises at once for image files that are not there and, when its turn
             comes, for one that is truncated, broken or of another size than annotated. "skip"
             reads every image beforehand and leaves out everybody in bad ones.
-        seed: of the augmentation.
+        seed: Seed of the augmentation.
 
     Raises:
-        FileNotFoundError: when a file or folder is missing.
-        BadImageError: when an image cannot be decoded or is of another size (see ``bad_images``).
-        ValueError: when a file is not as described above, or nobody is left to train on.
+        FileNotFoundError: A file or folder is missing.
+        BadImageError: An image cannot be decoded or is of another size (see ``bad_images``).
+        ValueError: A file is not as described above, or nobody is left to train on.
     """
 
     def __init__(

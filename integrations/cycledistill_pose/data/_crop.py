@@ -50,20 +50,20 @@ def crop_matrix(
     Args:
         box_xyxy: `[..., 4]` left, top, right, bottom in px of the image.
         input_size: (width, height) of the model's input.
-        padding: factor by which the box grows, so that it has a rim around the person.
+        padding: Factor by which the box grows, so that it has a rim around the person.
         shift: `[..., 2]` move of the box, in widths and heights of the padded box.
         scale: `[...]` factor on the padded box; above 1 the person becomes smaller.
         rotation_degrees: `[...]` turn of the box, clockwise as seen; its content turns
             counter-clockwise in the input.
         flip: `[...]` mirror left and right about the centre of the box (before the turn).
             Keypoints must be renamed too, with ``Skeleton.flip_indices``.
-        udp: scale to the centres of the outer pixels.
+        udp: Scale to the centres of the outer pixels.
 
     Returns:
         `[..., 2, 3]`, of the type of ``box_xyxy`` (a tensor keeps its dtype and device).
 
     Raises:
-        ValueError: when a box is not 4 numbers, is empty or not finite, or a size is not above 0.
+        ValueError: A box is not 4 numbers, is empty or not finite, or a size is not above 0.
     """
     tensor = box_xyxy if isinstance(box_xyxy, Tensor) else None
     boxes = np.asarray(tensor.detach().cpu() if tensor is not None else box_xyxy, dtype=np.float64)

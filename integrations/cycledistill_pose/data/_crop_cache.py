@@ -29,7 +29,7 @@ class Region(NamedTuple):
 
     Attributes:
         pixels: `[h, w, C]`.
-        part: where in the image they are.
+        part: Where in the image they are.
         image_size: (width, height) of the image.
     """
 
@@ -42,10 +42,10 @@ class RegionRequest(NamedTuple):
     """What is asked for, and, all of it together, what a file of the cache is named after.
 
     Attributes:
-        source: the image file.
-        part: of the image as decoded; may reach beyond it.
+        source: The image file.
+        part: Part of the image as decoded; may reach beyond it.
         reduce: 1, 2, 4 or 8; the part of the resolution it is decoded at.
-        claimed_size: of the image by its annotation.
+        claimed_size: Claimed size of the image by its annotation.
     """
 
     source: str

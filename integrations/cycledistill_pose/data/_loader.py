@@ -110,13 +110,13 @@ def pose_loader(
     after ``dataset.set_epoch(epoch)`` sees what it would have seen.
 
     Args:
-        dataset: with ``epoch`` and ``set_epoch``, or a ``Subset`` of such a one.
-        batch_size: people in a batch.
-        shuffle: another order in every epoch.
-        num_workers: processes that load; 0 loads in this one.
-        drop_last: leave out a last batch that is not full.
-        seed: of the order.
-        **options: for ``torch.utils.data.DataLoader``; they win over the above.
+        dataset: With ``epoch`` and ``set_epoch``, or a ``Subset`` of such a one.
+        batch_size: People in a batch.
+        shuffle: Another order in every epoch.
+        num_workers: Processes that load; 0 loads in this one.
+        drop_last: Leave out a last batch that is not full.
+        seed: Seed of the order.
+        **options: For ``torch.utils.data.DataLoader``; they win over the above.
     """
     settings: dict[str, Any] = {
         "num_workers": num_workers,

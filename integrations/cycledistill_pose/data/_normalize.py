@@ -27,14 +27,14 @@ def normalize_images(
     The result is a view of a `[B, H, W, 3]` block, so it is already in channels-last order.
 
     Args:
-        images: uint8, 0 to 255.
-        mean: of each channel, for values from 0 to 1.
-        std: of each channel, for values from 0 to 1.
-        dtype: of the result.
+        images: RGB bytes, 0 to 255.
+        mean: Mean of each channel, for values from 0 to 1.
+        std: Std of each channel, for values from 0 to 1.
+        dtype: Dtype of the result.
 
     Raises:
-        ValueError: when the last axis is not 3 or there are not 4 axes.
-        TypeError: when the images are not bytes.
+        ValueError: The last axis is not 3 or there are not 4 axes.
+        TypeError: The images are not bytes.
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"images: expected uint8, got {images.dtype}")

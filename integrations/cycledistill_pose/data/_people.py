@@ -28,8 +28,8 @@ class People:
     """One entry for each box that will be cropped.
 
     Attributes:
-        skeleton: what the keypoints are.
-        names: file name of each image.
+        skeleton: What the keypoints are.
+        names: File name of each image.
         sizes: `[I, 2]` width and height of each image, 0 where the file does not say.
         image_ids: `[I]`.
         image_index: `[N]` which image each box is in.
@@ -39,7 +39,7 @@ class People:
         scores: `[N]` of the boxes, 1 for ground truth.
         keypoints: `[N, K, 2]` px of the image, 0 where not labelled.
         visible: `[N, K]` 1 where labelled.
-        counts: what was read and what was left out, and why.
+        counts: What was read and what was left out, and why.
     """
 
     skeleton: Skeleton

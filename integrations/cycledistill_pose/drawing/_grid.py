@@ -51,17 +51,17 @@ def prediction_grid(
         visible: `[N, K]`, above 0 where the truth is labelled.
         scores: `[N, K]` of the predictions (or a dict like theirs), to leave out keypoints
             below the threshold.
-        skeleton: of all keypoints.
-        columns: people in a row.
-        threshold: for the scores.
-        captions: one line for each person.
-        panel_height: px of each panel.
+        skeleton: Skeleton of all keypoints.
+        columns: People in a row.
+        threshold: For the scores.
+        captions: One line for each person.
+        panel_height: Px of each panel.
 
     Returns:
-        the picture `[H, W, 3]`, uint8.
+        The picture `[H, W, 3]`, uint8.
 
     Raises:
-        ValueError: when the numbers of people differ or there is nobody.
+        ValueError: The numbers of people differ or there is nobody.
     """
     named = dict(predictions) if isinstance(predictions, Mapping) else {"prediction": predictions}
     panels: dict[str, tuple[Any, Any]] = {} if truth is None else {"truth": (truth, visible)}

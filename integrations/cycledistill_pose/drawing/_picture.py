@@ -49,12 +49,12 @@ def save_picture(path: str | os.PathLike[str], image: Any, quality: int = 90) ->
     ('grey.png', True)
 
     Args:
-        path: ending in .jpg, .jpeg or .png; folders are made.
-        image: array or tensor.
-        quality: of a JPEG, 0 to 100.
+        path: Ending in .jpg, .jpeg or .png; folders are made.
+        image: Array or tensor.
+        quality: Quality of a JPEG, 0 to 100.
 
     Raises:
-        ValueError: when the ending is another.
+        ValueError: The ending is another.
     """
     path = Path(path)
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):

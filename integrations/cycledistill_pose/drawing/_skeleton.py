@@ -41,12 +41,12 @@ def draw_skeleton(
         image: RGB `[H, W, 3]`, uint8; array or tensor.
         keypoints: `[K, 2]` px of the image.
         scores: `[K]`; keypoints whose score is not above the threshold are left out.
-        skeleton: names, sides and limbs.
-        threshold: see above.
-        thickness: of the limbs in px; by default it grows with the image.
+        skeleton: Names, sides and limbs.
+        threshold: See above.
+        thickness: Thickness of the limbs in px; by default it grows with the image.
 
     Raises:
-        ValueError: when the number of keypoints is not the skeleton's.
+        ValueError: The number of keypoints is not the skeleton's.
     """
     canvas = as_image(image).copy()
     points = to_numpy(keypoints)

@@ -31,7 +31,7 @@ class HeatmapMSELoss(nn.Module):
             weight: `[B, K]`, from `HeatmapCodec.encode`. None: 1 for all.
 
         Raises:
-            ValueError: when the shapes do not match.
+            ValueError: The shapes do not match.
         """
         if heatmaps.ndim != 4 or heatmaps.shape != target.shape:
             raise ValueError(

@@ -56,12 +56,12 @@ class RLELoss(nn.Module):
     Source: Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021.
 
     Args:
-        distribution: the base distribution, "laplace" or "gaussian".
-        residual: count the base distribution's terms, so that the flow learns only what remains.
-        log_phi_per_axis: count log phi once for each axis, as released; False counts it once.
+        distribution: The base distribution, "laplace" or "gaussian".
+        residual: Count the base distribution's terms, so that the flow learns only what remains.
+        log_phi_per_axis: Count log phi once for each axis, as released; False counts it once.
 
     Raises:
-        ValueError: when distribution is neither.
+        ValueError: Distribution is neither.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RLELoss(nn.Module):
             weight: `[B, K]`. None: 1 for all.
 
         Raises:
-            ValueError: when the shapes do not match.
+            ValueError: The shapes do not match.
         """
         _check_shapes(outputs, target, weight)
         with torch.autocast(outputs.device.type, enabled=False):
@@ -115,7 +115,7 @@ class RLELoss(nn.Module):
             `[B, K]`; the density integrates to one over all targets.
 
         Raises:
-            ValueError: when the shapes do not match.
+            ValueError: The shapes do not match.
         """
         _check_shapes(outputs, target, None)
         with torch.autocast(outputs.device.type, enabled=False):

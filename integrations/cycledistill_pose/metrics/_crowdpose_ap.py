@@ -45,9 +45,9 @@ class CrowdPoseAP(KeypointAP):
     2019.
 
     Raises:
-        FileNotFoundError: when there is no annotation file.
-        TypeError: when annotations are of a wrong type.
-        ValueError: when an argument or the file is wrong.
+        FileNotFoundError: There is no annotation file.
+        TypeError: Annotations are of a wrong type.
+        ValueError: An argument or the file is wrong.
     """
 
     default_skeleton = CROWDPOSE
@@ -57,7 +57,7 @@ class CrowdPoseAP(KeypointAP):
         """AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium and AP_hard, from 0 to 1 or -1.
 
         Raises:
-            ValueError: when a keypoint, score or box is not finite.
+            ValueError: A keypoint, score or box is not finite.
         """
         results = self._results()
         figures = average_figures(self._evaluate(results, _AREAS), {})

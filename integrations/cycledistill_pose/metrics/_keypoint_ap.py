@@ -1,4 +1,4 @@
-"""What COCO's and CrowdPose's average precision have in common."""
+"""The common part of COCO's and CrowdPose's average precision."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class KeypointAP(Metric):
         box_scores: ArrayLike,
         ids: ArrayLike | None = None,
     ) -> None:
-        """Hand people over; tensors, arrays or lists.
+        """Add predicted people; tensors, arrays or lists.
 
         Args:
             image_ids: `[B]` integers that the annotation file has.
@@ -93,12 +93,12 @@ class KeypointAP(Metric):
             keypoint_scores: `[B, K]`.
             boxes_xyxy: `[B, 4]` the people's boxes (x1, y1, x2, y2) in px of the image.
             box_scores: `[B]`; 1 for annotated boxes.
-            ids: `[B]` integers that tell people apart, such as their positions in the data set
-                (an annotation's id serves, too); negative means unknown. A person handed over
-                twice counts once; without ids only if all numbers are the same.
+            ids: `[B]` integers that identify people, such as their positions in the data set or
+                annotation ids; negative means unknown. A person added twice counts once; without
+                ids, only if all numbers are the same.
 
         Raises:
-            ValueError: when a shape is wrong or an image id is unknown.
+            ValueError: A shape is wrong or an image id is unknown.
         """
         # Apple's GPUs have no float64.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
@@ -123,15 +123,15 @@ class KeypointAP(Metric):
         self.identities.append(torch.stack((images, people_ids), dim=1))
 
     def results(self) -> list[dict[str, Any]]:
-        """People of all processes, scored and thinned out, in COCO's results format.
+        """People of all processes, scored and without duplicates, in COCO's results format.
 
         In a distributed run every process must call it.
 
         Returns:
-            dicts with `image_id`, `category_id`, `keypoints` (x, y, score for each) and `score`.
+            Dicts with `image_id`, `category_id`, `keypoints` (x, y, score for each) and `score`.
 
         Raises:
-            ValueError: when a keypoint, score or box is not finite.
+            ValueError: A keypoint, score or box is not finite.
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             return self._results()
@@ -148,7 +148,7 @@ class KeypointAP(Metric):
             write_json(path, results)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Join the states of all processes, those that have seen nobody included."""
+        """Join the states of all processes, including those without people."""
         self._fill_empty()
         super().sync(*args, **kwargs)
 
@@ -212,7 +212,7 @@ class KeypointAP(Metric):
 def average_figures(evaluation: COCOeval, sizes: Mapping[str, str]) -> dict[str, float]:
     """AP, AP50, AP75 and AP of each size, the same of AR; ``sizes`` are ranges of areas by letter.
 
-    As pycocotools summarises them: from 0 to 1, or -1 where there is nobody to be found.
+    As in pycocotools: from 0 to 1, or -1 if there are no such people.
     """
     figures = {}
     for name, kind in (("AP", "precision"), ("AR", "recall")):

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 def pck(
     keypoints: Tensor, targets: Tensor, visible: Tensor, sizes: Tensor, threshold: float = 0.2
 ) -> Tensor:
-    """Share of keypoints that lie near the truth, the mean of the keypoints' own shares.
+    """Percentage of correct keypoints: those close to the truth, averaged over keypoints.
 
     >>> import torch
     >>> targets = torch.zeros(1, 2, 2)
@@ -23,17 +23,17 @@ def pck(
     Args:
         keypoints: `[B, K, 2]` px.
         targets: `[B, K, 2]` px, the truth.
-        visible: `[B, K]`; keypoints with a value above 0 alone are counted.
+        visible: `[B, K]`; only keypoints with a value above 0 count.
         sizes: `[B]` px, what distances are measured by: the longest side of the box, the torso,
             the head. People whose size is not positive are not counted.
-        threshold: a keypoint is correct when it is nearer than this share of the size.
+        threshold: A keypoint is correct when it is nearer than this share of the size.
 
     Returns:
-        a scalar from 0 to 1: the share of correct ones among the counted ones of each keypoint,
+        A scalar from 0 to 1: the share of correct ones among the counted ones of each keypoint,
         averaged over the keypoints that were counted at all; NaN where none was.
 
     Raises:
-        ValueError: when the shapes do not match, or a visible target is not finite.
+        ValueError: The shapes do not match, or a visible target is not finite.
     """
     return _mean_share(*_count(keypoints, targets, visible, sizes, threshold))
 
@@ -58,12 +58,12 @@ class PCK(Metric):
 
     Args:
         num_keypoints: K.
-        threshold: a keypoint is correct when it is nearer than this share of the person's size.
+        threshold: A keypoint is correct when it is nearer than this share of the person's size.
         size: "box", or the indices of two keypoints.
-        **kwargs: those of `torchmetrics.Metric`.
+        **kwargs: Those of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: when an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     is_differentiable = False
@@ -108,11 +108,11 @@ class PCK(Metric):
         Args:
             keypoints: `[B, K, 2]` px.
             targets: `[B, K, 2]` px, the truth.
-            visible: `[B, K]`; keypoints with a value above 0 alone are counted.
+            visible: `[B, K]`; only keypoints with a value above 0 count.
             boxes_xyxy: `[B, 4]` px of the same image; needed where `size` is "box".
 
         Raises:
-            ValueError: when a shape is wrong, boxes are missing, or a visible target is not finite.
+            ValueError: A shape is wrong, boxes are missing, or a visible target is not finite.
         """
         if targets.ndim != 3 or targets.shape[1:] != (self.num_keypoints, 2):
             raise ValueError(

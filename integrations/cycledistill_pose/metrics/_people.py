@@ -1,4 +1,4 @@
-"""From predictions as they were handed over to the list of people that is evaluated."""
+"""Scored, distinct people in COCO's results format."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BOX_PADDING = 1.25
 
 @dataclass(frozen=True)
 class Scoring:
-    """How people are scored and thinned out before they are evaluated."""
+    """How people are scored, and duplicates removed, before evaluation."""
 
     nms: NMS | None
     nms_threshold: float
@@ -51,9 +51,8 @@ def distinct_people(identities: NDArray[np.int64], people: NDArray[np.float64]) 
 
     ``identities`` `[N, 2]` are image id and person's id, ``people`` `[N, D]` everything else.
 
-    A person that was handed over twice, such as those that a distributed sampler adds to fill the
-    last round, counts once: the same image and id, or where the id is unknown (-1) the very same
-    numbers in the same image.
+    A person that was added twice, for example by the padding of a distributed sampler, counts
+    once: the same image and id, or if the id is unknown (-1), the same numbers in the same image.
     """
     first: dict[tuple[int, int | bytes], int] = {}
     for index, (image, person) in enumerate(identities.tolist()):
@@ -67,7 +66,7 @@ def distinct_people(identities: NDArray[np.int64], people: NDArray[np.float64]) 
 def coco_results(
     identities: NDArray[np.int64], people: NDArray[np.float64], scoring: Scoring
 ) -> list[dict[str, Any]]:
-    """Distinct people, scored, thinned out image by image, in COCO's results format.
+    """Distinct people, scored, without duplicates within an image, in COCO's results format.
 
     ``people`` `[N, 3 K + 5]` are x and y of K keypoints, their K scores, box xyxy and box score.
     """

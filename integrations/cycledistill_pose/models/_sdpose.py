@@ -96,7 +96,7 @@ def sdpose_loss(
             `cycledistill_pose.losses.HeatmapMSELoss` otherwise; the targets of both are
             `(target, weight)`. RLELoss has parameters of its own: give
             `criterion.parameters()` to the optimiser, too.
-        token_weight: Of both groups, or `{"keypoint": ..., "visual": ...}`; 0 switches one off.
+        token_weight: Weight of both groups, or `{"keypoint": ..., "visual": ...}`; 0 turns one off.
         detach_teacher: False, the released code: gradient into both cycles' tokens. True, the
             paper's text: none into the later one's. There is no norm after the blocks, so a
             student that chases a constant can make the tokens grow without end (seen in training

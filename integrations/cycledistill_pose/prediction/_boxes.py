@@ -33,10 +33,10 @@ class FoundBoxes:
     """Boxes of each image, by its name.
 
     Attributes:
-        images: one entry for each image.
-        total: boxes in the file.
-        left_out: how many were left out, by reason.
-        first_frame: number of a video's first frame in the file.
+        images: One entry for each image.
+        total: Boxes in the file.
+        left_out: How many were left out, by reason.
+        first_frame: Number of a video's first frame in the file.
     """
 
     images: dict[str, ImageBoxes]

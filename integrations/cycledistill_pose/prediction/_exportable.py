@@ -34,7 +34,7 @@ Outputs = dict[str, Tensor]
 def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     """Load a folder that `save_plain` wrote; None when it is another kind of folder.
 
-    The example inputs are drawn people; `read_images` crops whole images to the network's input.
+    The example inputs are generated people; `read_images` crops whole images for the network.
     """
     if not str(config.get("format", "")).startswith("cycledistill_pose/"):
         return None

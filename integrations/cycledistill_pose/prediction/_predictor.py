@@ -35,20 +35,20 @@ class Prediction(NamedTuple):
 
 
 class PosePredictor:
-    """Call with an image and boxes to get keypoints.
+    """Predicts the keypoints of people in images.
 
-    ``plain`` is the network. For a single pass it runs as it is, and several threads may call one
-    predictor at once; ``model`` is the same, or for more passes the network in a `CycleWrapper`.
-    The network may be moved, and be of any floating-point type: ``predictor.plain.bfloat16()``.
+    ``plain`` is the network, and ``model`` what runs: the network itself in a single pass, which
+    several threads may share, or a `CycleWrapper` around it. The network can be moved, and have any
+    floating-point type: ``predictor.plain.bfloat16()``.
 
     Args:
         model: The plain network.
         skeleton: Its keypoints.
         codec: Decodes its output.
         num_cycles: Passes through the blocks.
-        flip_test: Average with the outputs for the mirrored crops. Left out, with a warning, where
-            the skeleton has no flip pairs.
-        batch_size: People at a time.
+        flip_test: Average with the outputs for the mirrored crops. Ignored, with a warning, if the
+            skeleton has no flip pairs.
+        batch_size: People in a batch.
 
     Raises:
         ValueError: ``num_cycles`` or ``batch_size`` is below 1.
@@ -132,17 +132,17 @@ class PosePredictor:
 
         Args:
             image: Path, encoded bytes, Pillow image or array: RGB `[H, W, 3]`, grey `[H, W]`, or
-                with alpha, of bytes or 16 bits. A path and a Pillow image are turned upright by
-                their EXIF orientation. A list or tuple (or array `[B, H, W, 3]`) is several
-                images, whose people share batches.
-            boxes_xyxy: `[N, 4]` px of the image; None takes the whole image as one person. For
-                several images a list of these.
-            size: (width, height) of the image that the boxes were measured in, where it is known.
-                If it is that of a photo as it is stored, on its side, the photo is not turned, as
-                in training. For several images a list of these.
+                with alpha, 8 or 16 bits. Files and Pillow images are rotated upright by their
+                EXIF orientation. A list or tuple (or array `[B, H, W, 3]`) means several images,
+                whose people share batches.
+            boxes_xyxy: `[N, 4]` px of the image; None treats the whole image as one person. For
+                several images, a list of these.
+            size: (width, height) of the image that the boxes were measured in, if known. If it is
+                that of a photo as stored, on its side, the photo is not rotated, as in training.
+                For several images, a list of these.
 
         Returns:
-            keypoints and scores, all finite; for several images a list of these.
+            Keypoints and scores, all finite; for several images, a list of these.
 
         Raises:
             BadImageError: An image cannot be decoded, or is not of the size said.
@@ -216,7 +216,7 @@ class PosePredictor:
         return points, scores
 
     def crop(self, pixels: Pixels, boxes_xyxy: npt.ArrayLike) -> tuple[Pixels, FloatArray]:
-        """What the network gets to see of an image.
+        """Crop people for the network.
 
         Args:
             pixels: RGB bytes `[H, W, 3]`.

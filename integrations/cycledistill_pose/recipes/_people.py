@@ -190,7 +190,7 @@ def open_evaluation(
 
     Args:
         options: Which people.
-        seed: Of generated ones.
+        seed: Seed of generated ones.
         skeleton: The network's keypoints.
         **loading: Further options of `CocoKeypoints`.
 

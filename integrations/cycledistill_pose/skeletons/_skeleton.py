@@ -26,21 +26,21 @@ class Skeleton:
     0.026
 
     Attributes:
-        name: what the skeleton is called in messages.
+        name: What the skeleton is called in messages.
         keypoint_names: K names, in the order of the annotation files.
-        flip_pairs: pairs of keypoints that change places when an image is mirrored. Without any,
+        flip_pairs: Pairs of keypoints that change places when an image is mirrored. Without any,
             nothing is mirrored: neither in training nor in the flip test.
         sigmas: K fall-off constants of the object keypoint similarity (COCO's ``sigmas``,
             already divided by 10).
-        limbs: pairs of keypoints that are joined by a line when drawn.
-        upper_body: keypoints of the upper half. Half-body augmentation cuts people along this
+        limbs: Pairs of keypoints that are joined by a line when drawn.
+        upper_body: Keypoints of the upper half. Half-body augmentation cuts people along this
             split; it leaves people whole where either half is empty.
-        category_id: of the annotation file that they were read from; goes into results.
-        category: name of the category there, or None where it is not known. These two do not
+        category_id: Category id of the annotation file that they were read from; goes into results.
+        category: Name of the category there, or None where it is not known. These two do not
             count when skeletons are compared.
 
     Raises:
-        ValueError: when an index is out of range, a keypoint is in two flip pairs, names repeat,
+        ValueError: An index is out of range, a keypoint is in two flip pairs, names repeat,
             or the number of sigmas is not the number of names.
     """
 
@@ -104,7 +104,7 @@ class Skeleton:
         ((0, 1),)
 
         Raises:
-            ValueError: when a pair is not of two names, or a name is not among the keypoints.
+            ValueError: A pair is not of two names, or a name is not among the keypoints.
         """
         indices = []
         for pair in pairs:
@@ -147,14 +147,14 @@ class Skeleton:
         names of COCO or CrowdPose gives that skeleton.
 
         Args:
-            category: with ``keypoints`` (names) and maybe ``skeleton``, ``flip_pairs``, ``id``,
+            category: With ``keypoints`` (names) and maybe ``skeleton``, ``flip_pairs``, ``id``,
                 ``name``, ``sigmas``.
             sigmas: K values; otherwise the category's own ``sigmas``, otherwise those of the
                 COCO and CrowdPose keypoints of the same name, otherwise ``default_sigma``.
-            default_sigma: for keypoints that nobody has measured.
+            default_sigma: For keypoints that nobody has measured.
 
         Raises:
-            ValueError: when the category has no keypoint names, or its limbs or flip pairs do not
+            ValueError: The category has no keypoint names, or its limbs or flip pairs do not
                 fit them.
         """
         title = str(category.get("name", "object"))

@@ -35,8 +35,8 @@ class Body(NamedTuple):
     Attributes:
         joints: `[3]` each, in body heights, the pelvis at the origin.
         pelvis: Frame `[3, 3]`; likewise the next two.
-        chest: Of the trunk.
-        head: Of the head.
+        chest: Chest of the trunk.
+        head: Head of the head.
         head_size: Its size, 1 for most adults.
         girth: Thickness of trunk and limbs, about 1.
     """

@@ -37,7 +37,7 @@ class Canvas:
         """Paint a round part about an axis where nothing painted before is nearer.
 
         Args:
-            start: x, y and depth in px.
+            start: X, y and depth in px.
             end: Likewise.
             radii: Two or more in px, at even steps along the axis.
             colour: `[3]`, or a function of the place along the axis (0 to 1) and the normal's x, y

@@ -1,4 +1,4 @@
-"""Drawn people without end: as samples, as COCO files, and to look at."""
+"""Generated people: as samples, as COCO files, and as pictures to look at."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
     >>> sample["image"].shape, int(sample["visible"].sum()) > 4
     (torch.Size([128, 96, 3]), True)
 
-    Each sample is cut out of a picture of its own with one to four people, sometimes behind
-    something: the most visible person; the dict is that of `CocoKeypoints`. A body has random
-    proportions and a pose within what joints can do, and is seen from any side. Faces, collars and
-    feet tell front from back, so left and right can be learnt. Everything follows from ``seed`` and
-    the index (and the epoch, if ``fresh``). Use ``write_coco`` for files, which is also the way to
-    measure AP on these people.
+    Each sample is the most visible person of a picture of its own, which shows one to four people,
+    sometimes behind something; the dict is that of `CocoKeypoints`. Bodies have random proportions,
+    anatomically possible poses and any orientation. Faces, collars and feet distinguish front and
+    back, so left and right can be learnt. Everything depends on ``seed`` and index only (and on the
+    epoch, if ``fresh``). ``coco`` and ``write_coco`` give annotations to measure AP with.
 
     Args:
         length: Number of samples.
@@ -46,10 +45,10 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         udp: Crop for unbiased data processing.
         image_size: (width, height) of the pictures that people are cut from; by default about
             three quarters of the input.
-        fresh: Other people in every epoch.
-        easy: One whole upright person in each picture, seen from the front, with nothing in the
-            way: a first task for very small networks.
-        seed: Of everything.
+        fresh: New people in every epoch.
+        easy: One whole, upright person in each picture, seen from the front, with nothing in the
+            way: an easy task for very small networks.
+        seed: Seed of everything.
 
     Attributes:
         epoch: The epoch whose augmentation (and people, if ``fresh``) are drawn.
@@ -139,7 +138,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         image_size: tuple[int, int] = (200, 240),
     ) -> Path:
-        """Write a folder in COCO's layout, whole or not at all; nothing if it is there already.
+        """Write a folder in COCO's layout, unless the same one exists already.
 
         ``annotations/person_keypoints_{train,val}2017.json``, ``train2017/``, ``val2017/``. The
         same arguments give the same files, and a folder written with other arguments is an error.
@@ -148,7 +147,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             root: Folder to write; must not exist, or be one that this wrote.
             num_train: Pictures to train on, with 1.6 people each on average.
             num_val: Pictures to test on.
-            seed: Of everything; train and val never share a picture.
+            seed: Seed of everything; train and val never share a picture.
             image_size: (width, height).
 
         Returns:
@@ -201,7 +200,7 @@ def contact_sheet(
         rows: Rows.
         image_size: (width, height) of each.
         skeletons: Whether the lower half shows the keypoints that are labelled.
-        seed: Of the pictures.
+        seed: Seed of the pictures.
     """
     pictures = []
     for number in range(columns * rows):

@@ -13,14 +13,14 @@ from rich.progress import track
 
 from cycledistill._files import replacing_folder
 from cycledistill_pose.data import BadImageError
-from cycledistill_pose.data._picture import read_rgb
+from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture
 from cycledistill_pose.metrics._people import instance_scores, write_json
 from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
 from cycledistill_pose.prediction._boxes import read_boxes
 from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.prediction._match import number_images
-from cycledistill_pose.prediction._sources import VIDEOS, Images, Pixels, Video
+from cycledistill_pose.prediction._sources import VIDEOS, Images, Video
 
 
 def predict(
@@ -165,7 +165,7 @@ def _coco_results(
     ]
 
 
-def _writer(path: Path, fps: float, picture: Pixels) -> cv2.VideoWriter:
+def _writer(path: Path, fps: float, picture: ImageArray) -> cv2.VideoWriter:
     height, width = picture.shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.skeletons import Skeleton
-
-FloatArray = npt.NDArray[np.floating[Any]]
 
 
 class CropChange(NamedTuple):

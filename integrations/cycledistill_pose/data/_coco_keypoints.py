@@ -207,22 +207,10 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One person, cut out; see the class for what is in it."""
-        people = self._people
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} people")
         index %= len(self)
-        box, image_index = people.boxes_xyxy[index], int(people.image_index[index])
-        keypoints, visible = people.keypoints[index], people.visible[index]
-        key = (self.seed, self.epoch, index)
-        matrix, flip = self._cropping.draw_matrix(key, box, keypoints, visible)
-        return self._cropping.sample(
-            self._people_images.crop(image_index, matrix),
-            matrix,
-            flip,
-            keypoints,
-            visible,
-            box,
-            float(people.scores[index]),
-            int(people.image_ids[image_index]),
-            int(people.annotation_ids[index]),
-        )
+        person = self._people.person(index)
+        matrix, flip = self._cropping.draw_matrix((self.seed, self.epoch, index), person)
+        crop = self._people_images.crop(int(self._people.image_index[index]), matrix)
+        return self._cropping.sample(crop, matrix, flip, person)

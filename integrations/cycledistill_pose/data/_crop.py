@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.data._picture import ImageArray
 
-FloatArray = npt.NDArray[np.floating[Any]]
 PADDING = 1.25  # of people's boxes, in training and in use
 _T = TypeVar("_T", Tensor, FloatArray)
 

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cycledistill_pose.annotations import BoxFile, KeypointFile
+from cycledistill_pose.annotations._people import BoolArray, IntArray
+from cycledistill_pose.annotations._values import FloatArray
+from cycledistill_pose.data._sample import Person
 from cycledistill_pose.data._sanity import count_strange
 from cycledistill_pose.skeletons import Skeleton
-
-FloatArray = npt.NDArray[np.floating[Any]]
-IntArray = npt.NDArray[np.integer[Any]]
-BoolArray = npt.NDArray[np.bool_]
 
 NOT_LISTED = "skipped: image_id is not in the file"
 _NO_BOX = "skipped: no box or an empty one"
@@ -149,6 +147,17 @@ class People:
 
     def __len__(self) -> int:
         return len(self.image_index)
+
+    def person(self, index: int) -> Person:
+        """One of them."""
+        return Person(
+            self.boxes_xyxy[index],
+            self.keypoints[index],
+            self.visible[index],
+            float(self.scores[index]),
+            int(self.image_ids[self.image_index[index]]),
+            int(self.annotation_ids[index]),
+        )
 
     def claimed_size(self, image_index: int) -> tuple[int, int] | None:
         """(width, height) of an image by its file, or None where that says nothing."""

@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.data._crop import Rectangle, source_of, warp
 from cycledistill_pose.data._crop_cache import CropCache, Region, RegionRequest
-from cycledistill_pose.data._people import FloatArray, People
+from cycledistill_pose.data._people import People
 from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.data._sample import Cropping
 
@@ -137,16 +138,8 @@ class PeopleImages:
         """The part of an image that all crops of its people come from."""
         if (image_index, reduce) not in self._requests:
             first, end = np.searchsorted(self._images_in_order, [image_index, image_index + 1])
-            reaches = np.array(
-                [
-                    self._cropping.reach(
-                        self._people.boxes_xyxy[i],
-                        self._people.keypoints[i],
-                        self._people.visible[i],
-                    )
-                    for i in self._by_image[first:end]
-                ]
-            )
+            own = self._by_image[first:end]
+            reaches = np.array([self._cropping.reach(self._people.person(i)) for i in own])
             corners = np.concatenate([reaches[:, :2].min(0), reaches[:, 2:].max(0)]) / reduce
             # As `source_of`, and a pixel for the rim of reduced images.
             left, top = (math.floor(edge) - 2 for edge in corners[:2])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating[Any]]
+from cycledistill_pose.annotations._values import FloatArray
 
 
 def count_strange(

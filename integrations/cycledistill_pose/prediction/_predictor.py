@@ -14,17 +14,15 @@ import numpy.typing as npt
 import torch
 
 from cycledistill import CycleWrapper
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.checkpoints import load_plain, save_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec, codec_for
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
 from cycledistill_pose.data._crop import crop_image
-from cycledistill_pose.data._picture import read_rgb
+from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.models import TokenPose, TokenReg
 from cycledistill_pose.prediction._cycles import predict_cycles
 from cycledistill_pose.skeletons import Skeleton
-
-Pixels = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[Any]
 
 
 class Prediction(NamedTuple):
@@ -181,7 +179,7 @@ class PosePredictor:
 
     def _people(
         self, images: list[Any], boxes: list[Any], sizes: list[Any]
-    ) -> Iterator[tuple[int, Pixels, FloatArray]]:
+    ) -> Iterator[tuple[int, ImageArray, FloatArray]]:
         """Index of the image, crop and its matrix, person by person; images are read in turn."""
         for index, (image, of_image, size) in enumerate(zip(images, boxes, sizes, strict=True)):
             is_path = isinstance(image, str | os.PathLike)
@@ -199,7 +197,7 @@ class PosePredictor:
                 crops, matrices = self.crop(pixels, box[None])
                 yield index, crops[0], matrices[0]
 
-    def _run(self, crops: Pixels, matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _run(self, crops: ImageArray, matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Keypoints `[N, K, 2]` px of the images and scores `[N, K]` of crops `[N, h, w, 3]`."""
         weights = next(self.plain.parameters())
         images = normalize_images(torch.from_numpy(crops).to(weights.device), dtype=weights.dtype)
@@ -215,7 +213,7 @@ class PosePredictor:
             )
         return points, scores
 
-    def crop(self, pixels: Pixels, boxes_xyxy: npt.ArrayLike) -> tuple[Pixels, FloatArray]:
+    def crop(self, pixels: ImageArray, boxes_xyxy: npt.ArrayLike) -> tuple[ImageArray, FloatArray]:
         """Crop people for the network.
 
         Args:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from cycledistill._files import image_files
+from cycledistill_pose.data._picture import ImageArray
 
-Pixels = npt.NDArray[np.uint8]
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
@@ -53,7 +52,7 @@ class Video:
             raise ValueError(f"{path} has no frame that can be read")
         self.names = [f"{number:06d}.png" for number in range(1, count + 1)]
 
-    def __iter__(self) -> Iterator[Pixels]:
+    def __iter__(self) -> Iterator[ImageArray]:
         capture = self._open()
         for _ in self.names:
             fine, frame = capture.read()

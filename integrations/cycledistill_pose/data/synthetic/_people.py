@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from cycledistill._files import replacing_folder
 from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._crop import crop_image
-from cycledistill_pose.data._sample import Cropping
+from cycledistill_pose.data._sample import Cropping, Person
 from cycledistill_pose.data.synthetic._scene import Scene, draw_scene
 from cycledistill_pose.drawing import draw_skeleton
 from cycledistill_pose.drawing._picture import encode_picture
@@ -101,15 +101,12 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         index %= self._length
         stream = self.epoch if self.fresh else 0
         scene = _scene(self.seed, index, self._image_size, stream, self.easy)
-        person = scene.people[0]
-        keypoints = person.keypoints[:, :2]
-        visible = (person.keypoints[:, 2] > 0).astype(np.float32)
-        key = (self.seed, self.epoch, index)
-        matrix, flip = self._cropping.draw_matrix(key, person.box_xyxy, keypoints, visible)
+        found = scene.people[0]
+        visible = (found.keypoints[:, 2] > 0).astype(np.float32)
+        person = Person(found.box_xyxy, found.keypoints[:, :2], visible, 1.0, index, index)
+        matrix, flip = self._cropping.draw_matrix((self.seed, self.epoch, index), person)
         crop = crop_image(scene.image, matrix, self.input_size)
-        return self._cropping.sample(
-            crop, matrix, flip, keypoints, visible, person.box_xyxy, 1.0, index, index
-        )
+        return self._cropping.sample(crop, matrix, flip, person)
 
     @staticmethod
     def coco(

@@ -22,7 +22,7 @@ from cycledistill_pose.comparison import compare_checkpoints
 from cycledistill_pose.metrics import oks
 from cycledistill_pose.prediction import PosePredictor, predict_cycles
 from cycledistill_pose.recipes import PoseConfig, open_people
-from cycledistill_pose.recipes._people import parse_flip_pairs
+from cycledistill_pose.recipes._open import parse_flip_pairs
 
 NAMES = ["head", "left_wing", "right_wing", "tail"]
 CODEC = RegressionCodec((32, 32))

@@ -6,13 +6,8 @@ from cycledistill_pose.recipes._build import build_criterion, build_model, model
 from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
 from cycledistill_pose.recipes._finish import PoseRun, finish_run
-from cycledistill_pose.recipes._people import (
-    EvaluationPeople,
-    TrainingPeople,
-    open_evaluation,
-    open_people,
-    people_rows,
-)
+from cycledistill_pose.recipes._open import open_evaluation, open_people
+from cycledistill_pose.recipes._people import EvaluationPeople, TrainingPeople, people_rows
 
 __all__ = [
     "EvaluationOptions",

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.comparison import Figure, seconds
-from cycledistill_pose import count_macs, create_sdpose
+from cycledistill import count_macs
+from cycledistill_pose import create_sdpose
 
 MODELS = ("sdpose_t", "sdpose_nano", "sdpose_s_v1", "sdpose_reg", "sdpose_b", "sdpose_s_v2")
 # Rounds of a batch: a batch of 64 takes as long as 64 single images, and varies less.
@@ -31,9 +32,10 @@ def measure(rounds: int, device: str = "cpu") -> Iterator[Figure]:
 def of_model(name: str, rounds: dict[int, int], device: str = "cpu") -> Iterator[Figure]:
     """Images per second of one model for each size of a batch, in as many rounds as are given."""
     cycled = create_sdpose(name).eval()
-    macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled))
-    parameters = sum(p.numel() for p in cycled.plain.parameters() if p.requires_grad) / 1e6
     width, height = cycled.plain.input_size
+    image = torch.zeros(1, 3, height, width)
+    macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled, image))
+    parameters = sum(p.numel() for p in cycled.plain.parameters() if p.requires_grad) / 1e6
     cycled.to(device)
     torch.compiler.reset()
     for batch, count in rounds.items():

@@ -15,14 +15,8 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from cycledistill_pose import (
-    PCK,
-    CocoKeypointAP,
-    CocoKeypoints,
-    invert_matrix,
-    pose_loader,
-    transform_points,
-)
+from cycledistill_pose import PCK, CocoKeypointAP, CocoKeypoints
+from cycledistill_pose.data import invert_matrix, pose_loader, transform_points
 
 
 def main() -> None:

@@ -18,11 +18,11 @@ from cycledistill_pose import (
     HeatmapMSELoss,
     RegressionCodec,
     RLELoss,
-    StemNet,
     create_model,
     normalize_images,
-    predict_cycles,
 )
+from cycledistill_pose.models import StemNet
+from cycledistill_pose.prediction import predict_cycles
 from experiments._config import RunConfig
 from experiments._task import Batch, SplitName, data_folder, every_tenth, first_samples
 

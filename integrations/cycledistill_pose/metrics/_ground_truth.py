@@ -31,11 +31,6 @@ def ground_truth(file: KeypointFile, areas: NDArray[np.float64], num_keypoints: 
 
     The people are those of the file, in their order. They get new ids from 1 on, because
     pycocotools takes a match with annotation 0 for none; their own ids stay as `annotation_id`.
-
-    Args:
-        file: what was read.
-        areas: `[N]` px^2.
-        num_keypoints: K; people without keypoints have K that are not labelled.
     """
     people = file.people
     points = people.keypoints

@@ -1,20 +1,17 @@
-"""Network, wrapper, codec and loss of a config."""
+"""Network and loss of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill import CycleDistillLoss
 from cycledistill_pose.checkpoints import (
     load_plain,
     load_reference_checkpoint,
     to_reference_state_dict,
 )
-from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model, sdpose_loss
-from cycledistill_pose.models._create import MODELS
-from cycledistill_pose.prediction._codec import codec_for
 from cycledistill_pose.recipes._config import PoseConfig
 
 
@@ -27,19 +24,8 @@ def model_options(config: PoseConfig) -> dict[str, Any]:
     return options
 
 
-def input_size_of(config: PoseConfig) -> tuple[int, int]:
-    """Width and height of the network's input in px.
-
-    Raises:
-        ValueError: There is no such model.
-    """
-    if config.model not in MODELS:
-        raise ValueError(f"no model is called {config.model!r}; there are {', '.join(MODELS)}")
-    return config.input_size or MODELS[config.model][1].get("input_size", (192, 256))
-
-
 def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
-    """The plain network.
+    """The plain network, with its initial weights.
 
     Raises:
         ValueError: There is no such model, or an option or the initial weights do not fit it.
@@ -54,16 +40,6 @@ def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
             source = to_reference_state_dict(load_plain(source).model)
         load_reference_checkpoint(model, source, allow_head_mismatch=True)
     return model
-
-
-def wrap_model(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper:
-    """The network in a wrapper with the mode's cycles."""
-    return CycleWrapper(model, blocks="blocks", **config.wrapper_options())
-
-
-def build_codec(config: PoseConfig, model: TokenPose | TokenReg) -> HeatmapCodec | RegressionCodec:
-    """What turns keypoints into the network's targets, and its outputs into keypoints."""
-    return codec_for(model, sigma=config.sigma, method=config.codec)
 
 
 def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDistillLoss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
@@ -129,3 +130,12 @@ def find_batch_dim(blocks: tuple[nn.Module, ...]) -> int:
         if isinstance(module, nn.MultiheadAttention)
     ]
     return int(bool(attention) and not any(module.batch_first for module in attention))
+
+
+def first_parameter(block: nn.Module) -> str:
+    """Name of the first parameter of a block's ``forward``, or ""."""
+    try:
+        names = [*inspect.signature(block.forward).parameters]
+    except (TypeError, ValueError):
+        return ""
+    return names[0] if names else ""

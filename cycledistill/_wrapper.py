@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
 from cycledistill._hooks import Attachment, NoFastPath, detach_copies, detach_stale
 from cycledistill._output import CycleOutput
-from cycledistill._setup import Setup, find_batch_dim
+from cycledistill._setup import Setup, find_batch_dim, first_parameter
 from cycledistill._teacher import TeacherOnly, find_token_dim
 from cycledistill._verify import Verification, compare
 
@@ -157,7 +156,7 @@ class CycleWrapper(Facade):
         self._setup = Setup(
             model=type(model).__name__,
             stack=stack,
-            token_names=tuple(_first_parameter(block) for block in stack.blocks),
+            token_names=tuple(map(first_parameter, stack.blocks)),
             batch_dim=find_batch_dim(stack.blocks) if batch_dim is None else batch_dim,
             activation_checkpointing=activation_checkpointing,
             grad_cycles=grad_cycles,
@@ -446,12 +445,3 @@ def _skips_blocks(model: nn.Module) -> str:
                 if isinstance(value, float) and value > 0:
                     return f"{prefix}{name}={value}"
     return ""
-
-
-def _first_parameter(block: nn.Module) -> str:
-    """Name of the first parameter of a block's ``forward``, or ""."""
-    try:
-        names = [*inspect.signature(block.forward).parameters]
-    except (TypeError, ValueError):
-        return ""
-    return names[0] if names else ""

@@ -15,7 +15,7 @@ from cycledistill._find import BlockStack, find_stack
 from cycledistill._hooks import NoFastPath
 from cycledistill._mode import eval_mode
 from cycledistill._setup import Setup, first_parameter
-from cycledistill._tokens import tokens_of
+from cycledistill._tokens import angles, tokens_of
 from cycledistill._wrapper import CycleWrapper
 
 _KEPT = 2  # blocks at each end that are never cycled
@@ -149,8 +149,10 @@ def suggest_blocks(
     entering, leaving = _run(plain, stack, args, kwargs)
 
     def turn(start: int, stop: int) -> Turn:
-        angle, ratio = _compare(entering[start], leaving[stop - 1])
-        return Turn(places[start], places[stop - 1] + 1, angle, ratio)
+        before, after = entering[start], leaving[stop - 1]
+        ratio = after.norm(dim=-1) / before.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+        angle = angles(before, after).mean()
+        return Turn(places[start], places[stop - 1] + 1, float(angle), float(ratio.mean()))
 
     windows = {
         size: [turn(start, start + size) for start in range(_KEPT, depth - _KEPT - size + 1)]
@@ -206,16 +208,6 @@ def _run(
             if not tokens.isfinite().all():
                 raise ValueError(f"{name}: expected finite tokens, got NaN or infinite ones")
     return [tokens for (tokens,) in entering], [tokens for (tokens,) in leaving]
-
-
-def _compare(before: Tensor, after: Tensor) -> tuple[float, float]:
-    """Mean angle in degrees and mean ratio of norms of tokens `[..., D]`."""
-    tiny = torch.finfo(torch.float32).tiny
-    sizes = [tokens.norm(dim=-1, keepdim=True).clamp_min(tiny) for tokens in (before, after)]
-    one, other = before / sizes[0], after / sizes[1]
-    # Half of the angle, exact for small ones too, where the arc cosine is not.
-    half = torch.atan2((one - other).norm(dim=-1), (one + other).norm(dim=-1))
-    return float((2 * half).rad2deg().mean()), float((sizes[1] / sizes[0]).mean())
 
 
 def _angle(turn: Turn) -> float:

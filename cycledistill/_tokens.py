@@ -45,3 +45,15 @@ def relative_change(before: Tensor, after: Tensor, batch_dim: int) -> float:
     change = torch.linalg.vector_norm((after - before).float(), dim=dims)
     size = torch.linalg.vector_norm(before.float(), dim=dims)
     return float((change.detach() / size.clamp_min(torch.finfo(torch.float32).tiny)).max())
+
+
+def angles(before: Tensor, after: Tensor) -> Tensor:
+    """Angle between each token `[..., D]` before and after, in degrees from 0 to 180 `[...]`."""
+    tiny = torch.finfo(torch.float32).tiny
+    one, other = (
+        tokens / torch.linalg.vector_norm(tokens, dim=-1, keepdim=True).clamp_min(tiny)
+        for tokens in (before.float(), after.float())
+    )
+    # Exact for small angles too, where the arc cosine is not.
+    apart, together = (torch.linalg.vector_norm(t, dim=-1) for t in (one - other, one + other))
+    return (2 * torch.atan2(apart, together)).rad2deg()

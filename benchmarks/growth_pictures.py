@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from cycledistill._colours import COLOURS
+from cycledistill.inside._colours import COLOURS
 
 if TYPE_CHECKING:
     from benchmarks.growth import Series

@@ -3,6 +3,7 @@
 from cycledistill_deit._config import PRESETS, ClassificationConfig
 from cycledistill_deit._criterion import build_criterion
 from cycledistill_deit._data import ClassificationData, load_data
+from cycledistill_deit._data_config import example_input
 from cycledistill_deit._evaluate import cycle_accuracies
 from cycledistill_deit._export import load_plain, save_plain
 from cycledistill_deit._mixup import MixupTargets
@@ -17,6 +18,7 @@ __all__ = [
     "build_criterion",
     "create_classifier",
     "cycle_accuracies",
+    "example_input",
     "load_data",
     "load_plain",
     "load_trained",

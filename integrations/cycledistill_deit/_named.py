@@ -1,0 +1,197 @@
+"""Data sets that timm reads by the prefix of their name, such as ``hfds/`` and ``wds/``."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from timm.data import create_dataset
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from cycledistill.training import is_main_process
+from cycledistill_deit._config import ClassificationConfig
+from cycledistill_deit._data_config import image_mode
+from cycledistill_deit._picture import open_image
+from cycledistill_deit._stream import EvaluationStream, TrainingStream, checked_label
+
+_INSTALL = 'pip install "cycledistill[datasets]"'
+# Prefix -> the module that reads it, and how to get it.
+_NEEDED = {
+    "hfds": ("datasets", _INSTALL),
+    "hfids": ("datasets", _INSTALL),
+    "tfds": ("tensorflow_datasets", "pip install tensorflow tensorflow-datasets"),
+    "torch": ("torchvision", _INSTALL),
+    "wds": ("webdataset", _INSTALL),
+}
+
+
+class _Named(NamedTuple):
+    train: Dataset[tuple[Tensor, int]]
+    val: Dataset[tuple[Tensor, int]]
+    class_names: tuple[str, ...]
+
+
+def has_prefix(data_dir: str | Path) -> bool:
+    """Whether timm has a reader for it; ``./wds/x`` is a folder."""
+    return str(data_dir).partition("/")[0].lower() in _NEEDED and "/" in str(data_dir)
+
+
+def load_named(config: ClassificationConfig, train_transform: Any, val_transform: Any) -> _Named:
+    """What ``timm.data.create_dataset`` reads.
+
+    Args:
+        config: The run's; its ``data_dir`` has a prefix.
+        train_transform: From a PIL image to the input, for training.
+        val_transform: The same for validation.
+
+    Raises:
+        FileNotFoundError: A shard is missing.
+        ImportError: The library that the prefix stands for is not installed.
+        ValueError: timm cannot read it, or its classes or their number are not known.
+    """
+    name = str(config.data_dir)
+    prefix = name.partition("/")[0].lower()
+    module, install = _NEEDED[prefix]
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f"--data-dir {name} needs {module}: {install}")
+    train, val = _create(config, prefix, True), _create(config, prefix, False)
+    class_names = _class_names(config, train, val)
+    count = len(class_names)
+    streamed = isinstance(train, IterableDataset)
+    if not streamed:
+        mode = image_mode(config)
+        return _Named(
+            _Indexed(f"{name} (train)", train, train_transform, mode, count),
+            _Indexed(f"{name} (validation)", val, val_transform, mode, count),
+            class_names,
+        )
+    if is_main_process():
+        warnings.warn(
+            f"--data-dir {name} is read as a stream. Not promised, as it is of data with indices: "
+            "that an epoch has every image exactly once, that steps have the same images with "
+            f"another --num-workers ({config.num_workers} here) or number of processes, and that "
+            "a run which was stopped within an epoch goes on where it was: it begins the shards of "
+            "that epoch again",
+            UserWarning,
+            stacklevel=1,  # one place, so that a program that loads twice says it once
+        )
+    return _Named(
+        TrainingStream(
+            name, train.reader, train_transform, count, config.seed, config.repeated_augmentation
+        ),
+        EvaluationStream(name, val.reader, val_transform, count),
+        class_names,
+    )
+
+
+class _Indexed(Dataset[tuple[Tensor, int]]):
+    """Images by their index; one that cannot be read is an error, not a reason for another one."""
+
+    def __init__(self, name: str, source: Any, transform: Any, mode: str, num_classes: int) -> None:
+        self.name = name
+        self.source = source
+        self.transform = transform
+        self.mode = mode
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        where = f"{index} of {self.name}"
+        if hasattr(self.source, "reader"):
+            file, label = self.source.reader[index]
+            with file:
+                image = open_image(file, self.mode, where)
+        else:  # torchvision's
+            image, label = self.source[index]
+            image = image.convert(self.mode)
+        return self.transform(image), checked_label(label, self.num_classes, where)
+
+
+def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
+    """A data set of timm or torchvision without transforms."""
+    name, root = str(config.data_dir), config.data_root
+    option, split = ("--train-split", config.train_split or "train")
+    if not training:
+        option, split = ("--val-split", config.val_split or "validation")
+    options: dict[str, Any] = {"input_key": config.input_key, "target_key": config.target_key}
+    if prefix == "torch":
+        options = {}
+        if root is None:
+            raise ValueError(f"--data-dir {name}: expected --data-root, the folder of its files")
+    hint = ""
+    if prefix == "hfids":
+        split, _, count = split.partition("|")
+        options["num_samples"] = int(count) if count else None
+        hint = f"; the number of images can be given behind the split: {option} '{split}|50000'"
+    if prefix == "wds":
+        name, root = "wds/", name.partition("/")[2]  # type: ignore[assignment]
+        hint = (
+            "; expected a file _info.json beside the shards, or their names and the number of "
+            f"images, such as {option} '{split}-{{000..127}}.tar|1281167'"
+        )
+    try:
+        made = create_dataset(
+            name,
+            None if root is None else str(root),
+            split=split,
+            is_training=training,
+            batch_size=1,
+            input_img_mode=image_mode(config),
+            **options,
+        )
+    except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"--data-dir {config.data_dir}, {option} {split}: {error or type(error).__name__}{hint}"
+        ) from error
+    if prefix == "wds":
+        _check_shards(made.reader, option)
+    return made
+
+
+def _check_shards(reader: Any, option: str) -> None:
+    if not reader.num_samples:
+        raise ValueError(
+            f"{option}: expected the number of images behind the names of the shards, such as "
+            "'validation-{00..63}.tar|50000'"
+        )
+    if "://" in reader.root or reader.root.startswith("pipe:"):
+        return
+    for shard in reader.split_info.filenames:
+        path = Path(reader.root, shard)
+        if not path.is_file():
+            raise FileNotFoundError(f"{option}: there is no shard {path}")
+
+
+def _class_names(config: ClassificationConfig, train: Any, val: Any) -> tuple[str, ...]:
+    names, others = _names_in(train), _names_in(val)
+    if names != others:
+        raise ValueError(
+            f"--data-dir {config.data_dir}: its splits have other classes, {len(names)} for "
+            f"training and {len(others)} for validation; only one of them has "
+            f"{', '.join(sorted(set(names) ^ set(others))[:5])}"
+        )
+    if not names:
+        if config.num_classes is None:
+            raise ValueError(
+                f"--data-dir {config.data_dir} does not name its classes: expected --num-classes"
+            )
+        names = tuple(str(label) for label in range(config.num_classes))
+    if config.num_classes not in (None, len(names)):
+        raise ValueError(
+            f"--num-classes {config.num_classes}: {config.data_dir} names {len(names)} classes"
+        )
+    return names
+
+
+def _names_in(dataset: Any) -> tuple[str, ...]:
+    """The first name of each label, or nothing."""
+    known = getattr(getattr(dataset, "reader", dataset), "class_to_idx", None) or {}
+    names: dict[int, str] = {}
+    for name, label in known.items():
+        names.setdefault(label, str(name))
+    return tuple(names[label] for label in sorted(names))

@@ -36,6 +36,7 @@ from cycledistill.training import (
     is_main_process,
     parse_cli,
     run_cli,
+    start_from,
     steps_per_epoch,
 )
 from cycledistill_deit import (
@@ -50,7 +51,6 @@ from cycledistill_deit import (
     load_plain,
     load_trained,
     save_plain,
-    start_from,
 )
 
 

@@ -4,6 +4,11 @@ python examples/pose_coco.py                                   # generated peopl
 python examples/pose_coco.py --preset paper --data-root coco   # the paper's recipe
 python examples/pose_coco.py --data-root coco --detections COCO_val2017_detections.json
 
+Grow a network with two cycles, then fold what it knows into a plain one:
+
+python examples/pose_coco.py --mode cycle --output-dir runs/grown
+python examples/pose_coco.py --mode fold --folded-from runs/grown --output-dir runs/folded
+
 SDPose-T, S-V1, S-V2 and B are --model tokenpose_t --num-cycles 3 and --model tokenpose_s_v1,
 tokenpose_s_v2 and tokenpose_b.
 """
@@ -31,6 +36,7 @@ from cycledistill_pose.recipes import (
     PoseRun,
     build_criterion,
     build_model,
+    build_teacher,
     evaluate_cycles,
     finish_run,
     open_people,
@@ -97,13 +103,14 @@ def train(config: PoseConfig) -> PoseRun:
     train_people, val_people = open_people(config)
     skeleton = val_people.skeleton
     network = build_model(config, skeleton.num_keypoints)
+    teacher = build_teacher(config, network)
     codec = codec_for(network, method=config.codec, sigma=config.sigma)
     train_set = train_people.crops(codec)
     val_set = val_people.crops(codec.input_size, codec.udp_crops)
     val_people.metric()  # wrong annotations stop the run here, not after its first epochs
 
     cycled = CycleWrapper(network, blocks="blocks", **config.wrapper_options())
-    criterion = build_criterion(config, network)
+    criterion = build_criterion(config, network, teacher)
     optimizer = torch.optim.Adam(
         [*cycled.parameters(), *criterion.parameters()], lr=config.scaled_lr
     )
@@ -119,7 +126,8 @@ def train(config: PoseConfig) -> PoseRun:
     def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
         images = normalize_images(batch["image"])
         target, weight = codec.encode(batch["keypoints"], batch["visible"])
-        return criterion(model(images), target, weight), len(images)
+        seen = {} if teacher is None else {"inputs": images}
+        return criterion(model(images), target, weight, **seen), len(images)
 
     def evaluate(model: CycleWrapper) -> dict[str, float]:
         metrics = evaluate_cycles(

@@ -8,7 +8,7 @@ from cycledistill_deit._evaluate import cycle_accuracies
 from cycledistill_deit._export import load_plain, save_plain
 from cycledistill_deit._mixup import MixupTargets
 from cycledistill_deit._model import create_classifier
-from cycledistill_deit._trained import load_trained, start_from
+from cycledistill_deit._trained import load_trained
 
 __all__ = [
     "PRESETS",
@@ -23,5 +23,4 @@ __all__ = [
     "load_plain",
     "load_trained",
     "save_plain",
-    "start_from",
 ]

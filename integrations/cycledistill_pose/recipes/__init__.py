@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from cycledistill_pose.recipes._build import build_criterion, build_model, model_options
+from cycledistill_pose.recipes._build import (
+    build_criterion,
+    build_model,
+    build_teacher,
+    model_options,
+)
 from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
 from cycledistill_pose.recipes._finish import PoseRun, finish_run
@@ -17,6 +22,7 @@ __all__ = [
     "TrainingPeople",
     "build_criterion",
     "build_model",
+    "build_teacher",
     "evaluate_cycles",
     "finish_run",
     "model_options",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cycledistill import CycleDistillLoss
+from cycledistill import CycleDistillLoss, CycleWrapper, FoldLoss
+from cycledistill.training import find_trained, start_from
 from cycledistill_pose.checkpoints import (
     load_plain,
     load_reference_checkpoint,
     to_reference_state_dict,
 )
+from cycledistill_pose.losses import as_truth
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model, sdpose_loss
 from cycledistill_pose.recipes._config import PoseConfig
 
@@ -42,10 +44,38 @@ def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
     return model
 
 
-def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDistillLoss:
-    """The paper's eq. 4 with the ablations of its tables 5 to 7."""
+def build_teacher(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper | None:
+    """The frozen teacher of mode fold, whose weights the network takes if it is to start from them.
+
+    Args:
+        config: The options.
+        model: The plain network that is to learn from it.
+
+    Raises:
+        FileNotFoundError: The folder has no network.
+        ValueError: The teacher is another kind of network.
+    """
+    if config.folded_from is None:
+        return None
+    found = find_trained(config.folded_from)
+    network = load_plain(found.network).model
+    if type(network) is not type(model) or network.input_size != model.input_size:
+        raise ValueError(
+            f"folded_from={config.folded_from} is a {type(network).__name__} for images of "
+            f"{network.input_size}, expected a {type(model).__name__} for {model.input_size}"
+        )
+    teacher = CycleWrapper(network, num_cycles=found.cycles, blocks="blocks").eval()
+    if config.warm_start:
+        start_from(model, teacher, config.folded_from)
+    return teacher
+
+
+def build_criterion(
+    config: PoseConfig, model: TokenPose | TokenReg, teacher: CycleWrapper | None = None
+) -> CycleDistillLoss | FoldLoss:
+    """The paper's eq. 4 with the ablations of its tables 5 to 7; in mode fold `FoldLoss`."""
     distill = config.mode == "distill"
-    return sdpose_loss(
+    criterion = sdpose_loss(
         model,
         token_weight={
             "keypoint": config.keypoint_weight if distill else 0.0,
@@ -55,3 +85,7 @@ def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDis
         task_cycles=config.task_cycles if distill else "last",
         teacher=config.teacher if distill else "next",
     )
+    if teacher is None:
+        return criterion
+    task = criterion.task_loss
+    return FoldLoss(task, teacher, config.truth_weight, prediction_distance=as_truth(task))

@@ -68,6 +68,21 @@ class EvaluationOptions:
 class PoseConfig(EvaluationOptions, CycledConfig):
     """Train a pose network, cycled and distilled into one pass."""
 
+    mode: Literal["plain", "cycle", "distill", "fold"] = "distill"  # type: ignore[assignment]
+    """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
+    table 6). distill: loss on every cycle, tokens distilled, used with one (paper, tables 1, 5, 7).
+    fold: one cycle, taught by the run in folded_from, which is frozen."""
+
+    folded_from: Path | None = free(None)
+    """Folder of the finished run that teaches in mode fold: one of mode cycle, of a network of the
+    same size."""
+
+    warm_start: bool = True
+    """Start from the teacher's weights in mode fold."""
+
+    truth_weight: float = 0.1
+    """Weight of the annotations in mode fold; the teacher's predictions have the rest of 1."""
+
     train_annotations: Path | None = free(None)
     """COCO-format JSON to train on, relative to data_root, instead of the layout's own file. Any
     category with keypoints works: names, flip pairs and sigmas are read from the file."""
@@ -160,6 +175,11 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     pictures: int = free(12)
     """People in the picture of predictions beside the truth."""
 
+    @property
+    def training_cycles(self) -> int:
+        """Cycles that training runs in this mode."""
+        return 1 if self.mode == "fold" else super().training_cycles
+
     def validate(self) -> None:
         """Check ranges.
 
@@ -167,6 +187,13 @@ class PoseConfig(EvaluationOptions, CycledConfig):
             ValueError: An option is out of its range; the text names it.
         """
         super().validate()
+        if (self.mode == "fold") != (self.folded_from is not None):
+            raise ValueError(
+                f"mode=fold and --folded-from FOLDER belong together, got mode={self.mode} and "
+                f"folded_from={self.folded_from}"
+            )
+        if not 0 <= self.truth_weight <= 1:
+            raise ValueError(f"truth_weight must lie in [0, 1], got {self.truth_weight}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones: expected rising epochs, got {self.milestones}")
         check_file_options(self)

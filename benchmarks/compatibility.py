@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import cycledistill
+from benchmarks._frame import write
 from benchmarks.families import Candidate, Library, libraries
 from cycledistill import CycleDistillLoss, CycleWrapper
 from tests.core.reference import (
@@ -131,9 +132,7 @@ def main() -> None:
             progress.advance(task)
     if options.only:
         return
-    temporary = options.out.with_suffix(".part")
-    temporary.write_text(page(rows, missing), encoding="utf-8")
-    temporary.replace(options.out)
+    write(options.out, page(rows, missing))
     console.print(f"{counts(rows)} saved: {options.out}")
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
 
-from benchmarks import cycles, growth, inference, memory, run, training, wrapper
+from benchmarks import cycles, growth, inference, loading, memory, run, training, wrapper
 from benchmarks._frame import Row, in_turn, ratio
 from cycledistill_pose import create_model
+from cycledistill_pose.data import check_coco_root
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,19 @@ def test_quick_run_without_data_for_one(
     monkeypatch.setattr(sys, "argv", [*command[:2], "--only", "loading"])
     with pytest.raises(SystemExit, match="1"):
         run.main()
+
+
+@pytest.mark.slow
+def test_loading_is_timed_where_pixels_agree(
+    shared_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "EPOCHS_COMPARED", 1)
+    files = check_coco_root(shared_data("tiny_coco"), ["train"])["train"]
+    ours, reduced = loading.differences(files, str(tmp_path))
+    assert ours.value < 0.01 < reduced.value
+    rows = {row.name: row for row in loading.ratios(files, str(tmp_path), 1, "cpu") if not row.unit}
+    assert [row.target for row in rows.values() if row.target] == [2.0, 2.0, 8.0]
+    assert all(row.value > 0 for row in rows.values())
 
 
 @pytest.mark.slow

@@ -26,11 +26,9 @@ from cycledistill_pose import (
     CocoKeypoints,
     HeatmapCodec,
     PosePredictor,
-    invert_matrix,
     normalize_images,
-    pose_loader,
-    transform_points,
 )
+from cycledistill_pose.data import invert_matrix, pose_loader, transform_points
 
 METHODS = ("dark", "fit")
 

@@ -138,7 +138,7 @@ def main() -> None:
 
 def attempt(candidate: Candidate) -> Row:
     """Wrap a model, or a stage of it, and compare it with ordinary calls."""
-    torch.manual_seed(0)
+    seed(0)
     model = shaken(candidate.make())
     args, kwargs = candidate.inputs()
     call(copy.deepcopy(model), *copy.deepcopy((args, kwargs)))  # an error here is the row's own

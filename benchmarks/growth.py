@@ -20,7 +20,6 @@ from benchmarks._arithmetic import bandwidth, peak_flops, saved_bytes
 from benchmarks._frame import Row, in_turn
 from benchmarks.cycles import Step, images
 from cycledistill import CycleWrapper
-from cycledistill._colours import COLOURS
 from cycledistill_pose import create_model
 
 
@@ -119,10 +118,10 @@ def draw(found: Sequence[Point], path: Path) -> None:
     axes = figure.subplots()
     x = [point.x for point in found]
     low, high = [point.low for point in found], [point.high for point in found]
-    axes.fill_between(x, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    axes.fill_between(x, low, high, color="C0", alpha=0.2, linewidth=0)
     middle = [point.value for point in found]
-    axes.plot(x, middle, "o-", color=COLOURS[0], label="measured (median, quartiles)")
-    for name, dashes, colour in zip(found[0].best, ("--", ":"), COLOURS[1:], strict=False):
+    axes.plot(x, middle, "o-", color="C0", label="measured (median, quartiles)")
+    for name, dashes, colour in zip(found[0].best, ("--", ":"), ("C1", "C2"), strict=True):
         best = [point.best[name] for point in found]
         axes.plot(x, best, dashes, color=colour, label=f"at best: {name}")
     if found[0].curve == "cycles":

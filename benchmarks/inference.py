@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from benchmarks._frame import Row, in_turn, ratio
 from benchmarks._straight import StraightSDPose
 from benchmarks.cycles import images
-from cycledistill import CycleWrapper
-from cycledistill_pose import count_macs, create_sdpose
+from cycledistill import CycleWrapper, count_macs
+from cycledistill_pose import create_sdpose
 
 MODELS = ("sdpose_t", "sdpose_nano", "sdpose_s_v1", "sdpose_reg", "sdpose_b", "sdpose_s_v2")
 TRANSLATED = ("sdpose_t", "sdpose_s_v1")
@@ -34,7 +34,8 @@ def of_model(
 ) -> Iterator[Row]:
     """Each size of a batch; the largest in fewer rounds, as each is as long as 64 images."""
     cycled = create_sdpose(name).eval()
-    macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled))
+    image = images(1, cycled.plain.input_size, "cpu")
+    macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled, image))
     parameters = sum(p.numel() for p in cycled.plain.parameters() if p.requires_grad) / 1e6
     straight = translated(cycled).eval().to(device) if name in TRANSLATED else None
     cycled.to(device)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.comparison import seconds
+from benchmarks._frame import seconds
 
 
 def flops(function: Callable[[], object]) -> int:

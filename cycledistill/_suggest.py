@@ -101,27 +101,26 @@ def suggest_blocks(
     cycled = CycleWrapper(pretrained, num_cycles=2, blocks=found.blocks)
     ```
 
-    A pretrained block expects tokens such as enter it. Blocks that turn their tokens little hand
-    on tokens that the first of them could have been given, so the flattest window, the one
-    with the smallest angle, is disturbed least when it is run again. The first two and the last
-    two blocks are left out however flat they are: they translate from the input and to the head,
-    which models that were made recurrent afterwards keep outside of the loop as well (arXiv
-    2511.07384). The angle is the one by which arXiv 2403.17887 chooses layers to drop, here over
-    all tokens.
+    A pretrained block expects the tokens that the block before it makes. Blocks that turn their
+    tokens only a little return tokens much like those that came in, so running them again
+    disturbs the model least: the flattest window, the one with the smallest angle, is suggested.
+    It never includes the first two or the last two blocks, which translate from the input and to
+    the output; models that were made recurrent after pretraining keep them out of the loop too
+    (arXiv 2511.07384). The same angle, of the last token alone, chooses layers to drop in arXiv
+    2403.17887.
 
     The model is called once as it is, in eval mode and without gradients; modes and hooks are
-    afterwards as they were. Give it a few samples of real data: on noise a pretrained model
-    does something else.
+    restored. Give it a few real samples: a pretrained model treats noise differently.
 
     Args:
         model: A model or a `CycleWrapper`, which is looked at as the plain model.
         *args: What the model is called with.
         blocks: Path of the stack, or a slice of one, as for `CycleWrapper`; ``None`` finds it.
-            Of a slice, too, the first two and the last two blocks are left out.
-        length: Blocks of the suggested window, from 2 to depth - 4. ``None``: half of the blocks
-            that are neither the first nor the last two (4 of 12, 10 of 24). The angle cannot
-            choose it, since a longer window turns further almost always; half leaves
-            the other half of the middle to choose from.
+            The first two and the last two blocks of a slice are left out as well.
+        length: Number of blocks in the suggested window, from 2 to depth - 4. The angle cannot
+            choose it, as a longer window nearly always turns further. ``None``: half of the
+            blocks between the first and the last two (4 of 12, 10 of 24), so that a cycle has
+            some depth and there are still several windows to choose from.
         **kwargs: What the model is called with.
 
     Raises:

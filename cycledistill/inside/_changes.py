@@ -50,7 +50,7 @@ def token_changes(
             empty group.
     """
     tokens, _ = run_cycles(cycled, args, kwargs, num_cycles)
-    change = relative_changes(tokens)
+    change = changes_by_cycle(tokens)
     if groups is None:
         groups = getattr(cycled.plain, "token_groups", None) or {"all tokens": slice(None)}
     found = {name: change[:, :, place] for name, place in groups.items()}
@@ -90,7 +90,7 @@ def run_cycles(
     return tokens.transpose(1, 2) if cycled._setup.batch_dim == 1 else tokens, predictions
 
 
-def relative_changes(tokens: Tensor) -> Tensor:
+def changes_by_cycle(tokens: Tensor) -> Tensor:
     """How far each cycle after the first moves each of the tokens `[N, B, T, D]`: `[N - 1, B, T]`.
 
     In parts of the norm that the token had before.

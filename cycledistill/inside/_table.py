@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cycledistill._tokens import angles
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._changes import draw_changes, relative_changes, run_cycles
+from cycledistill.inside._changes import changes_by_cycle, draw_changes, run_cycles
 from cycledistill.inside._colours import COLOURS
 
 
@@ -118,7 +118,7 @@ def cycle_table(
     if settle < 1:
         raise ValueError(f"settle: found {settle}, expected 1 or more")
     tokens, outputs = run_cycles(cycled, args, kwargs, num_cycles, settle)
-    changes = relative_changes(tokens)
+    changes = changes_by_cycle(tokens)
     shown = tokens[:num_cycles]
     batch = tokens.shape[1]
     found = [(predict or _classes)(output) for output in outputs[:num_cycles]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 from timm.data import create_dataset
 from torch import Tensor
@@ -28,10 +28,7 @@ _NEEDED = {
 }
 
 
-class _Named(NamedTuple):
-    train: Dataset[tuple[Tensor, int]]
-    val: Dataset[tuple[Tensor, int]]
-    class_names: tuple[str, ...]
+_Images: TypeAlias = Dataset[tuple[Tensor, int]]
 
 
 def has_prefix(data_dir: str | Path) -> bool:
@@ -39,8 +36,10 @@ def has_prefix(data_dir: str | Path) -> bool:
     return str(data_dir).partition("/")[0].lower() in _NEEDED and "/" in str(data_dir)
 
 
-def load_named(config: ClassificationConfig, train_transform: Any, val_transform: Any) -> _Named:
-    """What ``timm.data.create_dataset`` reads.
+def load_named(
+    config: ClassificationConfig, train_transform: Any, val_transform: Any
+) -> tuple[_Images, _Images, tuple[str, ...]]:
+    """Training set, validation set and class names of what ``timm.data.create_dataset`` reads.
 
     Args:
         config: The run's; its ``data_dir`` has a prefix.
@@ -63,22 +62,22 @@ def load_named(config: ClassificationConfig, train_transform: Any, val_transform
     streamed = isinstance(train, IterableDataset)
     if not streamed:
         mode = image_mode(config)
-        return _Named(
+        return (
             _Indexed(f"{name} (train)", train, train_transform, mode, count),
             _Indexed(f"{name} (validation)", val, val_transform, mode, count),
             class_names,
         )
     if is_main_process():
         warnings.warn(
-            f"--data-dir {name} is read as a stream. Not promised, as it is of data with indices: "
-            "that an epoch has every image exactly once, that steps have the same images with "
-            f"another --num-workers ({config.num_workers} here) or number of processes, and that "
-            "a run which was stopped within an epoch goes on where it was: it begins the shards of "
-            "that epoch again",
+            f"--data-dir {name} is read as a stream, for which three things are not promised: that "
+            "an epoch has every image exactly once; that steps have the same images with another "
+            f"--num-workers ({config.num_workers} here) or number of processes; and that a run "
+            "stopped in the middle of an epoch goes on at the same image: it reads the shards of "
+            "that epoch from the start again",
             UserWarning,
             stacklevel=1,  # one place, so that a program that loads twice says it once
         )
-    return _Named(
+    return (
         TrainingStream(
             name, train.reader, train_transform, count, config.seed, config.repeated_augmentation
         ),

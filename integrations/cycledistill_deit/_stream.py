@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -16,13 +17,13 @@ from cycledistill.training._sampler import mix_seed
 
 
 class TrainingStream(Dataset[tuple[Tensor, int]]):
-    """A stream in the place of a data set with indices: an index takes whatever comes next.
+    """A stream that stands in for a data set with indices: any index gets whatever comes next.
 
-    So the trainer plans its steps as ever, and the reader, which knows the process and the worker
-    that it runs in, gives each of them shards of its own. Whenever an epoch begins, or is taken up
-    again, the shards are shuffled anew by the seed and the epoch, and read from the first one; a
-    worker that comes to their end before the epoch's does begins again. The next copy of the same
-    index (repeated augmentation) is the same image.
+    The trainer can so plan its steps as usual, while the reader gives each process and worker
+    shards of its own. When an epoch begins or is resumed, the shards are shuffled by the seed and
+    the epoch and read from the start; a worker that runs out of images before the epoch ends
+    starts over. An index that is asked for several times in a row (repeated augmentation) is the
+    same image each time.
 
     Args:
         name: As the user wrote it, for errors.
@@ -116,9 +117,10 @@ def checked_label(label: Any, num_classes: int, name: str) -> int:
     Raises:
         ValueError: It is none of the classes.
     """
-    if not isinstance(label, int) or not 0 <= label < num_classes:
+    number = operator.index(label) if hasattr(label, "__index__") else -1
+    if not 0 <= number < num_classes:
         raise ValueError(
             f"{name}: found the label {label!r}, expected 0 to {num_classes - 1} "
             f"({num_classes} classes)"
         )
-    return label
+    return number

@@ -24,7 +24,17 @@ from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks import codec, cycles, growth, inference, loading, memory, training, wrapper
+from benchmarks import (
+    codec,
+    cycles,
+    generation,
+    growth,
+    inference,
+    loading,
+    memory,
+    training,
+    wrapper,
+)
 from benchmarks._frame import CLOCKS, NoDataError, Row, choose_clock, machine, write
 
 
@@ -41,6 +51,7 @@ BENCHMARKS = {
     "loading": Benchmark(loading.measure, 3),
     "wrapper": Benchmark(wrapper.measure, 2),
     "cycles": Benchmark(cycles.measure, 5),
+    "generation": Benchmark(generation.measure, 5),
     "inference": Benchmark(inference.measure, 2.5),
     "training": Benchmark(training.measure, 5),
     "memory": Benchmark(memory.measure),

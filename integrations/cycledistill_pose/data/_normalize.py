@@ -23,8 +23,8 @@ def normalize_images(
     >>> normalize_images(white).shape, round(normalize_images(white)[0, 0, 0, 0].item(), 4)
     (torch.Size([1, 3, 4, 3]), 2.2489)
 
-    Bytes are moved to the device before they become floats, which is a quarter of the traffic.
-    The result is a view of a `[B, H, W, 3]` block, so it is already in channels-last order.
+    Move bytes to the device before calling this: they are a quarter of the size of floats. The
+    result is a view of a `[B, H, W, 3]` block, so it is in channels-last order.
 
     Args:
         images: RGB bytes, 0 to 255.

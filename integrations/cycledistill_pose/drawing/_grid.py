@@ -61,7 +61,7 @@ def prediction_grid(
         The picture `[H, W, 3]`, uint8.
 
     Raises:
-        ValueError: The numbers of people differ or there is nobody.
+        ValueError: The numbers of people differ or are 0.
     """
     named = dict(predictions) if isinstance(predictions, Mapping) else {"prediction": predictions}
     panels: dict[str, tuple[Any, Any]] = {} if truth is None else {"truth": (truth, visible)}

@@ -106,7 +106,7 @@ class _Matches(NamedTuple):
     Attributes:
         image: `[D]` index of the image that each is in.
         found: `[T, D]` whether it matches a person, by threshold.
-        wrong: `[T, D]` whether it matches nobody (neither: it does not count).
+        wrong: `[T, D]` whether it matches no person (neither: it does not count).
         people: `[I]` how many are to be found in each image.
         recalls: `[R]` where the precision is read off.
     """

@@ -84,7 +84,7 @@ def read_boxes(
         folder: Where they are.
         threshold: Boxes of a lower score are left out.
         skeleton: The network's: boxes of another category than its own are left out, and so are
-            crowds. Categories are told apart by name where the file names them, else by id.
+            crowds. Categories are compared by name if the file names them, otherwise by id.
         category_id: Take the boxes of this category instead.
         video: The names are frames: boxes belong to them by number.
         first_frame: Number of the first frame; None takes it from the file.

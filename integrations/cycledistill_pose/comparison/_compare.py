@@ -63,8 +63,8 @@ class Comparison(NamedTuple):
         cases: See ``Case``.
         skeleton: Skeleton of the people.
         report: How many people and images there are.
-        assumed: What is assumed of the keypoints, in words.
-        resamples: Resamples of the bootstrap.
+        assumed: Keypoints, flip pairs and sigmas, and where they come from.
+        resamples: Number of bootstrap samples.
         shown: Cycles and flip test of the cases' predictions.
     """
 

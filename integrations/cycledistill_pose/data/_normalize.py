@@ -29,8 +29,8 @@ def normalize_images(
     Args:
         images: RGB bytes, 0 to 255.
         mean: Mean of each channel, for values from 0 to 1.
-        std: Std of each channel, for values from 0 to 1.
-        dtype: Dtype of the result.
+        std: Standard deviation of each channel, for values from 0 to 1.
+        dtype: Type of the result.
 
     Raises:
         ValueError: The last axis is not 3 or there are not 4 axes.

@@ -47,7 +47,7 @@ def bootstrap_ap(
 
     Args:
         metrics: `M` metrics that have seen their predictions, over the same images.
-        resamples: How many times images are drawn, B.
+        resamples: Number of bootstrap samples, B.
         seed: Seed of the draws.
 
     Returns:

@@ -51,7 +51,7 @@ def finish_run(
         trained: The `CycleWrapper`; unwrapped on the main process.
         people: The people to evaluate on.
         codec: The network's.
-        summary: For the model card, beside the options.
+        summary: Further lines for the model card.
     """
     cycles, out = config.training_cycles, Path(config.output_dir)
     flip = people.skeleton.flip_indices if config.flip_test else None

@@ -24,7 +24,7 @@ class Box(NamedTuple):
     Attributes:
         image_id: A number, or a text that is none.
         file_name: Path of the image.
-        category_id: Category of what is in it.
+        category_id: Id of its category.
         xywh: `[4]` px of the image.
         score: Score of the detector.
         crowd: Whether it is a group of people.
@@ -69,7 +69,7 @@ class BoxFile:
             source: A path or its contents: a list of ``{image_id or file_name, bbox (xywh), score,
                 category_id}``, or a COCO-format file with images and annotations.
             what: The option's name, for messages.
-            default_score: Default score of boxes without one. None: a score is needed.
+            default_score: Score of boxes without one. None: all must have one.
 
         Raises:
             FileNotFoundError: There is no such file.

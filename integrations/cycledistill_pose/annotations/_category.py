@@ -20,7 +20,7 @@ class Category:
         skeleton: Its keypoints, the caller's or else the file's; None where neither names them.
         own: Its keypoints by the file alone; None where that does not name them.
         sigmas: K fall-off constants that stand in the file, or None.
-        has_flip_pairs: Whether flip pairs stand in the file.
+        has_flip_pairs: Whether the file has flip pairs.
     """
 
     id: int
@@ -69,11 +69,11 @@ def read_category(
 
 
 def check_same_keypoints(first: tuple[str, Skeleton], second: tuple[str, Skeleton]) -> None:
-    """That two files, or a network and a file, mean the same by each keypoint.
+    """Check that two files, or a network and a file, have the same keypoints.
 
     Args:
-        first: What to call it in the message, and its skeleton.
-        second: Likewise.
+        first: Name for the message, and skeleton.
+        second: The same of the other one.
 
     Raises:
         ValueError: The number or a name differs; shows the first that does.

@@ -61,7 +61,7 @@ class KeypointFile:
     Attributes:
         title: The path or paths, for messages.
         images: All images, with ``id``, ``file_name``, ``width``, ``height`` and ``crowd_index``.
-        category: Whose keypoints these are: ``id``, ``name`` and ``skeleton``.
+        category: The category that was read: ``id``, ``name`` and ``skeleton``.
         people: All annotations of this category as arrays: ``image_ids`` and ``ids`` `[N]`,
             ``keypoints`` `[N, K, 3]`, ``boxes_xywh`` `[N, 4]`, ``areas``, ``crowd`` and
             ``num_labelled`` `[N]`.
@@ -87,9 +87,10 @@ class KeypointFile:
         Args:
             source: A path, the loaded contents, a pycocotools ``COCO``, or a list of these. What
                 was read before is returned as it is.
-            category: Name of the category, where several have keypoints.
-            skeleton: What the keypoints are, in place of what the file says of them.
-            fallback: What they are where the file does not name them, as those of test images.
+            category: Name of the category, if several have keypoints.
+            skeleton: Keypoints to use instead of the file's.
+            fallback: Keypoints to use if the file does not name them, such as a file of test
+                images.
 
         Raises:
             FileNotFoundError: There is no such file.

@@ -36,7 +36,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
     You must be logged in (``hf auth login``). The repository is created if it does not exist.
 
     Args:
-        folder: What ``save_plain`` wrote.
+        folder: A folder written by ``save_plain``.
         repo_id: The name on the hub, as ``"owner/name"``; ``PosePredictor.from_pretrained`` and
             ``load_plain`` take it.
         private: Make a new repository private.

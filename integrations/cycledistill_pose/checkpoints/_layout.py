@@ -43,7 +43,7 @@ class Layout:
     scales_by_dim: bool = False
 
     def reference_name(self, name: str) -> str:
-        """The name in a checkpoint for a name of ours."""
+        """The name in a checkpoint for a name in our models."""
         if name.startswith("backbone."):
             return self.backbone + name.removeprefix("backbone.")
         if name in _STEM:

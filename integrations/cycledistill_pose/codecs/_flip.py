@@ -22,10 +22,10 @@ def flip_heatmaps(heatmaps: Tensor, flip_indices: Sequence[int], shift: bool = T
         heatmaps: `[B, K, H, W]`, the output for the mirrored input.
         flip_indices: K indices; keypoint k of the image is keypoint `flip_indices[k]` of the
             mirrored one (`Skeleton.flip_indices`).
-        shift: Move the maps one pixel to the right, the first column staying as it is. A network
-            whose heatmap pixel i looks at input pixels `stride * i` onwards is not symmetric:
-            mirrored, its maps are off by almost one pixel. Maps of the "udp" method are
-            symmetric and want False.
+        shift: Move the maps one pixel to the right and repeat the first column. A network whose
+            heatmap pixel i looks at input pixels `stride * i` onwards is not symmetric: its
+            mirrored maps are off by almost one pixel. Maps of the "udp" method are symmetric and
+            need False.
 
     Returns:
         `[B, K, H, W]`, to be averaged with the output for the image itself.

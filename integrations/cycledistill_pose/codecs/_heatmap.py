@@ -53,13 +53,13 @@ class HeatmapCodec:
                (map - 1)           of the nearest pixel                        reflected borders
     =========  ==================  ==========================================  =================
 
-    On clean targets "dark" and "udp" are off by up to 1.1 and 1.4 px of the map within 5 px of its
-    border, since a blur there mixes in what is not in the map; "fit" is right at any place.
+    On clean targets, "dark" and "udp" are off by up to 1.1 and 1.4 px of the map within 5 px of its
+    border, since the blur mixes in values from outside the map; "fit" is exact everywhere.
 
-    A keypoint whose Gaussian (3 sigma to all sides) lies outside of the map has an empty target
-    of weight 0. A map without a positive value decodes to -1 map px on both axes. Where 3 sigma is
-    no whole number, the toolboxes' patches near the left and the upper border ("msra", "udp") are
-    off by a pixel; here they are not.
+    A keypoint whose Gaussian (3 sigma to all sides) lies outside the map has an empty target of
+    weight 0. A map without a positive value decodes to -1 map px on both axes. If 3 sigma is not an
+    integer, the toolboxes' patches near the left and the upper border ("msra", "udp") are off by a
+    pixel; here they are not.
 
     Sources: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018
     ("msra"); Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose
@@ -71,8 +71,8 @@ class HeatmapCodec:
         heatmap_size: (width, height) of the heatmaps in px.
         sigma: Standard deviation of the Gaussian in px of the map.
         method: "dark", "fit", "msra" or "udp".
-        blur_kernel: Width in px, odd, of the blur before a Newton step; None takes the one that
-            belongs to sigma: 11 for 2, 17 for 3.
+        blur_kernel: Width in px, odd, of the blur before a Newton step; None chooses
+            it by sigma: 11 for 2, 17 for 3.
 
     Raises:
         ValueError: An argument is not one of these or out of range.
@@ -127,7 +127,7 @@ class HeatmapCodec:
 
         Args:
             keypoints: `[B, K, 2]`, (x, y) in px of the input. Not finite means not labelled.
-            visible: `[B, K]`; 0 for keypoints that nobody has labelled, more than 0 for others
+            visible: `[B, K]`; 0 for keypoints without a label, more than 0 for others
                 (above 1 counts as 1). None: all are labelled.
 
         Returns:

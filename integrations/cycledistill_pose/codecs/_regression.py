@@ -25,7 +25,7 @@ class RegressionCodec:
     >>> keypoints, scores
     (tensor([[[48., 64.]]]), tensor([[0.5000]]))
 
-    A keypoint outside of the input gets weight 0: the network does not see it. The score of a
+    A keypoint outside the input gets weight 0, since the network does not see it. The score of a
     keypoint is the mean over both axes of 1 - sigma, where sigma = sigmoid(raw sigma) is the
     scale of the error that the network expects (Li et al., "Human Pose Regression with Residual
     Log-likelihood Estimation", ICCV 2021).
@@ -51,7 +51,7 @@ class RegressionCodec:
 
         Args:
             keypoints: `[B, K, 2]`, (x, y) in px of the input.
-            visible: `[B, K]`; 0 for keypoints that nobody has labelled, more than 0 for others
+            visible: `[B, K]`; 0 for keypoints without a label, more than 0 for others
                 (above 1 counts as 1). None: all are labelled.
 
         Returns:

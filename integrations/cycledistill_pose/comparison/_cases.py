@@ -19,8 +19,8 @@ class Case(NamedTuple):
     Attributes:
         kind: Why it was picked: the lowest or the highest OKS, or the largest difference between
             the first network and another.
-        image_id: Image id of the annotations.
-        annotation_id: Likewise.
+        image_id: Id of the image in the annotations.
+        annotation_id: Id of the annotation.
         oks: Object keypoint similarity of each network's prediction, 0 to 1.
         crop: `[H, W, 3]` RGB bytes.
         truth: `[K, 2]` px of the crop.

@@ -36,8 +36,8 @@ class Row(NamedTuple):
         checkpoint: Its folder.
         num_cycles: Passes through the blocks.
         flip_test: Whether outputs for mirrored images are averaged in.
-        scores: Percent by metric, such as ``{"AP": 61.2, "AP50": ...}``; none where nobody is
-            annotated.
+        scores: Percent by metric, such as ``{"AP": 61.2, "AP50": ...}``; empty if no
+            people are annotated.
         interval: 95 % of the bootstrap's AP, in percent; None without AP.
         difference: AP minus that of the first network, same cycles and flip test; None for the
             first itself.
@@ -63,8 +63,8 @@ class Comparison(NamedTuple):
         cases: See ``Case``.
         skeleton: Skeleton of the people.
         report: How many people and images there are.
-        assumed: What is assumed of the keypoints, in words.
-        resamples: Resamples of the bootstrap.
+        assumed: Keypoints, flip pairs and sigmas, and where they come from.
+        resamples: Number of bootstrap samples.
         shown: Cycles and flip test of the cases' predictions.
     """
 
@@ -93,7 +93,7 @@ def compare_checkpoints(
     Args:
         checkpoints: Folders of plain networks, or their names on the Hugging Face Hub; differences
             are to the first.
-        people: Whom to evaluate on, and how AP is measured.
+        people: The people to evaluate on, and how AP is measured.
         num_cycles: The most cycles.
         flip_tests: With the flip test, without, or both.
         resamples: Draws of the bootstrap over images.

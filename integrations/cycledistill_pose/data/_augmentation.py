@@ -13,7 +13,7 @@ from cycledistill_pose.skeletons import Skeleton
 
 
 class CropChange(NamedTuple):
-    """What one draw of `PoseAugmentation` hands to ``crop_matrix``."""
+    """Arguments of ``crop_matrix`` from one draw of `PoseAugmentation`."""
 
     box_xyxy: FloatArray
     padding: float
@@ -40,19 +40,18 @@ class PoseAugmentation:
     ``rotation_degrees``.
 
     Attributes:
-        shift: The box moves by up to this part of the padded box on either axis (uniform).
-        shift_probability: How often it does.
-        flip_probability: How often left and right change places; never where the skeleton has no
-            flip pairs.
-        half_body_probability: How often only the upper or lower half is shown, among people
+        shift: Largest shift on either axis, as a fraction of the padded box (uniform).
+        shift_probability: Probability of a shift.
+        flip_probability: Probability of mirroring, if the skeleton has flip pairs.
+        half_body_probability: Probability of showing only the upper or lower half, for people
             with more than ``half_body_keypoints`` labelled keypoints.
         half_body_keypoints: See above.
-        half_body_upper_probability: How often the upper half is taken where both can be. The
+        half_body_upper_probability: Probability of the upper half if both are possible. The
             default is the toolboxes' (a normal draw below 0.5).
         half_body_padding: Padding of the box around the keypoints of a half body.
         rotation_degrees: Standard deviation of the angle.
-        rotation_probability: How often the person is turned.
-        scale: Standard deviation of the factor on the box.
+        rotation_probability: Probability of a rotation.
+        scale: Standard deviation of the scale factor.
     """
 
     shift: float = 0.16

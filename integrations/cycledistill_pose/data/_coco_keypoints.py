@@ -54,17 +54,17 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     - ``image_id``, ``annotation_id`` int64 (-1 for a detected box)
     - ``crop_matrix`` float32 `[2, 3]`, px of the image -> px of the input
 
-    Ground truth is read as the top-down toolboxes do: crowds, people without labelled keypoints
-    and boxes without extent (after clipping to the image) are left out, in training and in
-    testing alike; average precision still counts them as pycocotools does. With ``detections``
-    there is one sample for each detected box and nothing labelled. Everything left out is counted
-    in ``report()``, and so is what looks wrong. Labelled keypoints more than one pixel outside of
-    their image count as not labelled. Nothing is mirrored where no flip pairs are known.
+    As in the top-down toolboxes, crowds, people without labelled keypoints and boxes that are empty
+    after clipping to the image are left out, in training and in testing; average precision still
+    counts them as pycocotools does. With ``detections`` there is one sample for each detected box,
+    without labels. ``report()`` counts everything that is left out or looks wrong. Labelled
+    keypoints more than one pixel outside their image count as not labelled. Without flip pairs
+    there is no mirroring.
 
-    All randomness of a sample comes from (``seed``, epoch, index) alone; call ``set_epoch`` before
+    The randomness of a sample depends only on (``seed``, epoch, index); call ``set_epoch`` before
     each epoch. `pose_loader` and ``cycledistill.training.fit`` send the epoch to their workers with
-    every index, so there it depends neither on the number of workers nor on what was loaded before.
-    Workers of a loader of your own have a copy of the dataset: make them anew each epoch (no
+    every index, so samples depend neither on the number of workers nor on what was loaded before.
+    The workers of other loaders have copies of the dataset: restart them each epoch (no
     ``persistent_workers``).
 
     Attributes:
@@ -79,26 +79,26 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         skeleton: By default read from the file's category.
         detections: Boxes of a detector, a path, a `BoxFile` or a list of
             ``{"image_id", "category_id", "bbox" (xywh), "score"}``.
-        detection_threshold: Boxes with lower scores are left out.
+        detection_threshold: Boxes with lower scores are ignored.
         augmentation: None for testing.
         padding: Factor by which boxes grow.
         udp: Crop for unbiased data processing, see ``crop_matrix``.
         category: Name of the category to read, where several have keypoints.
-        reduced_decoding: Decode at half, quarter or eighth resolution where the crop is shrunk by
-            that much anyway. Faster for large people; such crops differ by 1 to 6 grey levels
-            of 255 (they are smoother than bilinear sampling of the full image), others by none.
-        crop_cache: Folder in which decoded parts of images are kept, so that every image is decoded
-            once and not once in an epoch. It changes nothing of a sample, not a bit. See the docs
-            for how large it gets; it may be deleted at any time, and shared by any processes.
-        bad_images: "error" raises at once for image files that are not there and, when its turn
-            comes, for one that is truncated, broken or of another size than annotated. "skip"
-            reads every image beforehand and leaves out everybody in bad ones.
+        reduced_decoding: Decode at half, quarter or eighth resolution where the crop is shrunk
+            that much anyway. Faster for large people, whose crops differ by 1 to 6 grey levels of
+            255 (they are smoother than bilinear sampling of the full image).
+        crop_cache: Folder that stores decoded parts of images, so that every image is decoded once
+            instead of once an epoch. Samples stay bit-identical. See the docs for its size; it can
+            be deleted at any time, and shared by several processes.
+        bad_images: "error" raises at once for missing image files, and on loading for one that is
+            truncated, broken or not of the annotated size. "skip" reads every image beforehand and
+            leaves out all people in bad ones.
         seed: Seed of the augmentation.
 
     Raises:
         FileNotFoundError: A file or folder is missing.
         BadImageError: An image cannot be decoded or is of another size (see ``bad_images``).
-        ValueError: A file is not as described above, or nobody is left to train on.
+        ValueError: A file is not as described above, or no people are left.
     """
 
     def __init__(

@@ -50,7 +50,7 @@ def crop_matrix(
     Args:
         box_xyxy: `[..., 4]` left, top, right, bottom in px of the image.
         input_size: (width, height) of the model's input.
-        padding: Factor by which the box grows, so that it has a rim around the person.
+        padding: Factor by which the box grows.
         shift: `[..., 2]` move of the box, in widths and heights of the padded box.
         scale: `[...]` factor on the padded box; above 1 the person becomes smaller.
         rotation_degrees: `[...]` turn of the box, clockwise as seen; its content turns

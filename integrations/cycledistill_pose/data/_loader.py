@@ -104,19 +104,19 @@ def pose_loader(
     >>> next(iter(loader))["image"].shape
     torch.Size([4, 64, 48, 3])
 
-    Workers stay alive between epochs, memory is pinned where there is a GPU, and OpenCV starts no
-    threads of its own in workers. The order follows from ``seed`` and the dataset's epoch when
-    iteration begins, and this epoch goes to the workers with every index, so a run that resumes
-    after ``dataset.set_epoch(epoch)`` sees what it would have seen.
+    Workers stay alive between epochs, memory is pinned if there is a GPU, and OpenCV starts no
+    threads of its own in workers. The order depends on ``seed`` and on the dataset's epoch when
+    iteration begins. This epoch is sent to the workers with every index, so a run that resumes
+    after ``dataset.set_epoch(epoch)`` gets the same samples.
 
     Args:
-        dataset: With ``epoch`` and ``set_epoch``, or a ``Subset`` of such a one.
+        dataset: One with ``epoch`` and ``set_epoch``, or a ``Subset`` of one.
         batch_size: People in a batch.
-        shuffle: Another order in every epoch.
-        num_workers: Processes that load; 0 loads in this one.
-        drop_last: Leave out a last batch that is not full.
+        shuffle: Use a new order in every epoch.
+        num_workers: Processes that load data; 0 loads in this one.
+        drop_last: Leave out an incomplete last batch.
         seed: Seed of the order.
-        **options: For ``torch.utils.data.DataLoader``; they win over the above.
+        **options: For ``torch.utils.data.DataLoader``; they override the above.
     """
     settings: dict[str, Any] = {
         "num_workers": num_workers,

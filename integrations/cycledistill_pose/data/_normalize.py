@@ -23,14 +23,14 @@ def normalize_images(
     >>> normalize_images(white).shape, round(normalize_images(white)[0, 0, 0, 0].item(), 4)
     (torch.Size([1, 3, 4, 3]), 2.2489)
 
-    Bytes are moved to the device before they become floats, which is a quarter of the traffic.
-    The result is a view of a `[B, H, W, 3]` block, so it is already in channels-last order.
+    Move bytes to the device before calling this: they are a quarter of the size of floats. The
+    result is a view of a `[B, H, W, 3]` block, so it is in channels-last order.
 
     Args:
         images: RGB bytes, 0 to 255.
         mean: Mean of each channel, for values from 0 to 1.
-        std: Std of each channel, for values from 0 to 1.
-        dtype: Dtype of the result.
+        std: Standard deviation of each channel, for values from 0 to 1.
+        dtype: Type of the result.
 
     Raises:
         ValueError: The last axis is not 3 or there are not 4 axes.

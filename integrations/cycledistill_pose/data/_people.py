@@ -26,7 +26,7 @@ class People:
     """One entry for each box that will be cropped.
 
     Attributes:
-        skeleton: What the keypoints are.
+        skeleton: The keypoints.
         names: File name of each image.
         sizes: `[I, 2]` width and height of each image, 0 where the file does not say.
         image_ids: `[I]`.

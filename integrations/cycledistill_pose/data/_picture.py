@@ -54,7 +54,7 @@ def read_rgb(source: Any, size: Size | None = None, reduce: int = 1, title: str 
             of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), of uint8, uint16 or bool.
         size: (width, height) that the picture's annotations say; None where they say nothing.
         reduce: 1, 2, 4 or 8; decode at this part of the resolution. Of arrays 1.
-        title: What errors call it; a path goes by its own name.
+        title: Name for errors; by default the path.
     """
     if isinstance(source, str | os.PathLike):
         title = title or f"image {os.fspath(source)}"

@@ -49,11 +49,10 @@ def prediction_grid(
         predictions: `[N, K, 2]` px of these images, or a dict from label to such.
         truth: `[N, K, 2]`; None leaves its panel out.
         visible: `[N, K]`, above 0 where the truth is labelled.
-        scores: `[N, K]` of the predictions (or a dict like theirs), to leave out keypoints
-            below the threshold.
+        scores: `[N, K]` of the predictions, or a dict like theirs.
         skeleton: Skeleton of all keypoints.
         columns: People in a row.
-        threshold: For the scores.
+        threshold: Keypoints must score above this to be drawn.
         captions: One line for each person.
         panel_height: Px of each panel.
 
@@ -61,7 +60,7 @@ def prediction_grid(
         The picture `[H, W, 3]`, uint8.
 
     Raises:
-        ValueError: The numbers of people differ or there is nobody.
+        ValueError: The numbers of people differ or are 0.
     """
     named = dict(predictions) if isinstance(predictions, Mapping) else {"prediction": predictions}
     panels: dict[str, tuple[Any, Any]] = {} if truth is None else {"truth": (truth, visible)}

@@ -40,9 +40,9 @@ def draw_skeleton(
     Args:
         image: RGB `[H, W, 3]`, uint8; array or tensor.
         keypoints: `[K, 2]` px of the image.
-        scores: `[K]`; keypoints whose score is not above the threshold are left out.
+        scores: `[K]`; None draws all keypoints.
         skeleton: Names, sides and limbs.
-        threshold: See above.
+        threshold: Keypoints must score above this to be drawn.
         thickness: Thickness of the limbs in px; by default it grows with the image.
 
     Raises:

@@ -47,7 +47,7 @@ def bootstrap_ap(
 
     Args:
         metrics: `M` metrics that have seen their predictions, over the same images.
-        resamples: How many times images are drawn, B.
+        resamples: Number of bootstrap samples, B.
         seed: Seed of the draws.
 
     Returns:
@@ -106,7 +106,7 @@ class _Matches(NamedTuple):
     Attributes:
         image: `[D]` index of the image that each is in.
         found: `[T, D]` whether it matches a person, by threshold.
-        wrong: `[T, D]` whether it matches nobody (neither: it does not count).
+        wrong: `[T, D]` whether it matches no person (neither: it does not count).
         people: `[I]` how many are to be found in each image.
         recalls: `[R]` where the precision is read off.
     """

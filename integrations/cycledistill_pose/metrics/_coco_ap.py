@@ -66,7 +66,7 @@ class CocoKeypointAP(KeypointAP):
             own `sigmas`; otherwise COCO's where K is 17; otherwise those of the keypoints of the
             same names in COCO and CrowdPose, and 0.05 for others.
         rescore: Whether keypoint scores count in a person's score. None: unless `nms` is None.
-        category: Name of the category, where several have keypoints.
+        category: Name of the category, if several have keypoints.
         **kwargs: Those of `torchmetrics.Metric`.
 
     Raises:

@@ -35,7 +35,7 @@ class CrowdPoseAP(KeypointAP):
      'AP_easy': -1.0, 'AP_medium': 1.0, 'AP_hard': -1.0}
 
     It differs from `CocoKeypointAP` in three things: a person's area is always 0.53 of the
-    annotated box, people are not told apart by size, and the precision is given once more over
+    annotated box, people are not split by size, and the precision is also computed over
     the easy (`crowdIndex` below 0.2), medium (below 0.8) and hard (the other) images alone, -1
     where the file has none of a kind. The arguments are the same, except that `sigmas` are by
     default CrowdPose's where K is 14. The reference toolbox evaluates CrowdPose with `nms=None`.

@@ -11,7 +11,7 @@ from pycocotools.coco import COCO as CocoFile
 
 from cycledistill_pose.annotations import AnnotatedPeople, KeypointFile
 
-# Area of a person by area of the box, where nobody has drawn the outline (CrowdPose).
+# Area of a person by area of the box, where no outline is annotated (CrowdPose).
 BOX_FILL = 0.53
 
 

@@ -136,7 +136,7 @@ def soft_oks_nms(
         areas: `[N]` px^2.
         threshold: The width of the Gaussian.
         sigmas: K fall-off constants.
-        max_people: How many are taken at most.
+        max_people: Largest number of people.
 
     Returns:
         `[M]` indices of the people taken, in their order.

@@ -17,7 +17,7 @@ def sine_position_embedding(height: int, width: int, dim: int) -> Tensor:
 
     Rows are counted 1..height, divided by the last one (plus 1e-6) and multiplied by 2 pi;
     columns likewise. Channels 2i and 2i + 1 of a half are the sine and the cosine of that angle
-    divided by `10000 ** (2 i / (dim / 2))`. The first half speaks of rows.
+    divided by `10000 ** (2 i / (dim / 2))`. The first half encodes rows.
 
     Returns `[1, height * width, dim]`, float32, cells in row-major order; `dim` must be divisible
     by 4.

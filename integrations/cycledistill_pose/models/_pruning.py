@@ -26,8 +26,8 @@ class TokenPruning:
     over the keypoints. The order of the kept tokens is that of their scores. Source: PPT (Ma et
     al., 2022, https://arxiv.org/abs/2209.08194).
 
-    The ratio is `keep_ratio` in evaluation mode, and in training mode for as long as nobody
-    called the model's `set_epoch(epoch)`. Once it is called, training follows the schedule of
+    The ratio is `keep_ratio` in evaluation mode, and in training mode until the model's
+    `set_epoch(epoch)` is called. Once it is called, training follows the schedule of
     PPT: 1 for `warmup_epochs`, then half a cosine down to `keep_ratio` over the next
     `anneal_epochs`. PPT's own training moves along it with every step (a fraction of an epoch), the
     recipes of this package with every epoch, so that shapes change no more often than that.

@@ -38,7 +38,7 @@ PAPER = (
 
 
 def size_table() -> str:
-    """Build the table as Markdown; every figure of ours is counted on the model itself."""
+    """Build the table as Markdown; our figures are counted on the models."""
     lines = [
         "| model | Params (M), paper | Params | GFLOPs, paper | MACs (G) | with attention (G) |",
         "|---|---|---|---|---|---|",

@@ -35,7 +35,7 @@ class FoundBoxes:
     Attributes:
         images: One entry for each image.
         total: Boxes in the file.
-        left_out: How many were left out, by reason.
+        left_out: Number of boxes left out, by reason.
         first_frame: Number of a video's first frame in the file.
     """
 
@@ -81,10 +81,10 @@ def read_boxes(
             (xywh), score, category_id}`` (the last two may lack), or a COCO-format annotation
             file.
         names: Paths of the images, relative to ``folder``.
-        folder: Where they are.
+        folder: Folder of the images.
         threshold: Boxes of a lower score are left out.
         skeleton: The network's: boxes of another category than its own are left out, and so are
-            crowds. Categories are told apart by name where the file names them, else by id.
+            crowds. Categories are compared by name if the file names them, otherwise by id.
         category_id: Take the boxes of this category instead.
         video: The names are frames: boxes belong to them by number.
         first_frame: Number of the first frame; None takes it from the file.

@@ -86,7 +86,7 @@ class KeypointDecoder(nn.Module):
         return {"keypoints": keypoints, "scores": scores}
 
     def extra_repr(self) -> str:
-        """What stands in the module's ``repr``."""
+        """The codec, for ``repr``."""
         return repr(self.codec)
 
 

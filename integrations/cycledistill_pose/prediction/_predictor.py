@@ -99,7 +99,8 @@ class PosePredictor:
         """Write the plain network as a folder that `from_pretrained` and `push_to_hub` take.
 
         Args:
-            folder: Where to; an empty one, or one that this wrote, is replaced.
+            folder: Folder to write; an existing one is replaced if it is empty or contains such a
+                network and nothing else.
             training: For the model card, see `save_plain`.
             scores: For the model card, see `save_plain`.
 

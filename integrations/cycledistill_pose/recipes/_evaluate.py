@@ -42,7 +42,7 @@ def evaluate_cycles(
 
     Args:
         model: The network, in eval mode.
-        people: Whom to predict.
+        people: The people to predict.
         codec: The network's.
         num_cycles: The most cycles.
         flip_indices: For the flip test; see `predict_cycles`.
@@ -95,7 +95,7 @@ def save_predictions(
 ) -> None:
     """Write a picture of people with their true and predicted skeletons side by side.
 
-    Where nobody is annotated, the detected people are drawn, and no truth.
+    If no people are annotated, the detected ones are drawn, without truth.
     """
     device = next(model.parameters()).device
     shown = people.annotated if people.has_truth else people

@@ -25,7 +25,7 @@ class PoseRun(NamedTuple):
 
     Attributes:
         scores: Percent by metric and number of cycles, such as ``{"AP/1": ..., "AP/2": ...}``;
-            nothing where nobody is annotated.
+            empty if no people are annotated.
         plain: Folder of the plain network.
         predictions: Picture of predictions beside the truth.
         results: Predictions in COCO's format.
@@ -49,9 +49,9 @@ def finish_run(
     Args:
         config: The options.
         trained: The `CycleWrapper`; unwrapped on the main process.
-        people: Whom to evaluate on.
+        people: The people to evaluate on.
         codec: The network's.
-        summary: For the model card, beside the options.
+        summary: Further lines for the model card.
     """
     cycles, out = config.training_cycles, Path(config.output_dir)
     flip = people.skeleton.flip_indices if config.flip_test else None

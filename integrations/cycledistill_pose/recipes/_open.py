@@ -41,7 +41,7 @@ def open_evaluation(
     """Read the files to evaluate on; those to train on need not be there.
 
     Args:
-        options: Which people.
+        options: The people to evaluate on.
         seed: Seed of generated ones.
         skeleton: The network's keypoints.
         **loading: Further options of `CocoKeypoints`.

@@ -58,7 +58,7 @@ class EvaluationPeople:
 
         Raises:
             FileNotFoundError: An image is missing.
-            ValueError: A file is not what it should be, or there is nobody.
+            ValueError: A file is invalid, or has no people.
         """
         key = (input_size, udp, self.boxes is None)
         if key not in self._loaded:

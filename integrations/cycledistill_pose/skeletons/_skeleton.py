@@ -1,4 +1,4 @@
-"""What a person (or any other object) with named keypoints is made of."""
+"""Named keypoints of a person, or of any other object."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Skeleton:
     0.026
 
     Attributes:
-        name: What the skeleton is called in messages.
+        name: Name of the skeleton in messages.
         keypoint_names: K names, in the order of the annotation files.
-        flip_pairs: Pairs of keypoints that change places when an image is mirrored. Without any,
-            nothing is mirrored: neither in training nor in the flip test.
+        flip_pairs: Pairs of keypoints that trade places when an image is mirrored. Without any,
+            there is no mirroring, neither in training nor in the flip test.
         sigmas: K fall-off constants of the object keypoint similarity (COCO's ``sigmas``,
             already divided by 10).
-        limbs: Pairs of keypoints that are joined by a line when drawn.
-        upper_body: Keypoints of the upper half. Half-body augmentation cuts people along this
-            split; it leaves people whole where either half is empty.
+        limbs: Pairs of keypoints that are joined by a line in drawings.
+        upper_body: Keypoints of the upper half, for half-body augmentation, which does nothing if
+            either half is empty.
         category_id: Category id of the annotation file that they were read from; goes into results.
-        category: Name of the category there, or None where it is not known. These two do not
-            count when skeletons are compared.
+        category: Name of the category there, or None if unknown. Comparisons of skeletons ignore
+            these two.
 
     Raises:
         ValueError: An index is out of range, a keypoint is in two flip pairs, names repeat,
@@ -143,7 +143,7 @@ class Skeleton:
         Flip pairs are names that differ in ``left``/``right`` (or ``l``/``r``) alone, unless the
         category has ``flip_pairs`` of its own: pairs of names, or of numbers that count from 1.
         The limbs are the category's ``skeleton``, which counts from 1 too. The lower half of the
-        body is every name that speaks of hip, knee, ankle, leg or foot. A category with the very
+        body is every name with hip, knee, ankle, leg or foot in it. A category with exactly the
         names of COCO or CrowdPose gives that skeleton.
 
         Args:
@@ -151,7 +151,7 @@ class Skeleton:
                 ``name``, ``sigmas``.
             sigmas: K values; otherwise the category's own ``sigmas``, otherwise those of the
                 COCO and CrowdPose keypoints of the same name, otherwise ``default_sigma``.
-            default_sigma: For keypoints that nobody has measured.
+            default_sigma: For all other keypoints.
 
         Raises:
             ValueError: The category has no keypoint names, or its limbs or flip pairs do not

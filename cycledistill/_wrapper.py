@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from cycledistill._cycled_call import CycledCall
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
 from cycledistill._hooks import Attachment, NoFastPath, detach_copies, detach_stale
+from cycledistill._in_use import calls_replaced
 from cycledistill._output import CycleOutput
 from cycledistill._schedule import cycles_at
 from cycledistill._setup import Setup, find_batch_dim, find_layerdrop
@@ -247,7 +247,8 @@ class CycleWrapper(Facade):
     def cycles(self, num_cycles: int) -> Iterator[None]:
         """Use several cycles in every call that is made while this lasts, in eval mode.
 
-        That includes the calls that the plain model makes of itself, as when it generates::
+        That includes the calls that the plain model, or a part of it, makes of itself, as when it
+        generates::
 
             with cycled.cycles(2):
                 text = cycled.generate(**inputs, max_new_tokens=20)
@@ -261,25 +262,19 @@ class CycleWrapper(Facade):
         _check_count("num_cycles", num_cycles)
         if self.training:
             raise RuntimeError("cycles() is for eval mode; this wrapper is in training")
-        plain = self.plain
-        own, original = plain.__dict__.get("forward"), plain.forward
 
-        @functools.wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def call(module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
             if self._setup.running.current() is not None:  # a cycle's own call
-                return original(*args, **kwargs)
-            return self._use(num_cycles, args, kwargs, keep_all=False).predictions[0]
+                return forward(*args, **kwargs)
+            output = self._use(num_cycles, args, kwargs, keep_all=False, called=module)
+            return output.predictions[0]
 
         before, self._cycles_in_use = self._cycles_in_use, num_cycles
-        plain.__dict__["forward"] = forward
         try:
-            yield
+            with calls_replaced(self.plain, self._setup.stack.blocks, call):
+                yield
         finally:
             self._cycles_in_use = before
-            if own is None:
-                del plain.__dict__["forward"]
-            else:
-                plain.__dict__["forward"] = own
 
     def verify(self, *args: Any, num_cycles: int | None = None, **kwargs: Any) -> Verification:
         """Compare batched cycles with ordinary calls of the model, on one example.
@@ -351,18 +346,19 @@ class CycleWrapper(Facade):
         kwargs: dict[str, Any],
         exit_tolerance: float | None = None,
         keep_all: bool = True,
+        called: nn.Module | None = None,
     ) -> CycleOutput:
-        """All cycles' predictions and tokens, or the last one's."""
-        setup, plain = self._setup, self.plain
+        """All cycles' predictions and tokens, or the last one's, of the model or of a part."""
+        setup, plain = self._setup, called or self.plain
         teacher: Any = self._modules.get(TEACHER)
         held = self._attached  # a bool: compilation cannot look at handles
         if not held:
-            self._attachment.hold(plain)
+            self._attachment.hold(self.plain)
         compiling = torch.compiler.is_compiling()
         try:
             if not compiling:
                 self._attachment.keep_places()
-            if self.batched and cycles > 1:
+            if self.batched and cycles > 1 and plain is self.plain:
                 if not self._verified:
                     self._verify_once(compiling, cycles, args, kwargs)
                 kind: type[CycledCall] = BatchedPass

@@ -105,15 +105,39 @@ class _Indexed(Dataset[tuple[Tensor, int]]):
             file, label = self.source.reader[index]
             with file:
                 image = open_image(file, self.mode, where)
-        else:  # torchvision's
+        else:  # torchvision's, or saved to disk
             image, label = self.source[index]
             image = image.convert(self.mode)
         return self.transform(image), checked_label(label, self.num_classes, where)
 
 
+class _Saved:
+    """A split of what ``DatasetDict.save_to_disk`` wrote, which ``load_dataset`` does not read."""
+
+    def __init__(self, folder: str, split: str, input_key: str | None, target_key: str | None):
+        from datasets import load_from_disk
+
+        splits: Any = load_from_disk(folder)
+        if split not in splits:
+            raise ValueError(f"expected one of its splits {', '.join(splits)}")
+        self.rows = splits[split]
+        self.keys = input_key or "image", target_key or "label"
+        names = getattr(self.rows.features[self.keys[1]], "names", ())
+        self.class_to_idx = {name: label for label, name in enumerate(names)}
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        row = self.rows[index]
+        return row[self.keys[0]], row[self.keys[1]]
+
+
 def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
     """A data set of timm or torchvision without transforms."""
-    name, root = str(config.data_dir), config.data_root
+    name = str(config.data_dir)
+    folder = name.partition("/")[2]
+    root = None if config.data_root is None else str(config.data_root)
     option, split = ("--train-split", config.train_split or "train")
     if not training:
         option, split = ("--val-split", config.val_split or "validation")
@@ -128,15 +152,17 @@ def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
         options["num_samples"] = int(count) if count else None
         hint = f"; the number of images can be given behind the split: {option} '{split}|50000'"
     if prefix == "wds":
-        name, root = "wds/", name.partition("/")[2]  # type: ignore[assignment]
+        name, root = "wds/", folder
         hint = (
             "; expected a file _info.json beside the shards, or their names and the number of "
             f"images, such as {option} '{split}-{{000..127}}.tar|1281167'"
         )
     try:
+        if prefix == "hfds" and Path(folder, "dataset_dict.json").is_file():
+            return _Saved(folder, split, config.input_key, config.target_key)
         made = create_dataset(
             name,
-            None if root is None else str(root),
+            root,
             split=split,
             is_training=training,
             batch_size=1,

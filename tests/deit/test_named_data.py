@@ -198,7 +198,9 @@ def test_a_streamed_hugging_face_data_set(tmp_path, offline, streamed):
         rows = {"img": pictures, "label": [index % 3 for index in range(count)]}
         splits[split] = made = datasets.Dataset.from_dict(rows, features=features)
         for part in range(2):
-            made.shard(2, part).to_parquet(folder / f"{split}-{part:05d}-of-00002.parquet")
+            made.shard(2, part, contiguous=True).to_parquet(
+                folder / f"{split}-{part:05d}-of-00002.parquet"
+            )
     options = {"input_key": "img", "epochs": 2, "warmup_epochs": 0}
     config = config_for(f"hfids/{folder}", batch_size=6, num_workers=2, **options, **offline)
     with pytest.raises(ValueError, match=r"hfids/.*--train-split 'train\|50000'"):
@@ -216,6 +218,9 @@ def test_a_streamed_hugging_face_data_set(tmp_path, offline, streamed):
         named = {"data_dir": f"hfds/{whole}", "train_split": None, "val_split": None}
         indexed = load_data(replace(config, **named))
         assert shade(indexed.train[7][0]) == 35 and indexed.class_names == CLASSES
+        assert [indexed.train[place][1] for place in range(4)] == [0, 1, 2, 0]
+    with pytest.raises(ValueError, match=r"--val-split test: .*its splits train, validation"):
+        load_data(replace(config, **{**named, "val_split": "test"}))
 
 
 def test_what_is_not_promised_is_said(tmp_path):

@@ -168,6 +168,9 @@ def test_distributed_checkpoints_hold_the_optimiser_of_what_the_model_itself_hol
     assert all("exp_avg" in optimizer.state[parameter] for parameter in direct.values())
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="torch 2.6 misreads plans of nested names, of any model"
+)
 def test_a_sharding_plan_goes_by_plain_names(one_process: None) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import DTensor

@@ -91,7 +91,9 @@ def main() -> None:
                 found.append(row)
                 minutes[name] = round((time.monotonic() - start) / 60, 1)
                 save(found, minutes, options)
-                console.print(f"  {minutes[name]:5.1f} min  {_value(row)}  {row.name}")
+                console.print(
+                    f"  {minutes[name]:5.1f} min  {_value(row)}  {row.name}", soft_wrap=True
+                )
         except NoDataError as error:
             console.print(f"  not measured: {error}")
     if not found:

@@ -63,9 +63,7 @@ def bootstrap_ap(
         raise ValueError("metrics: expected at least one, got none")
     if any(metric.image_ids != metrics[0].image_ids for metric in metrics):
         sizes = [len(metric.image_ids) for metric in metrics]
-        raise ValueError(
-            f"metrics: expected the same images in all of them, got {sizes} that differ"
-        )
+        raise ValueError(f"metrics: expected all to be over the same images, got {sizes} images")
     curves = [_matches(metric) for metric in metrics]
     random = np.random.default_rng(seed)
     images = len(metrics[0].image_ids)

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from cycledistill._card import results_sections
+from cycledistill.saving._card import results_sections
 
 SHOWN_SCORES = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
 

@@ -11,7 +11,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # its HTTP client's error, whichever that client is
 )
 
-from cycledistill._saved import missing_file
+from cycledistill.saving._missing import missing_file
 
 FILES = ("config.json", "model.safetensors", "README.md")
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cycledistill._files import replacing_folder
-from cycledistill._saved import missing_file
+from cycledistill.saving._files import replacing_folder
+from cycledistill.saving._missing import missing_file
 from cycledistill_pose.checkpoints._card import model_card
 from cycledistill_pose.checkpoints._hub import FILES, find_folder
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from cycledistill import CycleWrapper
-from cycledistill._files import replacing_folder
 from cycledistill.inside import (
     plot_attention_matrices,
     plot_attention_over_image,
@@ -15,6 +14,7 @@ from cycledistill.inside import (
     plot_weight_distributions,
     token_changes,
 )
+from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.data import normalize_images
 from cycledistill_pose.data._crop import crop_image

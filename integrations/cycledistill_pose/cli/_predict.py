@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 from rich.progress import track
 
-from cycledistill._files import replacing_folder
+from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data import BadImageError
 from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture

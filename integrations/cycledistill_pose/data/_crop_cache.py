@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cycledistill._files import replacing_file
+from cycledistill.saving._files import replacing_file
 from cycledistill_pose.data._crop import Rectangle
 from cycledistill_pose.data._picture import ImageArray
 

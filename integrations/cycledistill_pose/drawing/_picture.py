@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cycledistill._files import replacing_file
+from cycledistill.saving._files import replacing_file
 
 ImageArray = npt.NDArray[np.uint8]
 

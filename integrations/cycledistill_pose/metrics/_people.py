@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cycledistill._files import replacing
+from cycledistill.saving._files import replacing
 from cycledistill_pose.metrics._oks import oks_nms, soft_oks_nms
 
 NMS = Literal["oks", "soft_oks"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cycledistill._files import image_files
+from cycledistill.saving._files import image_files
 from cycledistill_pose.data._picture import ImageArray
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")

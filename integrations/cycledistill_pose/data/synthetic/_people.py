@@ -12,7 +12,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cycledistill._files import replacing_folder
+from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._sample import Cropping, Person

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cycledistill._files import replacing, replacing_file, replacing_folder
+from cycledistill.saving._files import replacing, replacing_file, replacing_folder
 
 OURS = {"config.json": "our format", "weights": ""}
 
@@ -123,7 +123,7 @@ def test_files_are_as_readable_as_the_umask_says(tmp_path: Path, umask: int) -> 
 WRITER = """
 import sys, time
 from pathlib import Path
-from cycledistill._files import replacing, replacing_folder
+from cycledistill.saving._files import replacing, replacing_folder
 folder = Path(sys.argv[1])
 with replacing_folder(folder / "new"), replacing_folder(folder / "old", {"a": "a"}) as old:
     (old / "a").write_text("half")

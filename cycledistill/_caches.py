@@ -67,7 +67,7 @@ class CycleCaches:
         )
 
     def join(self, predictions: list[Any], made: list[list[Any]]) -> list[Any]:
-        """The predictions with the cache of all cycles in the place of each cycle's own.
+        """The predictions, with the cache of all cycles instead of each cycle's own.
 
         Args:
             predictions: Of one or more cycles.

@@ -51,7 +51,7 @@ class OrdinaryCall:
         setup: Of the wrapper.
         cycle: Counted from 1.
         before: The tokens that left the cycle before, or None.
-        entering: What enters the first block in the place of the model's own tokens, or None.
+        entering: What enters the first block instead of the model's own tokens, or None.
         chance: The generators as they were at the first cycle's begin. The stem of a later cycle
             draws from these, so that masks and the like that it draws are those of the tokens.
             None leaves the generators alone.

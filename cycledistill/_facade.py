@@ -14,7 +14,7 @@ TEACHER = "cycle_teacher"
 
 
 class Facade(nn.Module):
-    """Holds a model as ``plain`` and looks like it to whoever asks.
+    """Holds a model as ``plain`` and looks like it from outside.
 
     Names of modules and parameters, ``state_dict`` keys, attributes and the signature of
     ``forward`` are the model's, so that rules that go by name (no weight decay for ``pos_embed``,

@@ -140,5 +140,5 @@ class FoldLoss(nn.Module):
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
-        """What stands in the module's ``repr``."""
+        """Options shown in the module's ``repr``."""
         return f"teachers={len(self._teachers)}, truth_weight={self.truth_weight}"

@@ -1,9 +1,9 @@
 """Module hooks that connect a model's blocks, and its batch norms, to the running pass.
 
-The hooks do nothing unless a pass of their wrapper runs in the thread, or runs again in its
-backward pass. Ours is the first hook in front of a block and the last behind it, whenever others
-were registered: a user's hooks and those of FSDP2, which must have closed a block before it runs
-again, belong to the block.
+The hooks do nothing unless a pass of their wrapper is running in this thread, or is recomputed in
+the backward pass. Ours is the first hook before a block and the last after it, whenever others were
+registered: a user's hooks, and those of FSDP2, which must have closed a block before it runs again,
+are part of the block.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class HoldStatistics(_Hook):
 class _CheckpointedForward:
     """A block's ``forward`` that, in a pass, keeps its inputs alone and is run again.
 
-    It stands on the instance, inside of the block's hooks, which so run once.
+    It is set on the instance, inside the block's hooks, so the hooks run once.
     """
 
     def __init__(self, setup: Setup, forward: Any) -> None:
@@ -162,8 +162,8 @@ class Attachment:
 class NoFastPath:
     """Switches the fused path of `torch.nn.TransformerEncoder` off for a while.
 
-    In eval mode it may turn padded tokens into a nested tensor, which no block can be handed
-    tokens in the place of. The switch is torch's and serves all threads, so uses are counted.
+    In eval mode it may turn padded tokens into a nested tensor, whose tokens cannot be replaced.
+    The switch is torch's and applies to all threads, so uses are counted.
     """
 
     _lock = threading.Lock()

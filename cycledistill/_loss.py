@@ -264,7 +264,7 @@ class CycleDistillLoss(nn.Module):
         return self.distance(at_least_float32(student), at_least_float32(teacher))
 
     def extra_repr(self) -> str:
-        """What stands in the module's ``repr``."""
+        """Options shown in the module's ``repr``."""
         return (
             f"token_weight={self.token_weights}, teacher={self.teacher!r}, "
             f"detach_teacher={self.detach_teacher}, task_cycles={self.task_cycles!r}, "

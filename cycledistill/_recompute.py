@@ -7,8 +7,8 @@ from the autograd node that asks for it: nodes are numbered in the order in whic
 them, so each pass owns a range of numbers. A record lives as long as the graph of its pass.
 
 `torch.utils.checkpoint` with ``use_reentrant=True`` runs the first time without gradients, inside
-of an autograd function, whose inputs are all that gradients flow to. Tokens that are handed in
-behind its back would get none, so this is refused where it matters.
+of an autograd function, whose inputs are all that gradients flow to. Tokens that
+a hook replaces inside it would get none, so this is refused where it matters.
 """
 
 from __future__ import annotations

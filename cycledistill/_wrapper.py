@@ -336,7 +336,7 @@ class CycleWrapper(Facade):
         return {} if teacher is None else teacher.state_dict()
 
     def extra_repr(self) -> str:
-        """What stands in the wrapper's ``repr``."""
+        """Options shown in the wrapper's ``repr``."""
         return f"num_cycles={self.num_cycles}, blocks={self.stack_path!r}, batched={self.batched}"
 
     def _run(

@@ -129,7 +129,7 @@ _ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
 
 
 def _patient(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
-    """Where images are not learnt by heart: the student trains for twice as long."""
+    """Where images are not memorised: the student trains for twice as long."""
     grown = _grown(plain)
     folded = _folded(plain, grown)
     return {

@@ -54,7 +54,7 @@ def compare(
         graph: The right outputs.
         runner: What was read back.
         inputs: The given inputs; their rows are repeated to fill a batch. Random inputs are
-            normal numbers of mean 0 and variance 1 in the place of floating-point ones.
+            normal numbers of mean 0 and variance 1 instead of floating-point ones.
     """
     generator = torch.Generator().manual_seed(0)
     differences: dict[str, dict[str, float]] = {}

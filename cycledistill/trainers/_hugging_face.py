@@ -141,7 +141,7 @@ class CycleTrainer(Trainer):
 
     @contextmanager
     def _plain_model(self) -> Iterator[None]:
-        """The plain model stands in the place of the wrapper."""
+        """Replace the wrapper by the plain model for a while."""
         model = self.model
         self.model = model.plain if isinstance(model, CycleWrapper) else model
         try:

@@ -120,7 +120,7 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
 def window_means(window: Iterable[WindowEntry]) -> dict[str, float]:
     """Weighted mean of each term, the sum of all first, the gradient's norm last.
 
-    Exactly rounded, so that the order of the entries is no matter.
+    Exactly rounded, so the order of the entries does not matter.
 
     Example:
         >>> window_means([(1, {"loss": 1.0}), (3, {"loss": 2.0})])

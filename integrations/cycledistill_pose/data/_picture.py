@@ -175,7 +175,7 @@ def _colours(array: npt.NDArray[Any], title: str) -> ImageArray:
 
 
 def is_truncated(data: bytes) -> bool:
-    r"""Whether a JPEG or PNG file ends before its image does; bytes behind the end are no matter.
+    r"""Whether a JPEG or PNG file ends before its image does; bytes after the end do not matter.
 
     >>> is_truncated(b"\xff\xd8 header \xff\xda scan without an end")
     True

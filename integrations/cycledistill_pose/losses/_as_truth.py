@@ -1,4 +1,4 @@
-"""A teacher's prediction in the place of the truth."""
+"""A teacher's prediction used as the truth."""
 
 from __future__ import annotations
 

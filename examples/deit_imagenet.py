@@ -4,10 +4,10 @@
     python examples/deit_imagenet.py --preset cifar10-cpu --data-dir cifar10    # minutes on a CPU
     python examples/deit_imagenet.py --preset digits                            # no data needed
 
-Grow a network with two cycles, then fold what it knows into a plain one (docs/results/lab.md):
+Grow a network with two cycles, then fold what it knows into a plain one (docs/results/lab.md);
+--mode grow, then --mode fold --teacher FOLDER, do the same in two commands:
 
-    python examples/deit_imagenet.py --preset digits --mode grow --output-dir runs/grown
-    python examples/deit_imagenet.py --preset digits --mode fold --teacher runs/grown
+    python examples/deit_imagenet.py --preset digits --mode grow-fold
 
 The folder holds train/CLASS/*.jpg and val/CLASS/*.jpg. Data sets of Hugging Face, tar shards and
 others that timm reads are named by a prefix (docs/classification.md):
@@ -57,6 +57,12 @@ from cycledistill_deit import (
 def main() -> None:
     config = parse_cli(ClassificationConfig, presets=PRESETS, default="paper")
     config.validate()
+    for stage in config.stages():
+        train(stage)
+
+
+def train(config: ClassificationConfig) -> None:
+    """Train a classifier as the config says, and save the plain one."""
     if config.data_dir is None and config.in_chans == 3:
         raise ValueError(
             "--data-dir is missing: name a folder with train/CLASS/*.jpg and val/CLASS/*.jpg or a "

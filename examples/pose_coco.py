@@ -4,10 +4,10 @@ python examples/pose_coco.py                                   # generated peopl
 python examples/pose_coco.py --preset paper --data-root coco   # the paper's recipe
 python examples/pose_coco.py --data-root coco --detections COCO_val2017_detections.json
 
-Grow a network with two cycles, then fold what it knows into a plain one:
+Grow a network with two cycles, then fold what it knows into a plain one; --mode cycle, then
+--mode fold --folded-from FOLDER, do the same in two commands:
 
-python examples/pose_coco.py --mode cycle --output-dir runs/grown
-python examples/pose_coco.py --mode fold --folded-from runs/grown --output-dir runs/folded
+python examples/pose_coco.py --mode grow-fold
 
 SDPose-T, S-V1, S-V2 and B are --model tokenpose_t --num-cycles 3 and --model tokenpose_s_v1,
 tokenpose_s_v2 and tokenpose_b.
@@ -161,7 +161,10 @@ def train(config: PoseConfig) -> PoseRun:
 
 
 def main() -> None:
-    train(parse_cli(PoseConfig, presets=PRESETS, default="demo"))
+    config = parse_cli(PoseConfig, presets=PRESETS, default="demo")
+    config.validate()
+    for stage in config.stages():
+        train(stage)
 
 
 if __name__ == "__main__":

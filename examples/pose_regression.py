@@ -36,7 +36,10 @@ PRESETS = {
 
 
 def main() -> None:
-    pose_coco.train(parse_cli(PoseConfig, presets=PRESETS, default="demo"))
+    config = parse_cli(PoseConfig, presets=PRESETS, default="demo")
+    config.validate()
+    for stage in config.stages():
+        pose_coco.train(stage)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,10 +47,13 @@ class ClassificationConfig(CycledConfig):
     blocks: str | None = None
     """Path of the block stack, such as blocks.4:12; None finds it."""
 
-    mode: Literal["plain", "cycle", "distill", "grow", "fold"] = "distill"  # type: ignore[assignment]
+    mode: Literal[  # type: ignore[assignment]
+        "plain", "cycle", "distill", "grow", "fold", "grow-fold"
+    ] = "distill"
     """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
     table 9, row 2). distill: loss on every cycle, tokens distilled, used with one (paper, table 9,
-    row 3). grow: as cycle, to become a teacher. fold: one cycle, taught by the runs in teacher."""
+    row 3). grow: as cycle, to become a teacher. fold: one cycle, taught by the runs in teacher. grow-fold: both, one
+    after the other, in the subfolders grown and folded of output_dir."""
 
     teacher: tuple[Path, ...] = ()
     """Folders of finished runs that teach in mode fold, frozen; the first is to be one of mode
@@ -167,6 +170,16 @@ class ClassificationConfig(CycledConfig):
     def inference_cycles(self) -> int:
         """Cycles that the trained model is meant to be used with."""
         return self.num_cycles if self.mode == "grow" else super().inference_cycles
+
+    def stages(self) -> tuple[ClassificationConfig, ...]:
+        """The runs that this one consists of: two in mode grow-fold, else itself."""
+        if self.mode != "grow-fold":
+            return (self,)
+        grown, folded = Path(self.output_dir) / "grown", Path(self.output_dir) / "folded"
+        return (
+            replace(self, mode="grow", output_dir=grown),
+            replace(self, mode="fold", output_dir=folded, teacher=(grown,)),
+        )
 
     def validate(self) -> None:
         """Check ranges.

@@ -33,6 +33,18 @@ from cycledistill_deit import (
 DIGITS = PRESETS["digits"]
 
 
+def test_both_stages_in_one_run(tmp_path: Path) -> None:
+    config = replace(DIGITS, mode="grow-fold", output_dir=tmp_path, num_cycles=3)
+    config.validate()
+    grown, folded = config.stages()
+    assert (grown.mode, grown.output_dir, grown.training_cycles) == ("grow", tmp_path / "grown", 3)
+    assert (folded.mode, folded.teacher) == ("fold", (tmp_path / "grown",))
+    assert (folded.output_dir, folded.training_cycles) == (tmp_path / "folded", 1)
+    assert DIGITS.stages() == (DIGITS,)
+    for stage in (grown, folded):
+        stage.validate()
+
+
 def test_presets_are_valid_and_the_default_is_deits_recipe():
     for preset in PRESETS.values():
         preset.validate()

@@ -87,6 +87,18 @@ def test_grow_then_fold(tmp_path: Path, model: str) -> None:
     assert load_plain(run.plain).model is not None
 
 
+def test_both_stages_in_one_run(tmp_path: Path) -> None:
+    config = replace(TINY, mode="grow-fold", output_dir=tmp_path)
+    config.validate()
+    grown, folded = config.stages()
+    assert (grown.mode, grown.output_dir, grown.training_cycles) == ("cycle", tmp_path / "grown", 2)
+    assert (folded.mode, folded.folded_from) == ("fold", tmp_path / "grown")
+    assert (folded.output_dir, folded.training_cycles) == (tmp_path / "folded", 1)
+    assert TINY.stages() == (TINY,)
+    for stage in (grown, folded):
+        stage.validate()
+
+
 def test_a_fresh_student_keeps_its_own_weights(tmp_path: Path) -> None:
     train(replace(TINY, mode="cycle", output_dir=tmp_path / "grown"))
     config = replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -68,10 +68,13 @@ class EvaluationOptions:
 class PoseConfig(EvaluationOptions, CycledConfig):
     """Train a pose network, cycled and distilled into one pass."""
 
-    mode: Literal["plain", "cycle", "distill", "fold"] = "distill"  # type: ignore[assignment]
+    mode: Literal[  # type: ignore[assignment]
+        "plain", "cycle", "distill", "fold", "grow-fold"
+    ] = "distill"
     """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
     table 6). distill: loss on every cycle, tokens distilled, used with one (paper, tables 1, 5, 7).
-    fold: one cycle, taught by the run in folded_from, which is frozen."""
+    fold: one cycle, taught by the run in folded_from, which is frozen. grow-fold: mode cycle, then
+    mode fold, in the subfolders grown and folded of output_dir."""
 
     folded_from: Path | None = free(None)
     """Folder of the finished run that teaches in mode fold: one of mode cycle, of a network of the
@@ -179,6 +182,16 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     def training_cycles(self) -> int:
         """Cycles that training runs in this mode."""
         return 1 if self.mode == "fold" else super().training_cycles
+
+    def stages(self) -> tuple[PoseConfig, ...]:
+        """The runs that this one consists of: two in mode grow-fold, else itself."""
+        if self.mode != "grow-fold":
+            return (self,)
+        grown, folded = Path(self.output_dir) / "grown", Path(self.output_dir) / "folded"
+        return (
+            replace(self, mode="cycle", output_dir=grown),
+            replace(self, mode="fold", output_dir=folded, folded_from=grown),
+        )
 
     def validate(self) -> None:
         """Check ranges.

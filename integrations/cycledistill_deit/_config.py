@@ -47,13 +47,11 @@ class ClassificationConfig(CycledConfig):
     blocks: str | None = None
     """Path of the block stack, such as blocks.4:12; None finds it."""
 
-    mode: Literal[  # type: ignore[assignment]
-        "plain", "cycle", "distill", "grow", "fold", "grow-fold"
-    ] = "distill"
+    mode: Literal["plain", "cycle", "distill", "grow", "fold", "grow-fold"] = "distill"  # type: ignore[assignment]
     """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
     table 9, row 2). distill: loss on every cycle, tokens distilled, used with one (paper, table 9,
-    row 3). grow: as cycle, to become a teacher. fold: one cycle, taught by the runs in teacher. grow-fold: both, one
-    after the other, in the subfolders grown and folded of output_dir."""
+    row 3). grow: as cycle, to become a teacher. fold: one cycle, taught by the runs in teacher.
+    grow-fold: both, one after the other, in the subfolders grown and folded of output_dir."""
 
     teacher: tuple[Path, ...] = ()
     """Folders of finished runs that teach in mode fold, frozen; the first is to be one of mode

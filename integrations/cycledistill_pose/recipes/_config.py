@@ -68,9 +68,7 @@ class EvaluationOptions:
 class PoseConfig(EvaluationOptions, CycledConfig):
     """Train a pose network, cycled and distilled into one pass."""
 
-    mode: Literal[  # type: ignore[assignment]
-        "plain", "cycle", "distill", "fold", "grow-fold"
-    ] = "distill"
+    mode: Literal["plain", "cycle", "distill", "fold", "grow-fold"] = "distill"  # type: ignore[assignment]
     """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
     table 6). distill: loss on every cycle, tokens distilled, used with one (paper, tables 1, 5, 7).
     fold: one cycle, taught by the run in folded_from, which is frozen. grow-fold: mode cycle, then

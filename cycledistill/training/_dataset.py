@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import multiprocessing
+import multiprocessing.util
 import signal
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cycledistill.training._sampler import SampleKey
 from cycledistill.training._seeding import seed_cpu, states_kept
@@ -72,13 +77,26 @@ class KeyedDataset(Dataset[Any]):
 def start_worker(worker: int) -> None:
     """Prepare a data worker: it ignores Ctrl-C and SIGTERM, and OpenCV starts no threads in it.
 
-    The loop can finish its step after a signal only while its workers live. PyTorch limits its own
-    threads in workers; OpenCV, where a dataset uses it, would start one per core in each of them.
+    The loop can finish its step after a signal only while its workers live; `_end_workers` ends
+    them with the program. PyTorch limits its own threads in workers; OpenCV, where a dataset uses
+    it, would start one per core in each of them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if (cv2 := sys.modules.get("cv2")) is not None:
         cv2.setNumThreads(0)
+
+
+@atexit.register  # after multiprocessing registered its own, and so called before that
+def _end_workers() -> None:
+    """End workers that are left when a program ends, as after an error whose traceback lives on.
+
+    multiprocessing would send them SIGTERM, which they ignore, and then wait for ever.
+    """
+    if multiprocessing.active_children():
+        for loading in gc.get_objects():
+            if type(loading) is _MultiProcessingDataLoaderIter:
+                loading._shutdown_workers()  # type: ignore[no-untyped-call]
 
 
 def _epoch_setters(dataset: Any) -> list[Callable[[int], None]]:

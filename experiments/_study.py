@@ -9,8 +9,9 @@ from typing import Literal
 from experiments._config import TEACHER_SEED, RunConfig
 from experiments._image_run import ImageRun
 from experiments._pointers import PointerRun
+from experiments._retrofit import RetrofitRun
 
-Run = RunConfig | ImageRun | PointerRun
+Run = RunConfig | ImageRun | PointerRun | RetrofitRun
 
 # Seeds of studies that choose something are not those of studies that report.
 CHOOSING = (100, 101)

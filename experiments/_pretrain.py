@@ -15,7 +15,7 @@ from experiments._retrofit_tasks import pretrained_file
 
 PRETRAINING = {
     "images": RetrofitRun("images", "plain", epochs=10, pretrains=True, batch_size=125, lr=2e-3),
-    "text": RetrofitRun("text", "plain", epochs=8, pretrains=True, batch_size=16, lr=3e-3),
+    "text": RetrofitRun("text", "plain", epochs=5, pretrains=True, batch_size=16, lr=3e-3),
 }
 
 

@@ -73,7 +73,7 @@ class FewImages:
         if not config.pretrains:
             train = _few(train, config.per_class, config.seed % 1000)
         self._train = self._normalized(train)
-        val = val.take(slice(0, _CHOOSING))
+        val, test = val.take(slice(0, _CHOOSING)), test.take(slice(0, None, 2))
         self._splits = {"val": self._normalized(val), "test": self._normalized(test)}
         self._order = torch.zeros(0, dtype=torch.long)
         self.steps_per_epoch = len(train.labels) // config.batch_size
@@ -127,7 +127,7 @@ class Text:
 
     steps_per_epoch = 100
     _LENGTH = 96
-    _SCORED = 200
+    _SCORED = 100
 
     def __init__(self, config: RetrofitRun) -> None:
         self._pretrains = config.pretrains

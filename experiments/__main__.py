@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 from experiments._config import RunConfig
+from experiments._each_cycle import each_cycle
 from experiments._headline import headline
 from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
@@ -137,9 +138,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(json.dumps(score(load_kept(options.key, WEIGHTS), options.images)))
     else:
         records = {name: results_of(name).read() for name in STUDIES}
-        for written in write_page(
-            options.page, STUDIES, records, {"headline": headline(STUDIES, records)}
-        ):
+        others = {"headline": headline(STUDIES, records)}
+        for name in ("pretrained", "pretrained-text"):
+            others[f"{name}-cycles"] = each_cycle(STUDIES[name], records[name])
+        for written in write_page(options.page, STUDIES, records, others):
             print(written)
 
 

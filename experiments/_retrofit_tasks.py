@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path(__file__).parent / "weights"
 _CLASSES = 5
-_CHOOSING = 1000
 
 
 class RetrofitTask(Protocol):
@@ -63,6 +62,8 @@ def pretrained_file(task: str) -> Path:
 class FewImages:
     """CIFAR-10's classes 0 to 4 to pretrain on, few images of each of 5 to 9 to learn."""
 
+    SCORED = 1000  # of the images to choose on
+
     def __init__(self, config: RetrofitRun, work: Path) -> None:
         train, val, test = cifar10(work)
         self._pretrains = config.pretrains
@@ -73,7 +74,7 @@ class FewImages:
         if not config.pretrains:
             train = _few(train, config.per_class, config.seed % 1000)
         self._train = self._normalized(train)
-        val, test = val.take(slice(0, _CHOOSING)), test.take(slice(0, None, 2))
+        val, test = val.take(slice(0, self.SCORED)), test.take(slice(0, None, 2))
         self._splits = {"val": self._normalized(val), "test": self._normalized(test)}
         self._order = torch.zeros(0, dtype=torch.long)
         self.steps_per_epoch = len(train.labels) // config.batch_size
@@ -126,8 +127,8 @@ class Text:
     """Bytes of the reference of the Python language, which comes with Python."""
 
     steps_per_epoch = 100
-    _LENGTH = 96
-    _SCORED = 100
+    LENGTH = 96
+    SCORED = 100
 
     def __init__(self, config: RetrofitRun) -> None:
         self._pretrains = config.pretrains
@@ -135,7 +136,7 @@ class Text:
         ends = [round(part * len(text)) for part in (0.8, 0.9)]
         self._train, *held_out = text.tensor_split(ends)
         self._splits = dict(zip(("val", "test"), held_out, strict=True))
-        self.example = self._train[: self._LENGTH][None]
+        self.example = self._train[: self.LENGTH][None]
 
     def model(self) -> nn.Module:
         """A GPT-2 of six blocks x 64 without dropout."""
@@ -143,7 +144,7 @@ class Text:
 
         config = GPT2Config(
             vocab_size=256,
-            n_positions=self._LENGTH,
+            n_positions=self.LENGTH,
             n_embd=64,
             n_layer=6,
             n_head=4,
@@ -166,8 +167,8 @@ class Text:
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Windows of the text at random places, and the bytes that follow each of theirs."""
-        starts = torch.randint(len(self._train) - self._LENGTH, (size,))
-        windows = self._train[starts[:, None] + torch.arange(self._LENGTH)]
+        starts = torch.randint(len(self._train) - self.LENGTH, (size,))
+        windows = self._train[starts[:, None] + torch.arange(self.LENGTH)]
         return windows, windows[:, 1:]
 
     def cycles_scored(self, training_cycles: int) -> int:
@@ -178,13 +179,13 @@ class Text:
     def scores(self, model: CycleWrapper, split: str, cycles: int) -> list[float]:
         """Perplexity of a byte in windows that are spread evenly over the held-out text."""
         text = self._splits[split]
-        starts = torch.linspace(0, len(text) - self._LENGTH, self._SCORED).long()
-        windows = text[starts[:, None] + torch.arange(self._LENGTH)]
+        starts = torch.linspace(0, len(text) - self.LENGTH, self.SCORED).long()
+        windows = text[starts[:, None] + torch.arange(self.LENGTH)]
         losses = torch.zeros(cycles)
         for batch in windows.split(50):
             found = model.forward_cycles(batch, num_cycles=cycles).predictions
-            losses += torch.stack([self.loss(own, batch[:, 1:]) for own in found])
-        return [math.exp(loss) for loss in (losses / (self._SCORED // 50)).tolist()]
+            losses += len(batch) * torch.stack([self.loss(own, batch[:, 1:]) for own in found])
+        return [math.exp(loss) for loss in (losses / self.SCORED).tolist()]
 
 
 def english() -> Tensor:

@@ -72,6 +72,11 @@ class Study:
         """Name of the score."""
         return next(iter(self.variants.values())).metric
 
+    @property
+    def score(self) -> str:
+        """Name and unit of the score."""
+        return self.metric + ", %" * (self.metric != "perplexity")
+
     def runs(self) -> list[Run]:
         """All runs, seed by seed, so that a study that is stopped early has whole seeds."""
         return [self.run(name, seed) for seed in self.seeds for name in self.variants]

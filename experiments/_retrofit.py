@@ -166,7 +166,7 @@ def _model(config: RetrofitRun, task: RetrofitTask) -> CycleWrapper:
         task.model(),
         num_cycles=cycles,
         blocks=config.blocks,
-        batched=cycles > 1,
+        batched=True,
         gate=config.gate if cycles > 1 else False,
         cycle_norm=config.cycle_norm,
         input_injection=config.input_injection,

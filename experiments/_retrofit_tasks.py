@@ -18,7 +18,7 @@ from experiments._images import Split, augment
 if TYPE_CHECKING:
     from experiments._retrofit import RetrofitRun
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights" / "pretrained"
 _CLASSES = 5
 
 
@@ -56,7 +56,7 @@ def load_retrofit_task(config: RetrofitRun, work: Path) -> RetrofitTask:
 
 def pretrained_file(task: str) -> Path:
     """Where the pretrained weights of a task stand."""
-    return WEIGHTS / f"pretrained-{task}.safetensors"
+    return WEIGHTS / f"{task}.safetensors"
 
 
 class FewImages:

@@ -64,7 +64,10 @@ def run(study: Study, results: Results, device: str = "auto", variants: Sequence
 
 
 def _run_alone(
-    config: RunConfig | PointerRun, results: Results, device: str, again: bool = False
+    config: RunConfig | PointerRun | RetrofitRun,
+    results: Results,
+    device: str,
+    again: bool = False,
 ) -> int:
     """A run and, before it, its teacher's; nothing where another process has one of them.
 

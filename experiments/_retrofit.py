@@ -37,12 +37,11 @@ class RetrofitRun:
         per_class: Images of each class.
         num_cycles: Cycles in training, but in mode plain and fold.
         token_weight: As of ``CycleDistillLoss``.
-        blocks: As of ``CycleWrapper``, as are the five below.
-        gate: Likewise.
-        cycle_norm: Likewise.
-        input_injection: Likewise.
-        cycles_from: Likewise.
-        cycles_until: Likewise.
+        blocks: As of ``CycleWrapper``.
+        gate: As of ``CycleWrapper``.
+        gate_rate: Factor of the learning rate for what later cycles alone have, without decay.
+        cycle_norm: As of ``CycleWrapper``.
+        cycles_until: As of ``CycleWrapper``.
         batch_size: Samples of a step.
         lr: Largest learning rate of AdamW; warm-up over a twentieth, then straight down to 0.
         weight_decay: Of AdamW.
@@ -58,9 +57,8 @@ class RetrofitRun:
     token_weight: float = 0.0
     blocks: str | None = None
     gate: bool | str = False
+    gate_rate: float = 1.0
     cycle_norm: str | None = None
-    input_injection: float = 0.0
-    cycles_from: float = 0.0
     cycles_until: float = 1.0
     batch_size: int = 50
     lr: float = 1e-3
@@ -169,8 +167,6 @@ def _model(config: RetrofitRun, task: RetrofitTask) -> CycleWrapper:
         batched=True,
         gate=config.gate if cycles > 1 else False,
         cycle_norm=config.cycle_norm,
-        input_injection=config.input_injection,
-        cycles_from=config.cycles_from,
         cycles_until=config.cycles_until,
     )
 
@@ -195,14 +191,19 @@ def _fit(
     macs: dict[int, int],
 ) -> int:
     """Train; returns the multiply-accumulates, three times those of the forward passes."""
-    optimizer = torch.optim.AdamW(
-        cycled.parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
+    plain = {id(parameter) for parameter in cycled.plain.parameters()}
+    later = [parameter for parameter in cycled.parameters() if id(parameter) not in plain]
+    groups: list[dict[str, Any]] = [
+        {"params": cycled.plain.parameters(), "factor": 1.0, "weight_decay": config.weight_decay},
+        {"params": later, "factor": config.gate_rate, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr)
     cost = 0
     cycled.train()
     for step in range(steps):
-        rising = (step + 1) / (0.05 * steps)
-        optimizer.param_groups[0]["lr"] = config.lr * min(1.0, rising) * (1 - step / steps)
+        rate = config.lr * min(1.0, (step + 1) / (0.05 * steps)) * (1 - step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
         cycled.set_progress(step / steps)
         inputs, targets = task.batch(config.batch_size)
         if isinstance(criterion, FoldLoss):

@@ -13,6 +13,8 @@ _PLAIN = ("plain", "plain, twice the epochs")
 
 _FEW = RetrofitRun("images", "plain", epochs=15)
 _MIDDLE = "blocks.2:4"
+_GATE_RATE = 30.0  # in some hundred steps a gate opens by as many learning rates at most
+_GATED_MIDDLE = replace(_FEW, mode="cycle", gate=True, blocks=_MIDDLE)
 
 
 def _rates(*variants: tuple[str, RetrofitRun]) -> dict[str, RetrofitRun]:
@@ -26,11 +28,16 @@ def _rates(*variants: tuple[str, RetrofitRun]) -> dict[str, RetrofitRun]:
 
 PRETRAINED_RATE = Study(
     title="At which learning rate does the pretrained ViT learn five classes from few images?",
-    variants=_rates(
-        ("plain", _FEW),
-        ("all blocks, two cycles in use", replace(_FEW, mode="cycle")),
-        ("gated middle, two cycles in use", replace(_FEW, mode="cycle", gate=True, blocks=_MIDDLE)),
-    ),
+    variants={
+        **_rates(
+            ("plain", _FEW),
+            ("all blocks, two cycles in use", replace(_FEW, mode="cycle")),
+            ("gated middle, two cycles in use", _GATED_MIDDLE),
+        ),
+        "gated middle, rate 0.001, 30 times that for the gate": replace(
+            _GATED_MIDDLE, gate_rate=_GATE_RATE
+        ),
+    },
     seeds=CHOOSING,
     baselines=("plain, rate 0.001",),
     split="val",
@@ -40,21 +47,18 @@ PRETRAINED_RATE = Study(
 
 def _ways(plain: RetrofitRun) -> dict[str, RetrofitRun]:
     """The plain network's further training, and in cycles."""
-    cycle, paper = replace(plain, mode="cycle"), replace(plain, mode="distill", token_weight=_PAPER)
-    middle = replace(cycle, blocks=_MIDDLE)
+    cycle = replace(plain, mode="cycle")
+    paper = replace(plain, mode="distill", token_weight=_PAPER)
+    gated = replace(cycle, gate=True, gate_rate=_GATE_RATE)
     return {
         _PLAIN[0]: plain,
         _PLAIN[1]: replace(plain, epochs=2 * plain.epochs),
-        "paper's recipe, all blocks": paper,
-        "paper's recipe, all blocks, gated": replace(paper, gate=True),
-        "all blocks, two cycles in use": cycle,
-        "all blocks, gated, two cycles in use": replace(cycle, gate=True),
-        "middle, two cycles in use": middle,
-        "middle, gated, two cycles in use": replace(middle, gate=True),
-        "middle, grown gated, then folded": replace(middle, mode="fold", gate=True),
-        "paper's recipe from 0.3 to 0.8 of the training, gated": replace(
-            paper, gate=True, cycles_from=0.3, cycles_until=0.8
-        ),
+        "paper's recipe": paper,
+        "paper's recipe until 0.7 of the training": replace(paper, cycles_until=0.7),
+        "two cycles in use": cycle,
+        "two cycles in use, gated": gated,
+        "two cycles of the middle in use, gated": replace(gated, blocks=_MIDDLE),
+        "grown, then folded": replace(plain, mode="fold"),
     }
 
 
@@ -68,17 +72,16 @@ PRETRAINED = Study(
 
 _MORE = RetrofitRun("text", "plain", epochs=1, batch_size=8)
 _LOOPED = replace(_MORE, mode="cycle")
+_GATED = replace(_LOOPED, gate=True, gate_rate=_GATE_RATE)
 
 PRETRAINED_TEXT = Study(
     title="Do cycles help a pretrained GPT-2 that goes on with its text?",
     variants={
         _PLAIN[0]: _MORE,
         _PLAIN[1]: replace(_MORE, epochs=2),
-        "all blocks, two cycles in use": _LOOPED,
-        "all blocks, gated, two cycles in use": replace(_LOOPED, gate=True),
-        "all blocks, gated, norm of the input, two cycles in use": replace(
-            _LOOPED, gate=True, cycle_norm="input"
-        ),
+        "two cycles in use": _LOOPED,
+        "two cycles in use, gated": _GATED,
+        "two cycles in use, gated, norm of the input": replace(_GATED, cycle_norm="input"),
     },
     seeds=_FRESH[:3],
     baselines=_PLAIN,

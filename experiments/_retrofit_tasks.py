@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -65,12 +66,8 @@ class FewImages:
     SCORED = 1000  # of the images to choose on
 
     def __init__(self, config: RetrofitRun, work: Path) -> None:
-        train, val, test = cifar10(work)
         self._pretrains = config.pretrains
-        wanted = range(_CLASSES) if config.pretrains else range(_CLASSES, 2 * _CLASSES)
-        statistics = torch.std_mean(train.images.float(), dim=(0, 2, 3), keepdim=True)
-        self._deviation, self._mean = statistics
-        train, val, test = (_of_classes(split, wanted) for split in (train, val, test))
+        train, val, test, self._deviation, self._mean = _five_classes(work, not config.pretrains)
         if not config.pretrains:
             train = _few(train, config.per_class, config.seed % 1000)
         self._train = self._normalized(train)
@@ -194,6 +191,16 @@ def english() -> Tensor:
 
     text = "\n".join(topics[name] for name in sorted(topics))
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
+
+
+@functools.cache
+def _five_classes(work: Path, last: bool) -> tuple[Split, Split, Split, Tensor, Tensor]:
+    """Of CIFAR-10 to train, to choose and to report; deviation and mean of all ten classes."""
+    train, val, test = cifar10(work)
+    deviation, mean = torch.std_mean(train.images.float(), dim=(0, 2, 3), keepdim=True)
+    wanted = range(_CLASSES, 2 * _CLASSES) if last else range(_CLASSES)
+    train, val, test = (_of_classes(split, wanted) for split in (train, val, test))
+    return train, val, test, deviation, mean
 
 
 def _of_classes(split: Split, wanted: range) -> Split:

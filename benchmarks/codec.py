@@ -2,93 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
 import torch
 
-from benchmarks.comparison import Comparison, compare
+from benchmarks._frame import Row, in_turn, ratio
 from cycledistill_pose import HeatmapCodec
 
-Draw = Callable[[np.ndarray, np.ndarray, np.ndarray, float, float], None]
+Draw = Callable[[np.ndarray, np.ndarray, float, float], np.ndarray]
 BATCH, KEYPOINTS, WIDTH, HEIGHT, STRIDE, SIGMA, KERNEL = 64, 17, 48, 64, 4, 2.0, 11
 
 
-def measure(rounds: int) -> list[Comparison]:
-    threads = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    try:
-        return _measure(rounds)
-    finally:
-        torch.set_num_threads(threads[0])
-        cv2.setNumThreads(threads[1])
-
-
-def _measure(rounds: int) -> list[Comparison]:
+def measure(rounds: int, device: str = "cpu") -> Iterator[Row]:
     codec = HeatmapCodec((STRIDE * WIDTH, STRIDE * HEIGHT), (WIDTH, HEIGHT), SIGMA, "dark", KERNEL)
-    generator = torch.Generator().manual_seed(0)
-    size = torch.tensor([STRIDE * WIDTH, STRIDE * HEIGHT])
-    keypoints = torch.rand(BATCH, KEYPOINTS, 2, generator=generator) * size
+    keypoints = torch.rand(BATCH, KEYPOINTS, 2) * torch.tensor([STRIDE * WIDTH, STRIDE * HEIGHT])
     keypoints[0, 0] = -500.0  # one that no map shows
-    in_numpy = keypoints.numpy()
-
     targets, weights = codec.encode(keypoints)
     for draw in (draw_whole, draw_outer):
-        drawn, drawn_weights = draw_all(in_numpy, draw)
+        drawn, drawn_weights = draw_all(keypoints.numpy(), draw)
         assert np.abs(drawn - targets.numpy()).max() < 1e-5
         assert np.array_equal(drawn_weights, weights.numpy())
-
-    noise = torch.randn(targets.shape, generator=generator)
-    maps = (0.8 * targets + 0.02 * noise).clamp(min=0)  # as a trained network's
+    maps = (0.8 * targets + 0.02 * torch.randn_like(targets)).clamp(min=0)  # as a network's
     maps[0, 0] = 0.0
-    maps_in_numpy = maps.numpy()
     points, scores = codec.decode(maps)
-    decoded, decoded_scores = decode_all(maps_in_numpy)
+    decoded, decoded_scores = decode_all(maps.numpy())
     assert np.abs(decoded - points.numpy()).max() < 1e-2  # px of the image
     assert np.array_equal(decoded_scores, scores.numpy())
 
-    what = f"{BATCH} x {KEYPOINTS} maps, one thread"
-    note = "one keypoint after the other"
-    return [
-        compare(
-            f"DARK decoding of {what}: numpy and OpenCV / ours",
+    kinds: dict[str, tuple[Callable[[], object], Callable[[], object], float | None]] = {
+        "DARK decoding: numpy and OpenCV": (
+            lambda: decode_all(maps.numpy()),
             lambda: codec.decode(maps),
-            lambda: decode_all(maps_in_numpy),
-            rounds,
-            limit=10.0,
-            note=note,
-            speed_up=True,
+            10.0,
         ),
-        compare(
-            f"targets of {what}: numpy, exp over the map / ours",
+        "targets: numpy, exp over the map": (
+            lambda: draw_all(keypoints.numpy(), draw_whole),
             lambda: codec.encode(keypoints),
-            lambda: draw_all(in_numpy, draw_whole),
-            rounds,
-            limit=10.0,
-            note=note,
-            speed_up=True,
+            10.0,
         ),
-        compare(
-            f"targets of {what}: numpy, row times column / ours",
+        "targets: numpy, row times column": (
+            lambda: draw_all(keypoints.numpy(), draw_outer),
             lambda: codec.encode(keypoints),
-            lambda: draw_all(in_numpy, draw_outer),
-            rounds,
-            speed_up=True,
+            None,
         ),
-    ]
+    }
+    for name, (reference, ours, target) in kinds.items():
+        taken = in_turn({"ours": ours, "reference": reference}, rounds)
+        values = ratio(taken["reference"], taken["ours"])
+        yield Row.of(f"{BATCH} x {KEYPOINTS} maps, {name} / ours", values, "", target, True)
 
 
 def decode_all(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints `[B, K, 2]` in px of the image and scores `[B, K]` of heatmaps `[B, K, H, W]`."""
-    keypoints = np.empty((*heatmaps.shape[:2], 2), dtype=np.float32)
-    scores = np.empty(heatmaps.shape[:2], dtype=np.float32)
-    for sample in range(len(heatmaps)):
-        for k in range(heatmaps.shape[1]):
-            point, scores[sample, k] = decode_one(heatmaps[sample, k])
-            keypoints[sample, k] = STRIDE * point
-    return keypoints, scores
+    found = [decode_one(heatmap) for sample in heatmaps for heatmap in sample]
+    keypoints = np.array([STRIDE * point for point, _ in found], np.float32)
+    scores = np.array([score for _, score in found], np.float32)
+    return keypoints.reshape(*heatmaps.shape[:2], 2), scores.reshape(heatmaps.shape[:2])
 
 
 def decode_one(heatmap: np.ndarray) -> tuple[np.ndarray, float]:
@@ -119,29 +90,22 @@ def draw_all(keypoints: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]
     heatmaps = np.zeros((*keypoints.shape[:2], HEIGHT, WIDTH), dtype=np.float32)
     weights = np.zeros(keypoints.shape[:2], dtype=np.float32)
     columns = np.arange(WIDTH, dtype=np.float32)
-    rows = np.arange(HEIGHT, dtype=np.float32)
+    rows = np.arange(HEIGHT, dtype=np.float32)[:, None]
     reach = 3 * SIGMA
-    for sample in range(len(keypoints)):
-        for k in range(keypoints.shape[1]):
-            x, y = (keypoints[sample, k] / STRIDE).tolist()
-            if -reach - 1 <= x < WIDTH + reach and -reach - 1 <= y < HEIGHT + reach:
-                weights[sample, k] = 1.0
-                draw(heatmaps[sample, k], columns, rows, x, y)
+    for place in np.ndindex(*weights.shape):
+        x, y = (keypoints[place] / STRIDE).tolist()
+        if -reach - 1 <= x < WIDTH + reach and -reach - 1 <= y < HEIGHT + reach:
+            weights[place] = 1.0
+            heatmaps[place] = draw(columns, rows, x, y)
     return heatmaps, weights
 
 
-def draw_whole(
-    heatmap: np.ndarray, columns: np.ndarray, rows: np.ndarray, x: float, y: float
-) -> None:
-    """The Gaussian as the toolboxes in use draw it: an exponential for each pixel."""
-    squares = (columns - x) ** 2 + (rows[:, None] - y) ** 2
-    heatmap[:] = np.exp(-squares / (2 * SIGMA**2))
+def draw_whole(columns: np.ndarray, rows: np.ndarray, x: float, y: float) -> np.ndarray:
+    """The Gaussian as toolboxes draw it: an exponential for each pixel."""
+    return np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * SIGMA**2))
 
 
-def draw_outer(
-    heatmap: np.ndarray, columns: np.ndarray, rows: np.ndarray, x: float, y: float
-) -> None:
+def draw_outer(columns: np.ndarray, rows: np.ndarray, x: float, y: float) -> np.ndarray:
     """The Gaussian as the product of a row and a column, as we draw it."""
-    across = np.exp((columns - x) ** 2 / (-2 * SIGMA**2))
-    down = np.exp((rows - y) ** 2 / (-2 * SIGMA**2))
-    np.multiply(down[:, None], across, out=heatmap)
+    down, across = (rows - y) ** 2, (columns - x) ** 2
+    return np.exp(down / (-2 * SIGMA**2)) * np.exp(across / (-2 * SIGMA**2))

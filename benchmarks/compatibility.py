@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import cycledistill
+from benchmarks._frame import write
 from benchmarks.families import Candidate, Library, libraries
 from cycledistill import CycleDistillLoss, CycleWrapper
 from tests.core.reference import (
@@ -131,15 +132,13 @@ def main() -> None:
             progress.advance(task)
     if options.only:
         return
-    temporary = options.out.with_suffix(".part")
-    temporary.write_text(page(rows, missing), encoding="utf-8")
-    temporary.replace(options.out)
+    write(options.out, page(rows, missing))
     console.print(f"{counts(rows)} saved: {options.out}")
 
 
 def attempt(candidate: Candidate) -> Row:
     """Wrap a model, or a stage of it, and compare it with ordinary calls."""
-    torch.manual_seed(0)
+    seed(0)
     model = shaken(candidate.make())
     args, kwargs = candidate.inputs()
     call(copy.deepcopy(model), *copy.deepcopy((args, kwargs)))  # an error here is the row's own

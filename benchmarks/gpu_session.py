@@ -11,10 +11,8 @@ of several short calls comes to the same page as one long one.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import re
 import signal
 import statistics
@@ -25,6 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks._frame import machine, write
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("-m", "pytest", "-m", "gpu", "-q", "-rA", "--tb=short", "-p", "no:cacheprovider")
@@ -180,14 +181,14 @@ def page_text(
     smoke: bool, tests: dict[str, Any], rows: list[tuple[str, tuple[str, ...], dict[str, Any]]]
 ) -> str:
     """The page, in Markdown."""
-    lines = ["# On one GPU", ""]
-    if smoke:
-        lines += ["**A trial of the script on a CPU: no figure here means anything.**", ""]
-    lines += [
-        f"{hardware()}; PyTorch {torch.__version__}, Python {platform.python_version()}, "
-        f"{datetime.date.today()}. Made by `python benchmarks/gpu_session.py"
-        f"{' --smoke' * smoke}`. One seed each: the runs show that the paths work and how fast, "
-        "not that the method helps.",
+    made = machine(torch.get_num_threads())
+    on = made["machine"]
+    trial = "**A trial of the script on a CPU: no figure here means anything.**\n\n" * smoke
+    lines = [
+        f"# On one GPU\n\n{trial}{on['gpu'] or 'no GPU'}, {on['processor']}, {on['cores']} cores; "
+        f"PyTorch {on['torch']}, Python {on['python']}, {made['date']}. Made by "
+        f"`python benchmarks/gpu_session.py{' --smoke' * smoke}`. One seed each: the runs show "
+        "that the paths work and how fast, not that the method helps.",
         "",
         "| run | epochs | images/s | peak memory | result |",
         "|---|---|---|---|---|",
@@ -218,19 +219,6 @@ def page_text(
     return "\n".join(lines) + "\n"
 
 
-def hardware() -> str:
-    """GPU, processor and cores."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists() and (found := re.search(r"model name\s*: (.+)", info.read_text())):
-        processor = found[1]
-    gpu = "no GPU"
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        gpu = f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"
-    return f"{gpu}, {processor}, {os.cpu_count()} cores"
-
-
 def folder_name(title: str) -> str:
     """A title as the name of a folder."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
@@ -245,14 +233,6 @@ def environment() -> dict[str, str]:
 def number(value: float | None) -> str:
     """A figure with three digits and thousands apart; a dash for none."""
     return "-" if value is None else f"{float(f'{value:.3g}'):,g}"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ from cycledistill._loss import CycleDistillLoss, CycleLosses
 from cycledistill._macs import MacCount, count_macs
 from cycledistill._output import CycleOutput
 from cycledistill._schedule import Ramp
+from cycledistill._suggest import BlockSuggestion, suggest_blocks
 from cycledistill._wrapper import CycleWrapper
 
 __all__ = [
+    "BlockSuggestion",
     "CycleDistillLoss",
     "CycleLosses",
     "CycleOutput",
@@ -19,4 +21,5 @@ __all__ = [
     "Ramp",
     "calibrate_exit",
     "count_macs",
+    "suggest_blocks",
 ]

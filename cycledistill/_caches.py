@@ -43,7 +43,7 @@ class CycleCaches:
     ) -> None:
         given = [value for value in (*args, *kwargs.values()) if _is_cache(value)]
         foreign = [name for name in _NAMES if _is_foreign(kwargs.get(name))]
-        if foreign or len(given) > 1 or not all(hasattr(cache, "layers") for cache in given):
+        if foreign or len(given) > 1 or not all(hasattr(_own(one), "layers") for one in given):
             kind = type(given[0] if given else kwargs[foreign[0]]).__name__
             raise ValueError(
                 f"{model} got a key-value cache ({kind}) that cannot be divided among {num_cycles} "
@@ -77,8 +77,8 @@ class CycleCaches:
         if len(parts) != len(made) or not parts:
             return predictions
         whole = parts[0] if self.given is None else self.given
-        whole.layers = [layer for part in parts for layer in part.layers]
-        whole.num_cycles = len(parts)
+        _own(whole).layers = [layer for part in parts for layer in _own(part).layers]
+        _own(whole).num_cycles = len(parts)
         return [map_leaves(lambda x: whole if _is_cache(x) else x, own) for own in predictions]
 
 
@@ -87,7 +87,7 @@ def caches_in(prediction: Any) -> list[Any]:
     found: list[Any] = []
 
     def note(leaf: Any) -> Any:
-        if _is_cache(leaf) and hasattr(leaf, "layers"):
+        if _is_cache(leaf) and hasattr(_own(leaf), "layers"):
             found.append(leaf)
         return leaf
 
@@ -97,31 +97,25 @@ def caches_in(prediction: Any) -> list[Any]:
 
 def _shared(cache: Any, num_cycles: int) -> list[Any]:
     """A cache for each cycle, all of which begin with the same."""
-    filled = int(cache.get_seq_length()) > 0
-    parts = [copy.copy(cache) for _ in range(num_cycles)]
-    for part in parts:  # what is in it may have a graph, which no deep copy takes along
-        part.layers = [copy.copy(x) if filled else copy.deepcopy(x) for x in cache.layers]
-    return parts
+    layers, filled = _own(cache).layers, int(cache.get_seq_length()) > 0
+    # What is in a layer may have a graph, which no deep copy takes along.
+    copied = copy.copy if filled else copy.deepcopy
+    return [_with_layers(cache, [copied(layer) for layer in layers]) for _ in range(num_cycles)]
 
 
 def _split(cache: Any, num_cycles: int) -> list[Any]:
     """A cache for each cycle, with its layers alone."""
-    known = getattr(cache, "num_cycles", 1)
+    layers, known = _own(cache).layers, getattr(_own(cache), "num_cycles", 1)
     length = int(cache.get_seq_length())
     if length and known != num_cycles:
         raise ValueError(
             f"the key-value cache holds {length} tokens of {known} cycle{'s' * (known > 1)}, and "
             f"this call has {num_cycles}: expected a cache that was filled in as many cycles"
         )
-    size = len(cache.layers) // known
-    parts = []
-    for cycle in range(num_cycles):
-        part = copy.copy(cache)
-        start = cycle * size if cycle < known else 0
-        part.layers = cache.layers[start : start + size]
-        if cycle >= known:
-            part.layers = copy.deepcopy(part.layers)  # empty ones
-        parts.append(part)
+    size = len(layers) // known
+    found = [layers[cycle * size : (cycle + 1) * size] for cycle in range(known)]
+    found += [copy.deepcopy(layers[:size]) for _ in range(known, num_cycles)]  # empty ones
+    parts = [_with_layers(cache, own) for own in found[:num_cycles]]
     lengths = [int(part.get_seq_length()) for part in parts]
     if len(set(lengths)) > 1:
         raise ValueError(
@@ -129,6 +123,20 @@ def _split(cache: Any, num_cycles: int) -> list[Any]:
             "used with one cycle in between, which fills that of cycle 1 alone"
         )
     return parts
+
+
+def _own(cache: Any) -> Any:
+    """What the blocks fill: beside it, an encoder-decoder's has what all cycles attend to."""
+    return getattr(cache, "self_attention_cache", cache)
+
+
+def _with_layers(cache: Any, layers: list[Any]) -> Any:
+    """The same cache with other layers of its own."""
+    part = copy.copy(cache)
+    if _own(cache) is not cache:
+        part.self_attention_cache = copy.copy(part.self_attention_cache)
+    _own(part).layers = layers
+    return part
 
 
 def _is_cache(value: Any) -> bool:

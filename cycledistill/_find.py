@@ -44,6 +44,12 @@ class BlockStack(NamedTuple):
         """Number of layers."""
         return max(self.layers, len(self.blocks))
 
+    @property
+    def container(self) -> str:
+        """Path of the list that the blocks are in, such as ``"blocks"`` for ``"blocks.4:12"``."""
+        match = _SLICE.match(self.path)
+        return match["path"] if match else self.path
+
 
 def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None) -> BlockStack:
     """Return the stack that ``blocks`` names, or the one that a model evidently has.
@@ -258,17 +264,16 @@ def _is_layer_list(child: nn.Module) -> bool:
 
 def _say_what_is_left_out(model: nn.Module, stack: BlockStack) -> None:
     """Warn where a part of a list was found and the rest are blocks of the same class."""
-    match = _SLICE.match(stack.path)
-    if match is None:
+    if stack.container == stack.path:
         return
-    siblings = enumerate(model.get_submodule(match["path"]).children())
+    siblings = enumerate(model.get_submodule(stack.container).children())
     kind = type(stack.blocks[0])
     left = [str(i) for i, child in siblings if type(child) is kind and child not in stack.blocks]
     if left:
         warnings.warn(
             f"{type(model).__name__}: found the stack {stack.path!r}; blocks {', '.join(left)} of "
-            f"{match['path']!r} ({kind.__name__}) have other widths and are left out. Name a stack "
-            "with blocks= to choose another",
+            f"{stack.container!r} ({kind.__name__}) have other widths and are left out. Name a "
+            "stack with blocks= to choose another",
             UserWarning,
             stacklevel=4,
         )

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from cycledistill._mode import eval_mode
+
 _BATCHED_PRODUCTS = ("bmm", "baddbmm")
 
 
@@ -53,24 +55,19 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
             forward pass of training, each cycle with its prediction.
         **kwargs: Keyword arguments of the call, such as ``num_cycles``.
     """
-    modes = {module: module.training for module in model.modules()}
     fast_path = torch.backends.mha.get_fastpath_enabled()
     counter = FlopCounterMode(display=False)
     verified = getattr(model, "_verified", True)  # of batched cycles: the comparison does not count
-    model.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused operation is not counted
     try:
         if not verified:
             model._verified = True  # type: ignore[assignment]
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        with eval_mode(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             getattr(model, method)(*inputs, **kwargs)
     finally:
         if not verified:
             model._verified = False  # type: ignore[assignment]
         torch.backends.mha.set_fastpath_enabled(fast_path)
-        model.train(modes[model])
-        for module, training in modes.items():
-            module.training = training
     flops = counter.get_flop_counts().get("Global", {})
     products = sum(n for op, n in flops.items() if str(op).split(".")[-1] in _BATCHED_PRODUCTS)
     total = sum(flops.values())

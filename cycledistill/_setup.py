@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
@@ -56,7 +57,6 @@ class Setup:
     Attributes:
         model: Name of the plain model's class, for errors.
         stack: The blocks.
-        token_names: Name of each block's first parameter.
         batch_dim: Batch dimension of the tokens.
         activation_checkpointing: None, "block" or "cycle".
         grad_cycles: Cycles that gradients pass through, or None.
@@ -72,7 +72,6 @@ class Setup:
 
     model: str
     stack: BlockStack
-    token_names: tuple[str, ...]
     batch_dim: int
     activation_checkpointing: str | None = None
     grad_cycles: int | None = None
@@ -83,6 +82,15 @@ class Setup:
     has_fast_path: bool = False
     running: Running = field(default_factory=Running)
     records: PassRecords = field(default_factory=PassRecords)
+
+    def __post_init__(self) -> None:
+        kind, count = self.activation_checkpointing, self.grad_cycles
+        check_choice("activation_checkpointing", kind, None, "block", "cycle")
+        check_choice("cycle_norm", self.cycle_norm, None, "rms", "input")
+        check_choice("batch_dim", self.batch_dim, None, 0, 1)
+        if count is not None and (isinstance(count, bool) or count != int(count) or count < 1):
+            raise ValueError(f"grad_cycles must be a whole number of 1 or more, got {count!r}")
+        self.token_names = tuple(_first_parameter(block) for block in self.stack.blocks)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "running": None, "records": None}
@@ -131,3 +139,34 @@ def find_batch_dim(blocks: tuple[nn.Module, ...]) -> int:
         if isinstance(module, nn.MultiheadAttention)
     ]
     return int(bool(attention) and not any(module.batch_first for module in attention))
+
+
+def find_layerdrop(model: nn.Module) -> str:
+    """The setting by which a model of transformers skips blocks at random, or ""."""
+    for module in model.modules():
+        for owner, prefix in ((getattr(module, "config", None), "config."), (module, "")):
+            for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
+                value = getattr(owner, name, 0)
+                if isinstance(value, float) and value > 0:
+                    return f"{prefix}{name}={value}"
+    return ""
+
+
+def check_choice(name: str, value: object, *choices: object) -> None:
+    """Check an argument that is one of a few.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def _first_parameter(block: nn.Module) -> str:
+    """Name of the first parameter of a block's ``forward``, or ""."""
+    try:
+        names = [*inspect.signature(block.forward).parameters]
+    except (TypeError, ValueError):
+        return ""
+    return names[0] if names else ""

@@ -27,7 +27,7 @@ def split_output(setup: Setup, output: Any, tokens: list[Tensor], inputs: Any) -
     size = tokens[0].shape[setup.batch_dim]
     # In a list: torch 2.6 does not compile next(..., None).
     given = [tensor for tensor in iter_tensors(inputs) if tensor.ndim][:1]
-    same = bool(given) and given[0].shape[0] == size
+    same = len(given) > 0 and given[0].shape[0] == size
     dims: tuple[int, ...] = (0,)
     sizes: tuple[int, ...] = (size,)
     if setup.batch_dim:  # what follows may have put the batch first again

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from cycledistill._setup import Setup, check_choice
+
 
 class TeacherOnly(nn.Module):
     """A cycle embedding, low-rank adapters and a gate for the cycles after the first.
@@ -102,7 +104,37 @@ class TeacherOnly(nn.Module):
         return min(cycle - 2, parameter.shape[0] - 1)
 
 
-def find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
+def make_teacher(
+    model: nn.Module,
+    setup: Setup,
+    num_cycles: int,
+    token_dim: int | None,
+    cycle_embedding: bool,
+    adapter_rank: int,
+    gate: bool | str,
+) -> TeacherOnly | None:
+    """The teacher-only parameters that a `CycleWrapper` is asked for, or None.
+
+    Raises:
+        ValueError: An argument is out of range, or the width of the tokens is not evident.
+    """
+    check_choice("gate", gate, False, True, "channel")
+    if adapter_rank < 0:
+        raise ValueError(f"adapter_rank must be 0 or more, got {adapter_rank}")
+    if gate and setup.skips_blocks:
+        raise ValueError(
+            f"gate={gate!r} acts behind the last block, which {setup.model} may skip "
+            f"({setup.skips_blocks}): expected that to be 0"
+        )
+    if num_cycles == 1 or not (cycle_embedding or adapter_rank or gate):
+        return None
+    blocks = setup.stack.blocks
+    if token_dim is None and (cycle_embedding or adapter_rank or gate == "channel"):
+        token_dim = _find_token_dim(model, blocks)
+    return TeacherOnly(num_cycles, len(blocks), token_dim, cycle_embedding, adapter_rank, gate)
+
+
+def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
     """The channels of a model's tokens, read off the blocks' norms or the model's own fields."""
     for module in blocks[0].modules():
         weight = getattr(module, "weight", None)

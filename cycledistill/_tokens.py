@@ -57,3 +57,15 @@ def normed(tokens: Tensor, like: Tensor | None) -> Tensor:
 def _rms(tokens: Tensor) -> Tensor:
     wide = at_least_float32(tokens)
     return wide.square().mean(-1, keepdim=True).add(torch.finfo(wide.dtype).eps).sqrt()
+
+
+def angles(before: Tensor, after: Tensor) -> Tensor:
+    """Angle between each token `[..., D]` before and after, in degrees from 0 to 180 `[...]`."""
+    tiny = torch.finfo(torch.float32).tiny
+    one, other = (
+        tokens / torch.linalg.vector_norm(tokens, dim=-1, keepdim=True).clamp_min(tiny)
+        for tokens in (before.float(), after.float())
+    )
+    # Exact for small angles too, where the arc cosine is not.
+    apart, together = (torch.linalg.vector_norm(t, dim=-1) for t in (one - other, one + other))
+    return (2 * torch.atan2(apart, together)).rad2deg()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import gc
-import inspect
 import warnings
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,14 +17,18 @@ from cycledistill._cycled_call import CycledCall
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
 from cycledistill._hooks import Attachment, NoFastPath, detach_copies, detach_stale
+from cycledistill._in_use import calls_replaced
 from cycledistill._output import CycleOutput
 from cycledistill._schedule import cycles_at
-from cycledistill._setup import Setup, find_batch_dim
-from cycledistill._teacher import TeacherOnly, find_token_dim
+from cycledistill._setup import Setup, find_batch_dim, find_layerdrop
+from cycledistill._teacher import make_teacher
 from cycledistill._verify import Verification, compare
-
-_wrappers: weakref.WeakKeyDictionary[nn.Module, weakref.ref[CycleWrapper]] = (
-    weakref.WeakKeyDictionary()
+from cycledistill._wrapped import (
+    forget_wrapped,
+    note_wrapped,
+    refuse_names_of_ours,
+    refuse_wrapped,
+    refuse_wrapper_within,
 )
 
 
@@ -135,26 +135,18 @@ class CycleWrapper(Facade):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        _check_no_wrapper_within(model)
-        _check_child_names(model)
+        refuse_wrapper_within(model)
+        refuse_names_of_ours(model, _OWN_NAMES)
         _check_count("num_cycles", num_cycles)
         if min_cycles is not None:
             _check_count("min_cycles", min_cycles)
             if min_cycles > num_cycles:
                 raise ValueError(f"min_cycles={min_cycles} is above num_cycles={num_cycles}")
-        if grad_cycles is not None:
-            _check_count("grad_cycles", grad_cycles)
         if not 0 <= cycles_from <= cycles_until <= 1:
             raise ValueError(
                 "expected 0 <= cycles_from <= cycles_until <= 1, got "
                 f"cycles_from={cycles_from}, cycles_until={cycles_until}"
             )
-        _check_choice("activation_checkpointing", activation_checkpointing, None, "block", "cycle")
-        _check_choice("cycle_norm", cycle_norm, None, "rms", "input")
-        _check_choice("gate", gate, False, True, "channel")
-        _check_choice("batch_dim", batch_dim, None, 0, 1)
-        if adapter_rank < 0:
-            raise ValueError(f"adapter_rank must be 0 or more, got {adapter_rank}")
         if head_per_cycle is not None:
             warnings.warn(
                 "head_per_cycle is now batched, with the opposite meaning and False by default",
@@ -163,37 +155,29 @@ class CycleWrapper(Facade):
             )
             batched = not head_per_cycle if batched is None else batched
         stack = find_stack(model, blocks)
-        _check_not_wrapped(model, stack.blocks)
+        refuse_wrapped(model, stack.blocks)
         super().__init__(model, ("num_cycles", "exit_tolerance"))
         self.num_cycles = num_cycles
         self.min_cycles = min_cycles
         self.cycles_from, self.cycles_until = cycles_from, cycles_until
-        self._progress = 0.0
         declared = bool(getattr(model, "batched_cycles", False))
         self.batched = declared if batched is None else batched
         self.stack_path = stack.path
         self.cycles_run = 0
         self.sample_cycles: Tensor | None = None
+        self._progress = 0.0
         self._cycles_in_use = 1
         self._verified = declared
-        if (cycle_embedding or adapter_rank or gate) and num_cycles > 1:
-            width = token_dim
-            if width is None and (cycle_embedding or adapter_rank or gate == "channel"):
-                width = find_token_dim(model, stack.blocks)
-            depth = len(stack.blocks)
-            teacher = TeacherOnly(num_cycles, depth, width, cycle_embedding, adapter_rank, gate)
-            super().add_module(TEACHER, teacher)
         self._setup = Setup(
             model=type(model).__name__,
             stack=stack,
-            token_names=tuple(_first_parameter(block) for block in stack.blocks),
             batch_dim=find_batch_dim(stack.blocks) if batch_dim is None else batch_dim,
             activation_checkpointing=activation_checkpointing,
             grad_cycles=grad_cycles,
             input_injection=input_injection,
             cycle_norm=cycle_norm,
             check_finite=check_finite,
-            skips_blocks=_skips_blocks(model),
+            skips_blocks=find_layerdrop(model),
             has_fast_path=any(isinstance(m, nn.TransformerEncoder) for m in model.modules()),
         )
         if self._setup.skips_blocks:
@@ -204,17 +188,17 @@ class CycleWrapper(Facade):
                 UserWarning,
                 stacklevel=2,
             )
-            if gate:
-                raise ValueError(
-                    f"gate={gate!r} acts behind the last block, which {type(model).__name__} may "
-                    f"skip ({self._setup.skips_blocks}): expected that to be 0"
-                )
+        teacher = make_teacher(
+            model, self._setup, num_cycles, token_dim, cycle_embedding, adapter_rank, gate
+        )
+        if teacher is not None:
+            super().add_module(TEACHER, teacher)
         self._attachment = Attachment(self._setup)
         self._attached = False
         self.training = model.training
         detach_copies(model)
         detach_stale(stack.blocks)
-        _wrappers[model] = weakref.ref(self)
+        note_wrapped(model, self)
         self._attach(self.training)
 
     def forward(
@@ -263,7 +247,8 @@ class CycleWrapper(Facade):
     def cycles(self, num_cycles: int) -> Iterator[None]:
         """Use several cycles in every call that is made while this lasts, in eval mode.
 
-        That includes the calls that the plain model makes of itself, as when it generates::
+        That includes the calls that the plain model, or a part of it, makes of itself, as when it
+        generates::
 
             with cycled.cycles(2):
                 text = cycled.generate(**inputs, max_new_tokens=20)
@@ -277,25 +262,19 @@ class CycleWrapper(Facade):
         _check_count("num_cycles", num_cycles)
         if self.training:
             raise RuntimeError("cycles() is for eval mode; this wrapper is in training")
-        plain = self.plain
-        own, original = plain.__dict__.get("forward"), plain.forward
 
-        @functools.wraps(original)
-        def forward(*args: Any, **kwargs: Any) -> Any:
+        def call(module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
             if self._setup.running.current() is not None:  # a cycle's own call
-                return original(*args, **kwargs)
-            return self._use(num_cycles, args, kwargs, keep_all=False).predictions[0]
+                return forward(*args, **kwargs)
+            output = self._use(num_cycles, args, kwargs, keep_all=False, called=module)
+            return output.predictions[0]
 
         before, self._cycles_in_use = self._cycles_in_use, num_cycles
-        plain.__dict__["forward"] = forward
         try:
-            yield
+            with calls_replaced(self.plain, self._setup.stack.blocks, call):
+                yield
         finally:
             self._cycles_in_use = before
-            if own is None:
-                del plain.__dict__["forward"]
-            else:
-                plain.__dict__["forward"] = own
 
     def verify(self, *args: Any, num_cycles: int | None = None, **kwargs: Any) -> Verification:
         """Compare batched cycles with ordinary calls of the model, on one example.
@@ -338,7 +317,7 @@ class CycleWrapper(Facade):
         """
         plain = self.plain
         self._attach(False)
-        _wrappers.pop(plain, None)
+        forget_wrapped(plain)
         del self._modules[PLAIN]
         self._modules.pop(TEACHER, None)
         self.__dict__.update(_original=(), _parameters={}, _buffers={})
@@ -367,18 +346,19 @@ class CycleWrapper(Facade):
         kwargs: dict[str, Any],
         exit_tolerance: float | None = None,
         keep_all: bool = True,
+        called: nn.Module | None = None,
     ) -> CycleOutput:
-        """All cycles' predictions and tokens, or the last one's."""
-        setup, plain = self._setup, self.plain
+        """All cycles' predictions and tokens, or the last one's, of the model or of a part."""
+        setup, plain = self._setup, called or self.plain
         teacher: Any = self._modules.get(TEACHER)
         held = self._attached  # a bool: compilation cannot look at handles
         if not held:
-            self._attachment.hold(plain)
+            self._attachment.hold(self.plain)
         compiling = torch.compiler.is_compiling()
         try:
             if not compiling:
                 self._attachment.keep_places()
-            if self.batched and cycles > 1:
+            if self.batched and cycles > 1 and plain is self.plain:
                 if not self._verified:
                     self._verify_once(compiling, cycles, args, kwargs)
                 kind: type[CycledCall] = BatchedPass
@@ -447,7 +427,7 @@ class CycleWrapper(Facade):
         self._attachment = Attachment(self._setup)
         if PLAIN in self._modules:
             detach_copies(self.plain)
-            _wrappers[self.plain] = weakref.ref(self)
+            note_wrapped(self.plain, self)
             self._attach(self.training)
 
 
@@ -471,74 +451,8 @@ def _check_count(name: str, value: int) -> None:
         raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
 
 
-def _check_choice(name: str, value: object, *choices: object) -> None:
-    if value not in choices:
-        *others, last = map(repr, choices)
-        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
-
-
-def _check_child_names(model: nn.Module) -> None:
-    """A child or tensor of the model must not have a name that is taken by the wrapper's own."""
-    own = {PLAIN, TEACHER, "num_cycles", "min_cycles", "batched", "stack_path", "cycles_run"}
-    own.update(("sample_cycles", "cycles_from", "cycles_until"))
-    own.update(name for name in dir(CycleWrapper) if not hasattr(nn.Module, name))
-    for name in (*model._modules, *model._parameters, *model._buffers):
-        if name in own:
-            raise ValueError(
-                f"{type(model).__name__} has a child named {name!r}, which is a name of "
-                "CycleWrapper itself: expected another name for the child"
-            )
-
-
-def _check_no_wrapper_within(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, CycleWrapper):
-            where = f"its module {name!r}" if name else "it"
-            raise ValueError(
-                f"cannot wrap {type(model).__name__}: {where} is a CycleWrapper already. "
-                "Call unwrap() first"
-            )
-
-
-def _check_not_wrapped(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    if _wrapper_of(model, blocks) is None:
-        return
-    gc.collect()  # a wrapper that nobody holds any longer
-    found = _wrapper_of(model, blocks)
-    if found is not None:
-        part = "this" if found is model else "a part of this"
-        raise ValueError(
-            f"{part} {type(model).__name__} is inside another CycleWrapper. Call its unwrap() "
-            "first, or assign to its num_cycles"
-        )
-
-
-def _wrapper_of(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module | None:
-    """A wrapped model that is this one, or has some of these blocks."""
-    for other, known in list(_wrappers.items()):
-        wrapper = known()
-        if wrapper is None:
-            continue
-        if other is model or not set(blocks).isdisjoint(wrapper._setup.stack.blocks):
-            return other
-    return None
-
-
-def _skips_blocks(model: nn.Module) -> str:
-    """The setting by which a model of transformers skips blocks at random, or ""."""
-    for module in model.modules():
-        for owner, prefix in ((getattr(module, "config", None), "config."), (module, "")):
-            for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
-                value = getattr(owner, name, 0)
-                if isinstance(value, float) and value > 0:
-                    return f"{prefix}{name}={value}"
-    return ""
-
-
-def _first_parameter(block: nn.Module) -> str:
-    """Name of the first parameter of a block's ``forward``, or ""."""
-    try:
-        names = [*inspect.signature(block.forward).parameters]
-    except (TypeError, ValueError):
-        return ""
-    return names[0] if names else ""
+_OWN_NAMES = {
+    *(name for name in dir(CycleWrapper) if not hasattr(nn.Module, name)),
+    *(PLAIN, TEACHER, "num_cycles", "min_cycles", "cycles_from", "cycles_until", "batched"),
+    *("stack_path", "cycles_run", "sample_cycles"),
+}

@@ -9,7 +9,10 @@ Grow a network with two cycles, then fold what it knows into a plain one (docs/r
     python examples/deit_imagenet.py --preset digits --mode grow --output-dir runs/grown
     python examples/deit_imagenet.py --preset digits --mode fold --teacher runs/grown
 
-The folder holds train/CLASS/*.jpg and val/CLASS/*.jpg.
+The folder holds train/CLASS/*.jpg and val/CLASS/*.jpg. Data sets of Hugging Face, tar shards and
+others that timm reads are named by a prefix (docs/classification.md):
+
+    python examples/deit_imagenet.py --data-dir hfds/timm/mini-imagenet
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from cycledistill.training import (
     is_main_process,
     parse_cli,
     run_cli,
+    start_from,
     steps_per_epoch,
 )
 from cycledistill_deit import (
@@ -42,11 +46,11 @@ from cycledistill_deit import (
     build_criterion,
     create_classifier,
     cycle_accuracies,
+    example_input,
     load_data,
     load_plain,
     load_trained,
     save_plain,
-    start_from,
 )
 
 
@@ -55,8 +59,8 @@ def main() -> None:
     config.validate()
     if config.data_dir is None and config.in_chans == 3:
         raise ValueError(
-            "--data-dir is missing: name a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
-            "use --preset digits, which needs none"
+            "--data-dir is missing: name a folder with train/CLASS/*.jpg and val/CLASS/*.jpg or a "
+            "data set such as hfds/NAME, or use --preset digits, which needs none"
         )
     data = load_data(config)
     num_classes = len(data.class_names)
@@ -100,7 +104,7 @@ def main() -> None:
         summary=budget_rows(
             config,
             cycled,
-            data.val[0][0][None],
+            example_input(config),
             num_samples=len(data.train),  # type: ignore[arg-type]
         ),
     )
@@ -144,7 +148,7 @@ def compare(config: ClassificationConfig, val: Any, num_classes: int) -> Table |
     table = Table(title="Each network as it is used")
     for column in ("network", "cycles", "MACs of an image", "top-1 accuracy"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    example = val[0][0][None]
+    example = example_input(config)
     for folder in (*config.beside, *config.teacher, Path(config.output_dir)):
         trained = load_trained(folder).eval()
         cycles = trained.num_cycles

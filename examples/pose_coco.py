@@ -1,18 +1,48 @@
 """Train TokenPose cycled (SDPose) and hand back the plain network.
 
-python examples/pose_coco.py                                   # synthetic people, no data
+python examples/pose_coco.py                                   # generated people, no data
 python examples/pose_coco.py --preset paper --data-root coco   # the paper's recipe
 python examples/pose_coco.py --data-root coco --detections COCO_val2017_detections.json
+
+Grow a network with two cycles, then fold what it knows into a plain one:
+
+python examples/pose_coco.py --mode cycle --output-dir runs/grown
+python examples/pose_coco.py --mode fold --folded-from runs/grown --output-dir runs/folded
 
 SDPose-T, S-V1, S-V2 and B are --model tokenpose_t --num-cycles 3 and --model tokenpose_s_v1,
 tokenpose_s_v2 and tokenpose_b.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-from cycledistill.training import is_main_process, parse_cli, run_cli
-from cycledistill_pose.data import PoseAugmentation
-from cycledistill_pose.recipes import PoseConfig, report, train_pose
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cycledistill import CycleWrapper
+from cycledistill.training import (
+    WarmupSteps,
+    budget_rows,
+    fit,
+    parse_cli,
+    run_cli,
+    steps_per_epoch,
+)
+from cycledistill_pose import PoseAugmentation, normalize_images
+from cycledistill_pose.codecs import codec_for
+from cycledistill_pose.recipes import (
+    PoseConfig,
+    PoseRun,
+    build_criterion,
+    build_model,
+    build_teacher,
+    evaluate_cycles,
+    finish_run,
+    open_people,
+    people_rows,
+    scores_by_cycle,
+)
 
 PRESETS = {
     # Section 4.1.2 of the paper and its released recipe; 8 GPUs x 64.
@@ -40,7 +70,7 @@ PRESETS = {
         num_workers=8,
         nms="none",
     ),
-    # A tiny network on people drawn on the spot: minutes on two CPU cores.
+    # A tiny network on generated people: minutes on two CPU cores.
     "demo": PoseConfig(
         output_dir=Path("runs/pose-demo"),
         model="tokenpose_nano",
@@ -67,11 +97,71 @@ PRESETS = {
 }
 
 
+def train(config: PoseConfig) -> PoseRun:
+    """Train a network as the config says, and save the plain one."""
+    config.validate()
+    train_people, val_people = open_people(config)
+    skeleton = val_people.skeleton
+    network = build_model(config, skeleton.num_keypoints)
+    teacher = build_teacher(config, network)
+    codec = codec_for(network, method=config.codec, sigma=config.sigma)
+    train_set = train_people.crops(codec)
+    val_set = val_people.crops(codec.input_size, codec.udp_crops)
+    val_people.metric()  # wrong annotations stop the run here, not after its first epochs
+
+    cycled = CycleWrapper(network, blocks="blocks", **config.wrapper_options())
+    criterion = build_criterion(config, network, teacher)
+    optimizer = torch.optim.Adam(
+        [*cycled.parameters(), *criterion.parameters()], lr=config.scaled_lr
+    )
+    steps = steps_per_epoch(config, len(train_set))
+    schedule = WarmupSteps(
+        warmup_steps=config.warmup_steps,
+        start=1e-3,
+        milestones=tuple(epoch * steps for epoch in config.milestones),
+        factor=0.1,
+    )
+    flip_indices = skeleton.flip_indices if config.flip_test else None
+
+    def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
+        images = normalize_images(batch["image"])
+        target, weight = codec.encode(batch["keypoints"], batch["visible"])
+        seen = {} if teacher is None else {"inputs": images}
+        return criterion(model(images), target, weight, **seen), len(images)
+
+    def evaluate(model: CycleWrapper) -> dict[str, float]:
+        metrics = evaluate_cycles(
+            model, val_people, codec, config.training_cycles, flip_indices, config.num_workers
+        )
+        return scores_by_cycle(metrics)
+
+    width, height = network.input_size
+    random = torch.Generator().manual_seed(config.seed)
+    images = torch.rand(2, 3, height, width, generator=random)
+    summary = {
+        **budget_rows(config, cycled, images[:1], num_samples=len(train_set)),
+        **people_rows(train_people, train_set, val_people, val_set),
+    }
+    if config.training_cycles > 1:
+        summary["cycles"] = str(cycled.verify(images))
+    result = fit(
+        config,
+        model=cycled,
+        criterion=criterion,
+        optimizer=optimizer,
+        train_dataset=train_set,
+        forward_loss=forward_loss,
+        schedule=schedule,
+        evaluate=evaluate if val_people.has_truth else None,
+        best_metric=f"AP/{config.inference_cycles}" if val_people.has_truth else None,
+        before_epoch=[network.set_epoch],
+        summary=summary,
+    )
+    return finish_run(config, result.model, val_people, codec, summary)
+
+
 def main() -> None:
-    config = parse_cli(PoseConfig, presets=PRESETS, default="demo")
-    run = train_pose(config)
-    if is_main_process():
-        report(config, run)
+    train(parse_cli(PoseConfig, presets=PRESETS, default="demo"))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from experiments._images import Split, _cifar10
+from experiments._images import Split, read_cifar10
 from experiments._task import data_folder
 
 _PADDING = 4
@@ -28,7 +28,7 @@ def cifar10(cache: Path) -> tuple[Split, Split, Split]:
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
-        torch.save([tuple(split) for split in _cifar10(folder)], temporary)
+        torch.save([tuple(split) for split in read_cifar10(folder)], temporary)
         os.replace(temporary, file)
     train, val, test = (Split(*split) for split in torch.load(file))
     return train, val, test

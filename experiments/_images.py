@@ -136,7 +136,7 @@ def load_images(config: RunConfig) -> Images:
         train, val, test = _digits()
         patch_size, padding = 2, 0
     else:
-        train, val, test = _cifar10(data_folder("cifar10"))
+        train, val, test = read_cifar10(data_folder("cifar10"))
         patch_size, padding = 4, 4
     train = train.take(first_samples(config, len(train.labels)))
     padding *= config.augmented
@@ -176,7 +176,7 @@ def _digits() -> tuple[Split, Split, Split]:
 
 
 @functools.cache
-def _cifar10(folder: Path) -> tuple[Split, Split, Split]:
+def read_cifar10(folder: Path) -> tuple[Split, Split, Split]:
     """CIFAR-10: every tenth image of train/ to choose, val/ to report, the others to train."""
     given = read_folder(folder / "train")
     to_train, to_choose = every_tenth(len(given.labels))

@@ -18,11 +18,12 @@ from cycledistill_pose import (
     HeatmapMSELoss,
     RegressionCodec,
     RLELoss,
-    StemNet,
     create_model,
     normalize_images,
-    predict_cycles,
 )
+from cycledistill_pose.losses import as_truth
+from cycledistill_pose.models import StemNet
+from cycledistill_pose.prediction import predict_cycles
 from experiments._config import RunConfig
 from experiments._task import Batch, SplitName, data_folder, every_tenth, first_samples
 
@@ -104,12 +105,7 @@ class Poses:
 
     def teaching(self, loss: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         """The task loss with the teacher's heatmaps or coordinates as truth, all visible."""
-
-        def distance(student: Tensor, teacher: Tensor) -> Tensor:
-            target = teacher if self._head == "heatmap" else teacher[..., :2]
-            return loss(student, target, target.new_ones(target.shape[:2]))  # type: ignore[no-any-return]
-
-        return distance
+        return as_truth(loss)
 
     def batch(self, indices: Tensor) -> Batch:
         """Crops, half of them mirrored, and the codec's targets."""

@@ -1,4 +1,4 @@
-"""What a task is to the lab, and which there are."""
+"""What a task is to the lab, and what tasks have in common."""
 
 from __future__ import annotations
 
@@ -62,22 +62,6 @@ class Task(Protocol):
 
     def scores(self, model: CycleWrapper, split: SplitName, cycles: int) -> list[float]:
         """Percent after 1, 2, ... ``cycles`` cycles of a wrapped model in eval mode."""
-
-
-def load_task(config: RunConfig) -> Task:
-    """The task of a run; splits are the same for every seed.
-
-    Raises:
-        FileNotFoundError: A folder of data is missing.
-        ValueError: There are fewer training samples than the run wants.
-    """
-    if config.task == "lspet":
-        from experiments._people import load_people
-
-        return load_people(config)
-    from experiments._images import load_images
-
-    return load_images(config)
 
 
 def first_samples(config: RunConfig | ImageRun, found: int) -> slice:

@@ -26,8 +26,10 @@ from cycledistill.training import (
     training_macs,
 )
 from experiments._config import RunConfig
+from experiments._images import load_images
+from experiments._people import load_people
 from experiments._results import save_weights, weights_file
-from experiments._task import Task, load_task
+from experiments._task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -102,6 +104,16 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         "metrics": metrics,
         "diverged": diverged,
     }
+
+
+def load_task(config: RunConfig) -> Task:
+    """The task of a run; splits are the same for every seed.
+
+    Raises:
+        FileNotFoundError: A folder of data is missing.
+        ValueError: There are fewer training samples than the run wants.
+    """
+    return load_people(config) if config.task == "lspet" else load_images(config)
 
 
 def macs_of_cycles(model: nn.Module, example: Tensor, tokens: Tensor, cycles: int) -> int:

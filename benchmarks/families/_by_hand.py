@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from benchmarks.families._candidate import Candidate, Inputs
+from benchmarks.families._candidate import Candidate
+from benchmarks.families._inputs import Inputs
 
 
 def layer() -> nn.TransformerEncoderLayer:

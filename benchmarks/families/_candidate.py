@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
-import torch
 from torch import nn
 
-Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+from benchmarks.families._inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,3 @@ class Library:
         except PackageNotFoundError:
             return False
         return True
-
-
-def images(size: int = 32, channels: int = 3) -> Callable[[], Inputs]:
-    return lambda: ((torch.randn(2, channels, size, size),), {})

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from benchmarks.families._by_hand import by_hand
 from benchmarks.families._candidate import Library
-from benchmarks.families._diffusers import of_diffusers
-from benchmarks.families._hugging_face import of_hugging_face
 from benchmarks.families._monai import of_monai
 from benchmarks.families._open_clip import of_open_clip
 from benchmarks.families._sentence_transformers import of_sentence_transformers
-from benchmarks.families._timm import of_timm
+from benchmarks.families._tables import of_diffusers, of_timm, of_transformers, of_vit_pytorch
 from benchmarks.families._torch import of_torch
-from benchmarks.families._vit_pytorch import of_vit_pytorch
 from benchmarks.families._x_transformers import of_x_transformers
 
 
 def libraries() -> list[Library]:
     return [
         Library("timm", "timm", of_timm),
-        Library("Hugging Face transformers", "transformers", of_hugging_face),
+        Library("Hugging Face transformers", "transformers", of_transformers),
         Library("sentence-transformers", "sentence-transformers", of_sentence_transformers),
         Library("diffusers", "diffusers", of_diffusers),
         Library("vit-pytorch", "vit-pytorch", of_vit_pytorch),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.families._candidate import Candidate, Inputs
+from benchmarks.families._candidate import Candidate
+from benchmarks.families._inputs import Inputs
 
 
 def of_monai() -> list[Candidate]:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.families._candidate import Candidate, Inputs, images
+from benchmarks.families._candidate import Candidate
+from benchmarks.families._inputs import Inputs, images
 
 
 def of_open_clip() -> list[Candidate]:
@@ -32,16 +33,16 @@ def of_open_clip() -> list[Candidate]:
 
     tower = "visual.transformer.resblocks"
     return [
-        Candidate("open_clip VisionTransformer", vision, images()),
+        Candidate("open_clip VisionTransformer", vision, images),
         Candidate(
             "open_clip VisionTransformer, attention pooling",
             lambda: vision(attentional_pool=True, attn_pooler_queries=4, attn_pooler_heads=1),
-            images(),
+            images,
         ),
         Candidate(
             "open_clip VisionTransformer, patches dropped",
             lambda: vision(patch_dropout=0.5),
-            images(),
+            images,
         ),
         Candidate(
             "open_clip TextTransformer",

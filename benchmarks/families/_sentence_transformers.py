@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from benchmarks.families._candidate import Candidate, Inputs
+from benchmarks.families._candidate import Candidate
+from benchmarks.families._inputs import Inputs
 
 
 def of_sentence_transformers() -> list[Candidate]:

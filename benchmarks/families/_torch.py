@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from benchmarks.families._candidate import Candidate, Inputs, images
+from benchmarks.families._candidate import Candidate
+from benchmarks.families._inputs import Inputs, images
 
 
 def of_torch() -> list[Candidate]:
@@ -42,8 +43,8 @@ def of_torch() -> list[Candidate]:
         return nn.Transformer(16, 2, 3, 3, 32, batch_first=True)
 
     return [
-        Candidate("torchvision VisionTransformer", vit, images()),
-        Candidate("torchvision SwinTransformer", swin, images()),
+        Candidate("torchvision VisionTransformer", vit, images),
+        Candidate("torchvision SwinTransformer", swin, images),
         Candidate(
             "nn.TransformerEncoder, with masks",
             lambda: nn.TransformerEncoder(layer(True), 3),

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.families._candidate import Candidate, Inputs, images
+from benchmarks.families._candidate import Candidate
+from benchmarks.families._inputs import Inputs, images
 
 
 def words() -> Inputs:
@@ -80,7 +81,7 @@ def of_x_transformers() -> list[Candidate]:
             continuous,
             lambda: ((torch.randn(2, 7, 6),), {}),
         ),
-        Candidate("x_transformers.ViTransformerWrapper", vit, images()),
+        Candidate("x_transformers.ViTransformerWrapper", vit, images),
         Candidate("x_transformers.XTransformer", translation, pair),
         Candidate("x_transformers.XTransformer, encoder", translation, pair, "encoder.attn_layers"),
         Candidate(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from cycledistill._files import image_files, replacing_file
 from cycledistill.export._export import export_model
 from cycledistill.export._formats import check_format
 from cycledistill.export._loaders import Exportable, Judge, load_exportable
 from cycledistill.export._quantize import quantize
+from cycledistill.saving._files import image_files, replacing_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

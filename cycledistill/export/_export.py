@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cycledistill._files import replacing_file
 from cycledistill.export._check import ExportReport, compare, take_rows
 from cycledistill.export._formats import check_format, read, trace, write
 from cycledistill.export._graph import Graph, named_outputs
+from cycledistill.saving._files import replacing_file
 
 
 def export_model(

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from cycledistill._saved import missing_file
+from cycledistill.saving._missing import missing_file
 
 LOADERS = "cycledistill.loaders"
 Outputs = dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""Look inside a model while it cycles: attention, weights, and how far the tokens move.
+"""Look inside a model while it cycles: attention, weights, tokens and predictions.
 
 Needs matplotlib, which the extra ``train`` brings: ``pip install "cycledistill[train]"``.
 """
@@ -14,12 +14,16 @@ from cycledistill.inside._attention import AttentionMap, record_attention
 from cycledistill.inside._changes import plot_token_changes, token_changes
 from cycledistill.inside._matrices import plot_attention_matrices
 from cycledistill.inside._over_image import plot_attention_over_image
+from cycledistill.inside._table import CycleTable, cycle_table, plot_cycle_table
 from cycledistill.inside._weights import plot_weight_distributions
 
 __all__ = [
     "AttentionMap",
+    "CycleTable",
+    "cycle_table",
     "plot_attention_matrices",
     "plot_attention_over_image",
+    "plot_cycle_table",
     "plot_token_changes",
     "plot_weight_distributions",
     "record_attention",

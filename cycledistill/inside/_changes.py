@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cycledistill._colours import COLOURS
 from cycledistill._wrapper import CycleWrapper
+from cycledistill.inside._colours import COLOURS
 
 
 def token_changes(
@@ -48,24 +49,10 @@ def token_changes(
         ValueError: Training mode, fewer than 2 cycles, tokens that are not `[B, T, D]`, or an
             empty group.
     """
-    if not isinstance(cycled, CycleWrapper):
-        raise TypeError(f"cycled: found {type(cycled).__name__}, expected a CycleWrapper")
-    if cycled.training:
-        raise ValueError("cycled: found training mode, expected eval mode; call cycled.eval()")
-    if num_cycles < 2:
-        raise ValueError(f"num_cycles: found {num_cycles}, expected 2 or more")
+    tokens, _ = run_cycles(cycled, args, kwargs, num_cycles)
+    change = changes_by_cycle(tokens)
     if groups is None:
         groups = getattr(cycled.plain, "token_groups", None) or {"all tokens": slice(None)}
-    with torch.no_grad():
-        cycles = cycled.forward_cycles(*args, num_cycles=num_cycles, **kwargs).tokens
-    tokens = torch.stack([found.float() for found in cycles])
-    if tokens.ndim != 4:
-        raise ValueError(f"tokens: found shape {list(cycles[0].shape)}, expected [B, T, D]")
-    if cycled._setup.batch_dim == 1:
-        tokens = tokens.transpose(1, 2)
-    tiny = torch.finfo(torch.float32).tiny
-    moved = torch.linalg.vector_norm(tokens[1:] - tokens[:-1], dim=-1)
-    change = moved / torch.linalg.vector_norm(tokens[:-1], dim=-1).clamp_min(tiny)
     found = {name: change[:, :, place] for name, place in groups.items()}
     for name, part in found.items():
         if not part.numel():
@@ -74,6 +61,43 @@ def token_changes(
                 f"{change.shape[-1]} tokens"
             )
     return found
+
+
+def run_cycles(
+    cycled: CycleWrapper,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    num_cycles: int,
+    settle: int = 0,
+) -> tuple[Tensor, tuple[Any, ...]]:
+    """The tokens of all `num_cycles + settle` cycles `[N, B, T, D]`, float32, and predictions.
+
+    Raises:
+        TypeError: `cycled` is no `CycleWrapper`.
+        ValueError: Training mode, fewer than 2 cycles, or tokens that are not `[B, T, D]`.
+    """
+    if not isinstance(cycled, CycleWrapper):
+        raise TypeError(f"cycled: found {type(cycled).__name__}, expected a CycleWrapper")
+    if cycled.training:
+        raise ValueError("cycled: found training mode, expected eval mode; call cycled.eval()")
+    if num_cycles < 2:
+        raise ValueError(f"num_cycles: found {num_cycles}, expected 2 or more")
+    with torch.no_grad():
+        predictions, cycles = cycled.forward_cycles(*args, num_cycles=num_cycles + settle, **kwargs)
+    tokens = torch.stack([found.float() for found in cycles])
+    if tokens.ndim != 4:
+        raise ValueError(f"tokens: found shape {list(cycles[0].shape)}, expected [B, T, D]")
+    return tokens.transpose(1, 2) if cycled._setup.batch_dim == 1 else tokens, predictions
+
+
+def changes_by_cycle(tokens: Tensor) -> Tensor:
+    """How far each cycle after the first moves each of the tokens `[N, B, T, D]`: `[N - 1, B, T]`.
+
+    In parts of the norm that the token had before.
+    """
+    moved = torch.linalg.vector_norm(tokens[1:] - tokens[:-1], dim=-1)
+    size = torch.linalg.vector_norm(tokens[:-1], dim=-1)
+    return moved / size.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
@@ -90,7 +114,12 @@ def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
     if not changes:
         raise ValueError("changes: found none, expected what token_changes returned")
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
+    draw_changes(figure.subplots(), changes)
+    return figure
+
+
+def draw_changes(axes: Axes, changes: Mapping[str, Tensor]) -> None:
+    """Draw the change of each group by cycle, in percent, into a figure's axes."""
     for index, (name, values) in enumerate(changes.items()):
         flat = 100 * values.flatten(1).float().cpu()
         cycles = range(2, len(flat) + 2)
@@ -123,4 +152,3 @@ def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
-    return figure

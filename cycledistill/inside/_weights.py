@@ -8,9 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from cycledistill._colours import COLOURS
 from cycledistill._find import find_stack
 from cycledistill._wrapper import CycleWrapper
+from cycledistill.inside._colours import COLOURS
 
 
 def plot_weight_distributions(

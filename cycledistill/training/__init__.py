@@ -47,6 +47,7 @@ from cycledistill.training._nonfinite import replay  # noqa: E402
 from cycledistill.training._parallel import Losses  # noqa: E402
 from cycledistill.training._sampler import steps_per_epoch  # noqa: E402
 from cycledistill.training._schedule import WarmupCosine, WarmupSteps  # noqa: E402
+from cycledistill.training._trained import TrainedRun, find_trained, start_from  # noqa: E402
 from cycledistill.training._trainer import FitResult, Trainer  # noqa: E402
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "Losses",
     "NonFiniteLossError",
     "TrainConfig",
+    "TrainedRun",
     "Trainer",
     "TrainingError",
     "WarmupCosine",
@@ -65,6 +67,7 @@ __all__ = [
     "budget_rows",
     "draw_curves",
     "evaluation_loader",
+    "find_trained",
     "fit",
     "free",
     "gather_over_processes",
@@ -75,6 +78,7 @@ __all__ = [
     "replay",
     "run_cli",
     "save_config",
+    "start_from",
     "steps_per_epoch",
     "sum_over_processes",
     "training_macs",

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cycledistill._files import flush_to_disk, replacing, sync_folder
+from cycledistill.saving._files import flush_to_disk, replacing, sync_folder
 from cycledistill.training._errors import CheckpointError
 from cycledistill.training._state import load_module_state
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from cycledistill._files import replacing
+from cycledistill.saving._files import replacing
 
 
 def plain(value: Any) -> Any:

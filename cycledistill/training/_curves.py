@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cycledistill._files import replacing
+from cycledistill.saving._files import replacing
 from cycledistill.training._log import read_log
 
 _NOT_DRAWN = (

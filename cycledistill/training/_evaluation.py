@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from cycledistill.training._dataset import start_worker
 from cycledistill.training._parallel import gather_lists
@@ -32,16 +32,18 @@ def evaluation_loader(
     ``gather_over_processes`` or a torchmetrics metric.
 
     Args:
-        dataset: Anything with a length and indices.
+        dataset: Anything with a length and indices, or an ``IterableDataset`` that yields this
+            process's part itself.
         batch_size: Samples of one batch on this process.
         num_workers: Processes that load data.
         collate_fn: As for ``DataLoader``.
     """
-    rank, world_size = _place()
+    rank, world_size = place_of_process()
+    streamed = isinstance(dataset, IterableDataset)
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=range(rank, len(dataset), world_size),
+        sampler=None if streamed else range(rank, len(dataset), world_size),
         num_workers=num_workers,
         collate_fn=collate_fn,
         pin_memory=torch.cuda.is_available(),
@@ -73,10 +75,11 @@ def gather_over_processes(items: list[Any]) -> list[Any]:
 
 def is_main_process() -> bool:
     """Whether this process is the one that prints and writes files."""
-    return _place()[0] == 0
+    return place_of_process()[0] == 0
 
 
-def _place() -> tuple[int, int]:
+def place_of_process() -> tuple[int, int]:
+    """This process's rank and the number of processes, before they are connected as well."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

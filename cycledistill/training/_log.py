@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cycledistill._files import flush_to_disk, replacing
+from cycledistill.saving._files import flush_to_disk, replacing
 
 # What one microbatch adds to a mean: its number of samples (the weight), and its terms.
 WindowEntry = tuple[float, dict[str, float]]

@@ -11,7 +11,7 @@ import torch
 from accelerate.utils import recursively_apply
 from torch import Tensor, nn
 
-from cycledistill._files import replacing
+from cycledistill.saving._files import replacing
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._errors import NonFiniteLossError
 from cycledistill.training._parallel import (

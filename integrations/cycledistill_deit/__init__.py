@@ -3,11 +3,12 @@
 from cycledistill_deit._config import PRESETS, ClassificationConfig
 from cycledistill_deit._criterion import build_criterion
 from cycledistill_deit._data import ClassificationData, load_data
+from cycledistill_deit._data_config import example_input
 from cycledistill_deit._evaluate import cycle_accuracies
 from cycledistill_deit._export import load_plain, save_plain
 from cycledistill_deit._mixup import MixupTargets
 from cycledistill_deit._model import create_classifier
-from cycledistill_deit._trained import load_trained, start_from
+from cycledistill_deit._trained import load_trained
 
 __all__ = [
     "PRESETS",
@@ -17,9 +18,9 @@ __all__ = [
     "build_criterion",
     "create_classifier",
     "cycle_accuracies",
+    "example_input",
     "load_data",
     "load_plain",
     "load_trained",
     "save_plain",
-    "start_from",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from cycledistill._card import results_sections
+from cycledistill.saving._card import results_sections
 
 
 def model_card(

@@ -13,9 +13,30 @@ from cycledistill.training import CycledConfig, free
 class ClassificationConfig(CycledConfig):
     """Train a timm model on images in class folders, cycled and distilled into one pass."""
 
-    data_dir: Path | None = free(None)
-    """Folder with train/CLASS/* and val/CLASS/* images (ImageNet's layout). None takes
+    data_dir: str | Path | None = free(None)
+    """Folder with train/CLASS/* and val/CLASS/* images (ImageNet's layout), or what timm reads by a
+    prefix: hfds/NAME_OR_FOLDER (Hugging Face data sets), hfids/... (the same as a stream),
+    wds/FOLDER_OR_URL (tar shards), torch/NAME (torchvision), tfds/NAME (TensorFlow). None takes
     scikit-learn's 1,797 handwritten digits, which come with the package."""
+
+    data_root: Path | None = free(None)
+    """Folder in which torch/ and tfds/ find their files, and hfds/ keeps its cache."""
+
+    train_split: str | None = free(None)
+    """Split to train on where data_dir has a prefix (train). Of streams the number of images may
+    follow, and of tar shards their names be given: 'train|50000', 'train-{00..63}.tar|50000'."""
+
+    val_split: str | None = free(None)
+    """Split to validate on, likewise (validation)."""
+
+    input_key: str | None = free(None)
+    """Name of the images' column or file ending where data_dir has a prefix; None takes timm's."""
+
+    target_key: str | None = free(None)
+    """Name of the labels' column, likewise."""
+
+    num_classes: int | None = free(None)
+    """Number of classes, where the data do not name them (tar shards)."""
 
     model: str = "deit_tiny_patch16_224"
     """Any timm model with a block stack (DeiT-Ti: paper, table 9)."""

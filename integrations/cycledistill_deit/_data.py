@@ -1,4 +1,4 @@
-"""Images in class folders, or the digits that come with scikit-learn."""
+"""The images of a run: class folders, what timm reads by a prefix, or scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import create_transform, str_to_interp_mode
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
@@ -16,13 +16,22 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import data_config
+from cycledistill_deit._data_config import data_config, image_mode
+from cycledistill_deit._named import has_prefix, load_named
+from cycledistill_deit._picture import open_image
+from cycledistill_deit._stream import TrainingStream
 
 NUM_DIGIT_TRAIN = 1297  # of 1,797; the rest is for validation
 
 
 class ClassificationData(NamedTuple):
-    """Training and validation sets of (image `[C, S, S]` float, label) pairs."""
+    """Training and validation sets of (image `[C, S, S]` float, label) pairs.
+
+    Attributes:
+        train: Has a length and indices; those of a stream stand for whatever comes next.
+        val: Has a length and indices, or is an ``IterableDataset`` with a length.
+        class_names: A name for each label.
+    """
 
     train: Dataset[tuple[Tensor, int]]
     val: Dataset[tuple[Tensor, int]]
@@ -37,15 +46,24 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
         val_transform: From a PIL image to the input, for validation; ``None`` takes the config's.
 
     Raises:
-        FileNotFoundError: The folder, or its train/ or val/, is missing.
-        ValueError: A class folder has no image, or train/ and val/ have other classes.
+        FileNotFoundError: The folder, or its train/ or val/, or a shard is missing.
+        ImportError: The library that a prefix stands for is not installed.
+        ValueError: A class folder has no image, train/ and val/ have other classes, or timm cannot
+            read what is named.
     """
     transforms = _transform(config, True), val_transform or _transform(config, False)
     if config.data_dir is None:
         data = _digits(*transforms)
+    elif has_prefix(config.data_dir):
+        data = ClassificationData(*load_named(config, *transforms))
     else:
-        data = _folders(Path(config.data_dir), "L" if config.in_chans == 1 else "RGB", *transforms)
+        data = _folders(Path(config.data_dir), image_mode(config), *transforms)
     if config.limit_train is not None:
+        if isinstance(data.train, TrainingStream):
+            raise ValueError(
+                f"limit_train={config.limit_train}: expected data with indices, got the stream "
+                f"{config.data_dir}; name fewer shards with --train-split"
+            )
         total = len(data.train)  # type: ignore[arg-type]
         if not 1 <= config.limit_train <= total:
             raise ValueError(f"limit_train={config.limit_train} is not within 1 and {total} images")
@@ -61,10 +79,10 @@ def _folders(root: Path, mode: str, train_transform: Any, val_transform: Any) ->
                 f"--data-dir {root}: {folder} is no folder; expected train/CLASS/*.jpg and "
                 "val/CLASS/*.jpg (ImageNet's layout)"
             )
-    open_image = functools.partial(_open, mode=mode)
+    opened = functools.partial(open_image, mode=mode)
     try:
-        train = ImageFolder(str(root / "train"), train_transform, loader=open_image)
-        val = ImageFolder(str(root / "val"), val_transform, loader=open_image)
+        train = ImageFolder(str(root / "train"), train_transform, loader=opened)
+        val = ImageFolder(str(root / "val"), val_transform, loader=opened)
     except FileNotFoundError as error:
         raise ValueError(f"--data-dir {root}: {error}") from error
     if train.classes != val.classes:
@@ -74,14 +92,6 @@ def _folders(root: Path, mode: str, train_transform: Any, val_transform: Any) ->
             f"{len(val.classes)}; only one of them has {', '.join(differing[:5])}"
         )
     return ClassificationData(train, val, tuple(train.classes))
-
-
-def _open(path: str, mode: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"cannot read the image {path}: {error}") from error
 
 
 class _Digits(Dataset[tuple[Tensor, int]]):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import timm
+import torch
 from timm.data import resolve_data_config
 from timm.models import PretrainedCfg
+from torch import Tensor
 
 from cycledistill_deit._config import ClassificationConfig
 
@@ -38,3 +40,13 @@ def data_config(config: ClassificationConfig) -> dict[str, Any]:
         "crop_mode": config.crop_mode,
     }
     return resolve_data_config(options, own)
+
+
+def image_mode(config: ClassificationConfig) -> str:
+    """PIL's mode of the images, by the model's channels."""
+    return "L" if config.in_chans == 1 else "RGB"
+
+
+def example_input(config: ClassificationConfig) -> Tensor:
+    """A black image as the model takes it, `[1, C, S, S]`."""
+    return torch.zeros(1, *data_config(config)["input_size"])

@@ -10,7 +10,7 @@ import timm
 from timm.models._hub import save_for_hf
 from torch import nn
 
-from cycledistill._files import replacing_folder
+from cycledistill.saving._files import replacing_folder
 from cycledistill_deit._card import model_card
 from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._data_config import data_config

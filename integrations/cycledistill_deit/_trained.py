@@ -1,14 +1,11 @@
-"""Trained networks of earlier runs: teachers, and rows of a comparison."""
+"""Trained classifiers of earlier runs: teachers, and rows of a comparison."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-import yaml
-from torch import nn
 
 from cycledistill import CycleWrapper
+from cycledistill.training import find_trained
 from cycledistill_deit._export import load_plain
 
 
@@ -16,36 +13,10 @@ def load_trained(folder: Path) -> CycleWrapper:
     """The network of a finished run, wrapped with as many cycles as it is meant to be used with.
 
     Args:
-        folder: The run's ``output_dir``, with ``config.yaml`` and ``plain/``; or a folder with
-            ``model.safetensors`` and ``config.json`` alone, which is used with one cycle.
+        folder: See `cycledistill.training.find_trained`.
 
     Raises:
-        FileNotFoundError: It is neither.
+        FileNotFoundError: It has no network.
     """
-    options: dict[str, Any] = {}
-    if (folder / "config.yaml").is_file():
-        options = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
-    network = folder / "plain" if options else folder
-    if not (network / "model.safetensors").is_file():
-        raise FileNotFoundError(
-            f"{network} has no model.safetensors: expected the folder of a finished run, with "
-            "config.yaml and plain/, or that of a saved network"
-        )
-    cycles = options["num_cycles"] if options.get("mode") in ("cycle", "grow") else 1
+    network, cycles, options = find_trained(folder)
     return CycleWrapper(load_plain(network), num_cycles=cycles, blocks=options.get("blocks"))
-
-
-def start_from(student: nn.Module, teacher: CycleWrapper, folder: Path) -> None:
-    """Give a plain student the weights of its teacher.
-
-    Raises:
-        ValueError: They are not of one size.
-    """
-    weights = teacher.state_dict()
-    own = student.state_dict()
-    if weights.keys() != own.keys() or any(weights[n].shape != own[n].shape for n in own):
-        raise ValueError(
-            f"the student cannot start from the weights of {folder}, which is another network; use "
-            "--no-warm-start, or give the student its size"
-        )
-    student.load_state_dict(weights)

@@ -192,5 +192,13 @@ def sequential(depth: int = 3) -> nn.Sequential:
     return nn.Sequential(*(Block() for _ in range(depth))).double()
 
 
-def tokens(size: int = 2) -> Tensor:
-    return torch.randn(size, 6, 16, dtype=torch.float64)
+def holder(**children: nn.Module) -> nn.Module:
+    """A module that has children and runs none of them."""
+    module = nn.Module()
+    for name, child in children.items():
+        module.add_module(name, child)
+    return module
+
+
+def tokens(size: int = 2, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(size, 6, 16, dtype=dtype)

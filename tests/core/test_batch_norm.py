@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cycledistill import CycleWrapper
 from tests.core.models import BatchNormHead, tokens
@@ -73,23 +74,10 @@ def test_a_batch_norm_without_running_statistics_mixes_in_eval_too() -> None:
 
 
 def test_batch_norms_before_and_inside_of_the_stack_are_no_obstacle() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = nn.BatchNorm1d(6)
-            self.blocks = nn.ModuleList(
-                nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(6)) for _ in range(2)
-            )
-            self.head = nn.Linear(16, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.stem(x)
-            for block in self.blocks:
-                x = block(x)
-            return self.head(x)
-
     torch.manual_seed(0)
-    model = Model().double()
+    blocks = [nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(6)) for _ in range(2)]
+    parts = {"stem": nn.BatchNorm1d(6), "blocks": nn.Sequential(*blocks), "head": nn.Linear(16, 5)}
+    model = nn.Sequential(OrderedDict(parts)).double()
     plain = copy.deepcopy(model)
     x = tokens(4)
     out = CycleWrapper(model, 2)(x)

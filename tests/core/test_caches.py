@@ -112,6 +112,30 @@ def test_generation_is_that_of_cycles_fed_by_hand(name: str) -> None:
     assert not torch.equal(texts[1], texts[2])
 
 
+@pytest.mark.parametrize("peft_kind", ["lora", "plain part"])
+def test_a_model_that_has_another_one_generate(peft_kind: str) -> None:
+    ids = prompt("llama")["input_ids"]
+    options = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 6, "do_sample": False}
+    model: Any = make("llama")
+    expected = CycleWrapper(make("llama"), 2).eval()
+    if peft_kind == "lora":
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"])
+        model = peft.get_peft_model(model, config).eval()  # its adapters add 0 at first
+        cycled = CycleWrapper(model, 2, "base_model.model.model.layers").eval()
+        generates = cycled
+    else:  # the part is wrapped, the whole generates
+        cycled = CycleWrapper(model.model, 2).eval()
+        generates = model
+    found = []
+    for num_cycles in (1, 2):
+        with cycled.cycles(num_cycles):
+            found.append(generates.generate(input_ids=ids, **options))
+        with expected.cycles(num_cycles):
+            assert torch.equal(expected.generate(input_ids=ids, **options), found[-1])
+    assert not torch.equal(*found)
+
+
 @pytest.mark.parametrize("blocks", [None, "model.layers.1:2"])
 def test_a_cache_goes_on_where_it_ended(blocks: str | None) -> None:
     cycled = CycleWrapper(make("llama"), 2, blocks).eval()
@@ -143,6 +167,32 @@ def test_other_caches(kind: str) -> None:
         first = cycled(ids[:, :4], num_cycles=2, past_key_values=cache)
         second = cycled(ids[:, 4:], num_cycles=2, past_key_values=first.past_key_values)
     torch.testing.assert_close(second.logits, whole[:, 4:], atol=1e-10, rtol=0)
+
+
+def test_an_encoder_decoder_generates() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 3, "num_heads": 4}
+    config = tf.T5Config(vocab_size=89, decoder_start_token_id=0, eos_token_id=None, **sizes)
+    model = tf.T5ForConditionalGeneration(config).double().eval()
+    cycled = CycleWrapper(model, 2, "decoder.block").eval()
+    texts = []
+    for num_cycles in (1, 2, 3):
+        for options in ({"num_beams": 3}, {"num_beams": 1}):
+            found = []
+            for use_cache in (True, False):
+                with cycled.cycles(num_cycles):
+                    found.append(
+                        cycled.generate(
+                            **prompt("t5"),
+                            max_new_tokens=6,
+                            do_sample=False,
+                            use_cache=use_cache,
+                            **options,
+                        )
+                    )
+            assert torch.equal(*found)
+        texts.append(found[0])
+    assert not torch.equal(texts[0], texts[1])
 
 
 def test_a_cache_of_other_cycles_is_refused() -> None:
@@ -228,24 +278,3 @@ def test_a_learnt_prefix_enters_every_cycle() -> None:
     output.predictions[1].logits.sum().backward()
     assert learnt.grad is not None
     assert learnt.grad.abs().min() > 0
-
-
-def test_cycles_ends_and_nests() -> None:
-    model = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(2))).double()
-    cycled = CycleWrapper(model, 2).eval()
-    x = torch.randn(2, 3, 4, dtype=torch.float64)
-    one, two, three = (cycled(x, num_cycles=n) for n in (1, 2, 3))
-    with cycled.cycles(2):
-        assert torch.equal(model(x), two)
-        assert torch.equal(cycled(x), two)
-        assert torch.equal(cycled(x, num_cycles=1), one)
-        with cycled.cycles(3):
-            assert torch.equal(model(x), three)
-            with cycled.cycles(1):
-                assert torch.equal(model(x), one)
-                assert torch.equal(cycled(x), one)
-        assert torch.equal(cycled(x), two)
-    assert torch.equal(model(x), one)
-    assert "forward" not in vars(model)
-    with pytest.raises(RuntimeError, match="eval mode"), cycled.train().cycles(2):
-        pass

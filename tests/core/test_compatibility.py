@@ -71,20 +71,20 @@ def test_batched_or_why_not(word: str, batched: str) -> None:
 
 
 def test_a_wrong_wrapper_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    from cycledistill import _calls
+    from cycledistill import _call
 
-    right = _calls.with_new_tokens
+    right = _call.with_new_tokens
 
     def wrong(args: Any, kwargs: Any, name: str | None, tokens: Tensor) -> Any:
         return right(args, kwargs, name, tokens * (1 + 1e-9))
 
-    monkeypatch.setattr(_calls, "with_new_tokens", wrong)
+    monkeypatch.setattr(_call, "with_new_tokens", wrong)
     difference = attempt("timm", "deit_tiny_patch16").difference
     assert difference is not None and difference > 1e-11
 
 
 def test_tokens_that_are_not_handed_in_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cycledistill._calls.with_new_tokens", lambda args, kwargs, *_: None)
+    monkeypatch.setattr("cycledistill._call.with_new_tokens", lambda args, kwargs, *_: None)
     difference = attempt("timm", "deit_tiny_patch16").difference
     assert difference is not None and difference > 1e-4
 

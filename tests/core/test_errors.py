@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,15 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
+from tests.core import models
 from tests.core.models import Block, LoopModel
 
-
-def tokens(size: int = 2) -> Tensor:
-    return torch.randn(size, 6, 16)
-
-
-def images(size: int = 2, pixels: int = 32) -> Tensor:
-    return torch.randn(size, 3, pixels, pixels)
+tokens = partial(models.tokens, dtype=torch.float32)
 
 
 class Looping(nn.Module):
@@ -158,13 +154,9 @@ def test_changes_before_the_first_and_behind_the_last_block_are_fine() -> None:
 
 
 def test_tokens_that_are_no_tensor() -> None:
-    class Pairs(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = Block()
-
-        def forward(self, pair: tuple[Tensor, int]) -> tuple[Tensor, int]:
-            return self.inner(pair[0]), pair[1]
+    class Pairs(Block):
+        def forward(self, pair: tuple[Tensor, int]) -> tuple[Tensor, int]:  # type: ignore[override]
+            return super().forward(pair[0]), pair[1]
 
     cycled = CycleWrapper(Looping(lambda _, block, x: block(x), Pairs), 2)
     with pytest.raises(
@@ -193,7 +185,7 @@ def test_two_states_that_every_block_changes() -> None:
     with pytest.raises(
         ValueError, match=r"block 1 \(Block\) gets more than tokens.*only one sequence of tokens"
     ):
-        CycleWrapper(model.train(), 2)(images())
+        CycleWrapper(model.train(), 2)(torch.randn(2, 3, 32, 32))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -349,13 +341,9 @@ def test_an_old_option_is_understood() -> None:
 
 
 def test_a_shape_that_changes_in_a_later_cycle() -> None:
-    class Prunes(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = Block()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x)[:, 1:]
+    class Prunes(Block):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)[:, 1:]
 
     with pytest.raises(
         ValueError, match=r"cycle 2 of '0:2' turned tokens \[2, 4, 16\] into \[2, 2, 16\]"
@@ -378,13 +366,9 @@ def test_blocks_that_merge_tokens_each_time() -> None:
 
 
 def test_input_injection_with_a_pruning_stack() -> None:
-    class PrunesOnce(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = Block()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.inner(x)[:, :5]
+    class PrunesOnce(Block):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)[:, :5]
 
     model = nn.Sequential(PrunesOnce(), PrunesOnce())
     assert CycleWrapper(model, 2)(tokens()).tokens[1].shape == (2, 5, 16)

@@ -12,12 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
-from tests.core.models import Block, LoopModel
+from tests.core.models import Block, LoopModel, holder, tokens
 from tests.core.zoo import HUGGING_FACE_SIZES, OF_IMAGES, ZOO
-
-
-def tokens(size: int = 2) -> Tensor:
-    return torch.randn(size, 6, 16)
 
 
 def images(size: int = 2, pixels: int = 32) -> Tensor:
@@ -25,17 +21,15 @@ def images(size: int = 2, pixels: int = 32) -> Tensor:
 
 
 def test_no_stack_lists_what_was_looked_at() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.trunk = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)])
-            self.other = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-            self.layers = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-
+    model = holder(
+        trunk=nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)]),
+        other=nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
+        layers=nn.Sequential(nn.Linear(4, 4), nn.ReLU()),
+    )
     with pytest.raises(ValueError) as caught:
-        CycleWrapper(Model())
+        CycleWrapper(model)
     text = str(caught.value)
-    assert "no block stack found in Model" in text
+    assert "no block stack found in Module" in text
     assert "'trunk' (2 of 3)" in text
     assert "'other'" not in text, "one block makes no stack"
     for name in ("blocks", "layers", "layer", "h", "resblocks"):
@@ -53,15 +47,11 @@ def test_the_only_list_of_one_block_is_the_stack() -> None:
 
 
 def test_of_several_lists_of_one_block_none_is_chosen() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.encoder = nn.ModuleDict({"layers": nn.ModuleList([Block()])})
-            self.decoder = nn.ModuleDict({"layers": nn.ModuleList([Block()])})
-
-    with pytest.raises(ValueError, match=r"no block stack found in Model: .*a single list of one"):
-        CycleWrapper(Model())
-    assert CycleWrapper(Model(), blocks="decoder.layers").stack_path == "decoder.layers"
+    one, other = (holder(layers=nn.ModuleList([Block()])) for _ in range(2))
+    model = holder(encoder=one, decoder=other)
+    with pytest.raises(ValueError, match=r"no block stack found in Module: .*a single list of one"):
+        CycleWrapper(model)
+    assert CycleWrapper(model, blocks="decoder.layers").stack_path == "decoder.layers"
 
 
 def test_a_convolutional_network_has_no_stack() -> None:
@@ -123,7 +113,7 @@ def test_a_stack_that_changes_the_shape_names_the_stages_within() -> None:
         cycled(images(), num_cycles=2)
     bare = CycleWrapper(nn.Sequential(nn.Linear(16, 8)), 2, ":")
     with pytest.raises(ValueError, match=r"\[2, 6, 16\] into \[2, 6, 8\].*be the input's\.$"):
-        bare(tokens())
+        bare(tokens(dtype=torch.float32))
 
 
 @pytest.mark.parametrize("name", ["clip", "encoder-decoder", "siamese"])
@@ -190,7 +180,7 @@ def test_blocks_in_another_order() -> None:
     model = LoopModel()
     cycled = CycleWrapper(model, 2, [model.blocks[2], model.blocks[1]])
     with pytest.raises(ValueError, match=r"or in another order than given"):
-        cycled(tokens())
+        cycled(tokens(dtype=torch.float32))
 
 
 class Layers(nn.Module):
@@ -240,13 +230,9 @@ def test_a_list_with_gaps() -> None:
 
 
 def test_blocks_that_are_left_out_are_named() -> None:
-    class Model(nn.Module):
-        def __init__(self, widths: list[int]) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList(Block(width) for width in widths)
-
+    model = holder(blocks=nn.ModuleList(Block(width) for width in (16, 16, 16, 8)))
     with pytest.warns(UserWarning, match=r"found the stack 'blocks.0:3'; blocks 3 of 'blocks'"):
-        CycleWrapper(Model([16, 16, 16, 8]), 2)
+        CycleWrapper(model, 2)
 
 
 def test_a_block_with_fewer_norms_belongs_to_the_stack() -> None:
@@ -257,36 +243,24 @@ def test_a_block_with_fewer_norms_belongs_to_the_stack() -> None:
 
 
 def test_lists_are_no_blocks() -> None:
-    class Stages(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList(nn.ModuleList(Block() for _ in range(2)) for _ in range(2))
-
+    stages = nn.ModuleList(nn.ModuleList(Block() for _ in range(2)) for _ in range(2))
     with pytest.raises(ValueError, match=r"blocks= one of: 'blocks.0' .*'blocks.1'"):
-        CycleWrapper(Stages(), 2)
+        CycleWrapper(holder(blocks=stages), 2)
     with pytest.raises(ValueError, match=r"'blocks' holds lists of modules: expected modules"):
-        CycleWrapper(Stages(), 2, "blocks")
+        CycleWrapper(holder(blocks=stages), 2, "blocks")
 
 
 def test_layers_that_take_turns_are_listed() -> None:
     class Other(Block):
         pass
 
-    class Hybrid(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = nn.ModuleList([Block(), Other(), Block(), Other()])
-
+    layers = nn.ModuleList([Block(), Other(), Block(), Other()])
     with pytest.raises(ValueError, match=r"Lists that it has.*'layers' \(1 of 4\)"):
-        CycleWrapper(Hybrid(), 2)
+        CycleWrapper(holder(layers=layers), 2)
 
 
 def test_a_list_of_one_beside_a_longer_one_is_not_chosen() -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.blocks = nn.ModuleList([Block()])
-            self.single_blocks = nn.ModuleList(Block() for _ in range(3))
-
+    several = nn.ModuleList(Block() for _ in range(3))
+    model = holder(blocks=nn.ModuleList([Block()]), single_blocks=several)
     with pytest.raises(ValueError, match=r"'blocks' \(1 of 1\).*'single_blocks' \(3 of 3\)"):
-        CycleWrapper(Both(), 2)
+        CycleWrapper(model, 2)

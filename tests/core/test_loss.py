@@ -266,7 +266,7 @@ def test_one_cycle_is_the_task_loss_alone() -> None:
     losses = CycleDistillLoss(nn.CrossEntropyLoss(), 1.0, prediction_weight=1.0)(out, TARGETS)
     torch.testing.assert_close(losses.total, F.cross_entropy(out.predictions[0], TARGETS))
     assert losses.tokens["all"].shape == losses.predictions.shape == (0,)
-    assert set(losses.scalars()) == {"loss", "task/1"}
+    assert set(losses.scalars()) == {"loss", "task/1", "scale/1"}
 
 
 def test_scalars_name_every_term() -> None:
@@ -282,6 +282,7 @@ def test_scalars_name_every_term() -> None:
         *(f"predictions/{i}" for i in (1, 2)),
         *(f"tokens/keypoint/{i}" for i in (1, 2)),
         *(f"tokens/visual/{i}" for i in (1, 2)),
+        *(f"scale/{i}" for i in (1, 2, 3)),
     ]
     assert all(type(value) is float for value in scalars.values())
     assert scalars["tokens/visual/2"] == float(losses.tokens["visual"][1])

@@ -17,7 +17,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from cycledistill import CycleWrapper
-from cycledistill.training import save_config
+from cycledistill.training import save_config, start_from
 from cycledistill_deit import (
     PRESETS,
     ClassificationConfig,
@@ -28,7 +28,6 @@ from cycledistill_deit import (
     load_plain,
     load_trained,
     save_plain,
-    start_from,
 )
 
 DIGITS = PRESETS["digits"]

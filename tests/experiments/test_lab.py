@@ -28,8 +28,7 @@ from experiments._report import section, table, write_page
 from experiments._results import Results, weights_file
 from experiments._statistics import paired_difference, spread
 from experiments._studies import STUDIES, Study
-from experiments._task import load_task
-from experiments._train import make_criterion, make_model, train
+from experiments._train import load_task, make_criterion, make_model, train
 
 TINY = RunConfig(task="digits", mode="distill", epochs=2, train_samples=60, batch_size=30, width=16)
 
@@ -108,7 +107,7 @@ def test_cifar10_is_split_into_three_parts(tmp_path: Path, monkeypatch: pytest.M
                 shade += 1
     monkeypatch.setenv("CYCLEDISTILL_DATA", str(tmp_path))
     config = replace(TINY, task="cifar10", train_samples=None)
-    splits = _images._cifar10(tmp_path / "cifar10")
+    splits = _images.read_cifar10(tmp_path / "cifar10")
     shades = [set(split.images[:, 0, 0, 0].tolist()) for split in splits]
     assert [len(found) for found in shades] == [36, 4, 10]
     assert len(set.union(*shades)) == 50  # no image in two parts
@@ -118,7 +117,7 @@ def test_cifar10_is_split_into_three_parts(tmp_path: Path, monkeypatch: pytest.M
     assert torch.equal(train.labels, (train.images[:, 0, 0, 0] >= 100).long())
     task = load_task(config)
     assert task.num_samples == 36 and task.example.shape == (1, 3, 32, 32)
-    _images._cifar10.cache_clear()
+    _images.read_cifar10.cache_clear()
     (tmp_path / "cifar10" / "val").rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="val"):
         load_task(config)

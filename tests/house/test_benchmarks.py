@@ -1,119 +1,117 @@
-"""The benchmarks' frame: targets on either side, and one quick run to a table and a record."""
+"""The benchmarks in small: rows that mean what they say, and one quick run to a record."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
-import torch
 
-from benchmarks import (
-    cycle_cost,
-    growth,
-    growth_pictures,
-    images_per_second,
-    memory,
-    run,
-    straight_training,
-    wrapper_in_use,
-)
-from benchmarks.comparison import Comparison
+from benchmarks import cycles, growth, inference, loading, memory, run, training, wrapper
+from benchmarks._frame import Row, in_turn, ratio
 from cycledistill_pose import create_model
+from cycledistill_pose.data import check_coco_root
 
 
 @pytest.mark.parametrize(
-    ("ratio", "at_least", "met", "target"),
+    ("value", "target", "at_least", "met"),
     [
-        (1.2, True, False, ">= 1.25 x it"),
-        (1.3, True, True, ">= 1.25 x it"),
-        (1.2, False, True, "<= 1.25 x it"),
-        (1.3, False, False, "<= 1.25 x it"),
+        (1.2, 1.25, True, False),
+        (1.3, 1.25, True, True),
+        (1.2, 1.25, False, True),
+        (1.3, 1.25, False, False),
+        (1.3, None, False, None),
     ],
 )
-def test_a_limit_has_a_side(ratio: float, at_least: bool, met: bool, target: str) -> None:
-    row = Comparison("name", ratio, ratio, ratio, 1.25, "it", at_least)
-    assert (row.met, row.target) == (met, target)
-
-
-def test_without_a_limit_there_is_no_target() -> None:
-    row = Comparison("name", 1.0, 1.0, 1.0)
-    assert (row.met, row.target) == (True, "")
-
-
-def test_quick_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_target_has_a_side(
+    value: float, target: float | None, at_least: bool, met: bool | None
 ) -> None:
-    out = tmp_path / "record.json"
-    command = ["run.py", "--quick", "--only", "codec", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", command)
-    run.main()
-    assert "DARK" in capsys.readouterr().out
-    record = json.loads(out.read_text())
-    assert record["machine"]["torch"] and record["date"] and record["rounds"] == 3
-    assert len(record["results"]) == 3
-    assert all(row["ratio"] > 0 and row["low"] <= row["high"] for row in record["results"])
-    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert Row.of("name", [value], target=target, at_least=at_least).met is met
 
 
-def test_without_data_others_go_on(
+def test_calls_are_timed_in_turn() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) or 2.0 for name in "abc"}  # type: ignore[misc]
+    taken = in_turn(calls, 2, lambda call: call())
+    assert "".join(order) in ("abccbaabc", "cbaabccba")
+    assert taken == {"a": [2.0, 2.0], "b": [2.0, 2.0], "c": [2.0, 2.0]}
+    assert ratio([1.0, 6.0], [2.0, 3.0], 2.0) == [1.0, 4.0]
+
+
+def test_quick_run_without_data_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CYCLEDISTILL_DATA", raising=False)
-    command = ["run.py", "--quick", "--only", "input", "codec", "--out", str(tmp_path / "r.json")]
+    out = tmp_path / "record.json"
+    command = ["run.py", "--quick", "--only", "loading", "codec", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", command)
     run.main()
-    assert "not measured: set CYCLEDISTILL_DATA" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "r.json").read_text())["results"]) == 3
-    monkeypatch.setattr(sys, "argv", ["run.py", "--only", "input"])
+    shown = capsys.readouterr().out
+    assert "DARK" in shown and "not measured: set CYCLEDISTILL_DATA" in shown
+    record = json.loads(out.read_text())
+    assert record["machine"]["torch"] and record["date"]
+    assert len(record["results"]) == 3
+    assert all(row["low"] <= row["value"] <= row["high"] for row in record["results"])
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    monkeypatch.setattr(sys, "argv", [*command[:2], "--only", "loading"])
     with pytest.raises(SystemExit, match="1"):
         run.main()
 
 
 @pytest.mark.slow
+def test_loading_is_timed_where_pixels_agree(
+    shared_data: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "EPOCHS_COMPARED", 1)
+    files = check_coco_root(shared_data("tiny_coco"), ["train"])["train"]
+    ours, reduced = loading.differences(files, str(tmp_path))
+    assert ours.value < 0.01 < reduced.value
+    rows = {row.name: row for row in loading.ratios(files, str(tmp_path), 1, "cpu") if not row.unit}
+    assert [row.target for row in rows.values() if row.target] == [2.0, 2.0, 8.0]
+    assert all(row.value > 0 for row in rows.values())
+
+
+@pytest.mark.slow
 def test_training_starts_from_the_same_loss() -> None:
     """The rows are measured only where both sides' first losses agree."""
-    rows = list(straight_training.of_model("SDPose-T", "sdpose_t", 1, rounds=2))
-    assert len(rows) == 1 and rows[0].at_least and rows[0].ratio > 0
+    rows = list(training.of_model("sdpose_t", 1, 1, []))
+    assert [row.target for row in rows] == [1.25, None]
+    assert rows[0].at_least and rows[0].value > 0
 
 
 @pytest.mark.slow
 def test_memory_of_checkpoints_and_of_everything_kept() -> None:
-    rows = list(memory.of_model("tokenpose_nano", 4, rounds=2))
-    ratios = {row.name: row.ratio for row in rows if isinstance(row, Comparison)}
+    values = {row.name: row.value for row in memory.of_model("tokenpose_nano", 4)}
     kept, checkpointed = (
-        next(value for name, value in ratios.items() if "backward" in name and case in name)
+        next(value for name, value in values.items() if "backward" in name and case in name)
         for case in ("everything kept", "checkpointed by cycle")
     )
     assert kept > 1.5 and checkpointed < kept
 
 
-def test_cycles_in_turn() -> None:
-    torch.manual_seed(0)
-    model = create_model("tokenpose_nano")
-    rows = cycle_cost.of_model("nano", model, torch.randn(1, 3, 128, 96), rounds=2)
-    assert [row.name.split(": ")[1][:8] for row in rows] == ["2 cycles", "3 cycles", "4 cycles"]
-    assert all(row.ratio > 0 and row.limit == 1.05 for row in rows)
-
-
-def test_wrapper_and_images_in_small() -> None:
+def test_cycles_wrapper_and_inference_in_small() -> None:
+    nano = create_model("tokenpose_nano")
+    rows = list(cycles.of_model("nano", nano, 1, nano.input_size, 1, peak=1e9))
+    assert [row.name.split(": ")[1][:8] for row in rows[:3]] == ["2 cycles", "3 cycles", "4 cycles"]
+    assert [row.target for row in rows] == [1.05, 1.05, 1.05, None, None]
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, embed_dim=16, num_heads=1, depth=2)
-    rows = list(wrapper_in_use.of_model("ViT", vit, 2, compiled=False, size=32))
-    assert [row.limit for row in rows] == [1.01, 1.01]
-    figures = list(images_per_second.of_model("sdpose_nano", {1: 2}))
-    assert len(figures) == 1 and figures[0].value > 0
+    assert [row.target for row in wrapper.of_model("ViT", vit, 1, False, size=32)] == [1.01, 1.01]
+    rows = list(inference.of_model("sdpose_nano", 1, batches=(1,)))
+    assert [row.unit for row in rows] == ["images/s"] and rows[0].value > 0
 
 
 @pytest.mark.slow
 def test_growth_in_small_is_drawn(tmp_path: Path) -> None:
-    sizes = growth.Sizes((1, 2), (16, 32), (1, 2), (0, 1), (1,), "tokenpose_nano", people=4)
-    names = []
-    for series in growth.all_series(2, sizes):
-        names.append(series.name)
-        assert len(series.values) == len(series.x) and min(series.values) > 0
-        assert all(len(limit) == len(series.x) for limit in series.limits.values())
-        growth_pictures.draw(series, tmp_path / f"{series.name}.png")
-        assert (tmp_path / f"{series.name}.png").stat().st_size > 5000
-    assert names == ["cycles", "tokens", "batch", "workers", "processes"]
+    sizes = growth.Sizes((1, 2), (16, 32), (1, 2), "tokenpose_nano")
+    points = list(growth.measure(2, sizes=sizes))
+    assert [(point.curve, point.x) for point in points] == [
+        ("cycles", 1), ("cycles", 2), ("tokens", 16), ("tokens", 32), ("batch", 1), ("batch", 2),
+    ]  # fmt: skip
+    assert all(min(point.value, *point.best.values()) > 0 for point in points)
+    run.draw([*points], tmp_path, "growth")
+    assert {path.name for path in tmp_path.iterdir() if path.stat().st_size > 5000} == {
+        "growth-cycles.png", "growth-tokens.png", "growth-batch.png",
+    }  # fmt: skip

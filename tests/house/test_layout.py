@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -83,21 +81,3 @@ def test_public_names_are_listed_and_exist(repository: Path, package: str) -> No
         listed = getattr(module, "__all__", [])
         assert own - set(listed) == set(), module
         assert [name for name in listed if not hasattr(module, name)] == [], module
-
-
-def test_the_core_imports_torch_and_einops_alone(repository: Path) -> None:
-    allowed = {"cycledistill", "torch", "einops", *sys.stdlib_module_names}
-    core = repository / "cycledistill"
-    for path in core.rglob("*.py"):
-        parts = path.relative_to(core).parts
-        if not {"export", "inside", "trainers", "training"}.isdisjoint(parts):
-            continue
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.level == 0:
-                names = [node.module or ""]
-            assert {name.partition(".")[0] for name in names} <= allowed, path
-            apart = ("cycledistill.training", "cycledistill.trainers")
-            assert not any(name.startswith(apart) for name in names), path

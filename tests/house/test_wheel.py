@@ -107,7 +107,8 @@ def test_metadata(wheel: Path) -> None:
     needs = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(line.split()[1].split(">")[0] for line in needs) == ["einops", "torch"]
     extras = {line.split()[1] for line in lines if line.startswith("Provides-Extra:")}
-    assert extras == {"train", "trainer", "pose", "detect", "deit", "export", "docs", "dev"}
+    named = {"train", "trainer", "pose", "detect", "deit", "datasets", "export", "docs", "dev"}
+    assert extras == named
     points = archive.read(f"{info}/entry_points.txt").decode()
     assert "cycledistill = cycledistill.__main__:main" in points
     loaders = points.partition("[cycledistill.loaders]\n")[2].partition("\n\n")[0]

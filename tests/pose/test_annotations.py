@@ -124,9 +124,9 @@ REFUSED = {
     "too few numbers": ({"keypoints": [1, 2, 2]}, "has 3 keypoint numbers.* need 9"),
     "too many numbers": ({"keypoints": [1, 2, 2] * 4}, "has 12 keypoint numbers.* need 9"),
     "no image": ({"image_id": ...}, "no image_id"),
-    "an image's name": ({"image_id": "1.jpg"}, "image ids must be integers, got '1.jpg'"),
-    "half an id": ({"id": 1.5}, "annotation ids must be integers, got 1.5"),
-    "a crowd in words": ({"iscrowd": "yes"}, "iscrowd must be integers, got 'yes'"),
+    "an image's name": ({"image_id": "1.jpg"}, "image ids: expected integers, got '1.jpg'"),
+    "half an id": ({"id": 1.5}, "annotation ids: expected integers, got 1.5"),
+    "a crowd in words": ({"iscrowd": "yes"}, "iscrowd: expected integers, got 'yes'"),
     "another category": ({"category_id": 4}, r"category_id is \[4\], expected one of \[1\]"),
 }
 
@@ -150,12 +150,12 @@ def test_what_is_refused_is_refused_by_name_in_data_and_metric_alike(
 def test_files_that_are_not_as_coco_has_them() -> None:
     cases = {
         "image ids repeat, 1 among them": birds(images=[{"id": 1}, {"id": "1"}]),
-        "image ids must be integers, got None": birds(images=[{"file_name": "1.jpg"}]),
-        "'images' must be a list of objects": birds(images={"id": 1}),
-        "'annotations' must be a list of objects, got .3.": birds(annotations=[3]),
-        "'categories' must be a list of objects": birds(categories="bird"),
-        "category ids must be integers, got 'a'": birds(categories=[{"id": "a", "name": "x"}]),
-        "width must be integers, got 'wide'": birds(images=[{"id": 1, "width": "wide"}]),
+        "image ids: expected integers, got None": birds(images=[{"file_name": "1.jpg"}]),
+        "'images': expected a list of objects": birds(images={"id": 1}),
+        "'annotations': expected a list of objects, got .3.": birds(annotations=[3]),
+        "'categories': expected a list of objects": birds(categories="bird"),
+        "category ids: expected integers, got 'a'": birds(categories=[{"id": "a", "name": "x"}]),
+        "width: expected integers, got 'wide'": birds(images=[{"id": 1, "width": "wide"}]),
         'no "images"': {"annotations": []},
         "annotations are of several: .1, 2.": birds({}, {"category_id": 2}, categories=[]),
         "repeat .'a'.": birds(categories=[{"id": 1, "name": "x", "keypoints": ["a", "a", "b"]}]),
@@ -177,7 +177,7 @@ def test_a_file_is_what_it_is_read_from(tmp_path: Any) -> None:
         assert len(data(source)) == 2
         assert ap(source) == pytest.approx(0.5, abs=0.01)  # one of two birds is found
     assert content == before
-    with pytest.raises(TypeError, match=r"annotations must be the path .* got int"):
+    with pytest.raises(TypeError, match=r"annotations: expected the path .* got int"):
         KeypointFile.read(3)
 
 
@@ -248,7 +248,7 @@ def test_people_without_a_box_count_by_their_keypoints_in_ap() -> None:
     for box in (None, ..., []):
         source = birds({"bbox": box, "area": ...})
         assert ap(source) == 1.0
-        with pytest.raises(ValueError, match=r"nobody to load.*no box or an empty one"):
+        with pytest.raises(ValueError, match=r"no people to load.*no box or an empty one"):
             data(source)
     by_hand = birds({"bbox": [20, 20, 30, 20], "area": 0.53 * 30 * 20})
     near = [[22, 20], [50, 43], [30, 30]]

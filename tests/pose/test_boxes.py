@@ -147,7 +147,7 @@ def test_the_category_is_the_networks_own(skeleton: Skeleton, source: Any, kept:
 
 
 def test_boxes_of_other_categories_alone_are_refused() -> None:
-    words = r"no box is left of 2, 0 used; left out: 2 of another category; .* are 1 person, "
+    words = r"no boxes are left of 2, 0 used; left out: 2 of another category; .* are 1 person, "
     with pytest.raises(ValueError, match=words + "the network's is 3 bird: --category-id takes"):
         read_boxes(in_categories(1, 1, names={1: "person"}), ["a.jpg"], ROOT, skeleton=BIRD)
     found = read_boxes(in_categories(1, 3), ["a.jpg"], ROOT, skeleton=BIRD, category_id=1)
@@ -213,5 +213,7 @@ def test_the_first_frame_can_be_said_and_frames_beyond_the_end_are_counted() -> 
     assert frames_of(in_frames(1, 4), first=0) == {"2": 1, "5": 4}
     found = read_boxes(in_frames(3, 9), FRAMES, ROOT, video=True)
     assert str(found) == "2, 1 used; left out: 1 for other frames; frames count from 1"
-    with pytest.raises(ValueError, match="is for other images: its 1 boxes are for 9"):
+    with pytest.raises(
+        ValueError, match="is for other images: its 1 boxes are for images such as 9"
+    ):
         frames_of(in_frames(9))

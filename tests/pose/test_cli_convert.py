@@ -31,7 +31,7 @@ def test_converted_weights_predict_as_the_network(tmp_path: Path) -> None:
     torch.save(released, tmp_path / "released.pth")
     run(tmp_path / "released.pth", "--model", "tokenpose_nano", "--out", tmp_path / "plain")
     loaded = load_plain(tmp_path / "plain")
-    assert loaded.skeleton == COCO and loaded.codec == {"method": "dark"}
+    assert loaded.skeleton == COCO and loaded.codec["method"] == "dark"
     image = torch.rand(1, 3, 128, 96)
     assert torch.equal(loaded.model(image), model(image))
     pixels = np.zeros((128, 96, 3), np.uint8)
@@ -58,7 +58,7 @@ def test_errors_leave_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for arguments, text in (
         (("none.pth", "--model", "tokenpose_nano"), "none.pth"),
         ((tmp_path / "bad.pth", "--model", "tokenpose_nano"), "bad.pth"),
-        ((tmp_path / "r.pth", "--model", "tokenpose_x"), "no model is called 'tokenpose_x'"),
+        ((tmp_path / "r.pth", "--model", "tokenpose_x"), "got 'tokenpose_x'"),
         ((tmp_path / "r.pth", "--model", "tokenreg_nano"), "does not fit this TokenReg"),
         (
             (tmp_path / "r.pth", "--model", "tokenpose_nano", "--skeleton", "crowdpose"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cycledistill.export._formats import trace
 from cycledistill.export._graph import Graph
 from cycledistill_pose.codecs import HeatmapCodec
-from cycledistill_pose.codecs._decoder import KeypointDecoder
+from cycledistill_pose.prediction._exportable import KeypointDecoder
 
 
 def maps(codec: HeatmapCodec, batch_size: int) -> Tensor:

@@ -128,13 +128,13 @@ def test_the_flip_test_averages_heatmaps():
 
 def test_wrong_arguments():
     codec = RegressionCodec(input_size=(192, 256))
-    with pytest.raises(ValueError, match=r"outputs must be \[B, K, 4\] or \[B, K, 2\]"):
+    with pytest.raises(ValueError, match=r"outputs: expected \[B, K, 4\] or \[B, K, 2\]"):
         codec.decode(torch.zeros(1, 17, 3))
-    with pytest.raises(ValueError, match="input_size must be"):
+    with pytest.raises(ValueError, match="input_size: expected"):
         RegressionCodec(input_size=(192.5, 256))
     with pytest.raises(ValueError, match="of 17 keypoints, but there are 3 flip_indices"):
         flip_heatmaps(torch.zeros(1, 17, 4, 4), FLIP)
-    with pytest.raises(ValueError, match=r"heatmaps must be \[B, K, H, W\]"):
+    with pytest.raises(ValueError, match=r"heatmaps: expected \[B, K, H, W\]"):
         flip_heatmaps(torch.zeros(17, 4, 4), FLIP)
-    with pytest.raises(ValueError, match=r"outputs must be \[B, K, C\]"):
+    with pytest.raises(ValueError, match=r"outputs: expected \[B, K, C\]"):
         flip_regression(torch.zeros(17, 4), FLIP)

@@ -24,14 +24,14 @@ from cycledistill_pose import (
     SyntheticPeople,
     create_model,
     normalize_images,
-    oks,
-    pose_loader,
     save_plain,
 )
 from cycledistill_pose.cli import main
 from cycledistill_pose.comparison import Comparison, compare_checkpoints, comparison_page
+from cycledistill_pose.data import pose_loader
+from cycledistill_pose.metrics import oks
 from cycledistill_pose.prediction import PosePredictor, predict_cycles
-from cycledistill_pose.recipes import PoseConfig, load_data
+from cycledistill_pose.recipes import PoseConfig, open_evaluation
 from cycledistill_pose.skeletons import Skeleton
 
 CONFIG = PoseConfig(easy_synthetic=True, num_synthetic_val=12, num_workers=0)
@@ -48,8 +48,8 @@ def saved(folder: Path, seed: int, skeleton: Skeleton = COCO) -> Path:
 def learnt(folder: Path, seed: int, steps: int) -> Path:
     """A network that has half learnt the twelve people of `CONFIG` by heart: AP above 0."""
     torch.manual_seed(seed)
-    data = load_data(CONFIG, (48, 64), training=False)
-    batch = next(iter(pose_loader(data.truth, batch_size=12)))
+    people = open_evaluation(CONFIG).crops((48, 64))
+    batch = next(iter(pose_loader(people, batch_size=12)))
     images = normalize_images(batch["image"])
     codec = HeatmapCodec((48, 64), (12, 16), 1.0, "dark", 5)
     target, weight = codec.encode(batch["keypoints"], batch["visible"])
@@ -103,11 +103,10 @@ def test_cases_are_the_worst_and_best_people(comparison: Comparison, room: Path)
     """Against OKS of every person, predicted and measured here without the package's own loop."""
     annotations, _ = SyntheticPeople.coco(12, seed=1, easy=True)
     truth = {person["image_id"]: person for person in annotations["annotations"]}
-    data = load_data(CONFIG, (48, 64), training=False)
     found: dict[int, list[float]] = {}
     for i in (0, 1):
         predictor = PosePredictor.from_pretrained(room / f"net{i}")
-        for sample in data.truth:
+        for sample in open_evaluation(CONFIG).crops((48, 64)):
             images = (sample["image"][None].permute(0, 3, 1, 2) / 255.0).float()
             mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
             images = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
@@ -288,11 +287,11 @@ def test_files_and_detected_boxes(room: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("break_it", "words"),
     [
-        ("missing", "is no folder here, and the Hugging Face hub gave no model of this name"),
+        ("missing", "is not a folder here, and the Hugging Face Hub gave no model of this name"),
         ("corrupt", "model.safetensors cannot be loaded"),
         ("skeleton", "17 keypoints of 'coco', expected the 14 of 'crowdpose' as in the network"),
-        ("twice", "checkpoints must be different folders"),
-        ("cycles", "num_cycles must be 1 or more, got 0"),
+        ("twice", "checkpoints: expected different folders"),
+        ("cycles", "num_cycles: expected 1 or more, got 0"),
         ("out", "exists; name a new folder"),
     ],
 )

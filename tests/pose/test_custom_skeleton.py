@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pose_coco import train
 
 from cycledistill_pose import (
     COCO,
@@ -17,9 +18,9 @@ from cycledistill_pose import (
     create_model,
     load_reference_checkpoint,
     save_plain,
-    to_reference_state_dict,
 )
-from cycledistill_pose.recipes import PoseConfig, build_model, train_pose
+from cycledistill_pose.checkpoints import to_reference_state_dict
+from cycledistill_pose.recipes import PoseConfig, build_model
 
 NAMES = ["head", "left_wing", "right_wing", "tail", "beak"]
 
@@ -71,7 +72,7 @@ def test_a_five_keypoint_file_trains_from_files_to_ap(tmp_path):
         dim=48, depth=2, epochs=2, milestones=(), warmup_steps=2, batch_size=6, num_workers=0,
         pictures=2, output_dir=tmp_path / "run", device="cpu",
     )  # fmt: skip
-    run = train_pose(config)
+    run = train(config)
     results = json.loads(run.results.read_text())
     assert {"AP/1", "AP/2", "PCK/1"} <= run.scores.keys()
     assert {person["category_id"] for person in results} == {3}

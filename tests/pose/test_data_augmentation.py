@@ -84,9 +84,9 @@ def test_options_do_not_disturb_each_other():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"flip_probability": 1.5}, "flip_probability must be between 0 and 1, got 1.5"),
-        ({"scale": 1.0}, "scale must be below 1"),
-        ({"shift": -0.1}, "shift must not be below 0"),
+        ({"flip_probability": 1.5}, "flip_probability: expected a number between 0 and 1, got 1.5"),
+        ({"scale": 1.0}, "scale: expected a number below 1"),
+        ({"shift": -0.1}, "shift: expected 0 or more"),
     ],
 )
 def test_bad_options_are_refused(options, message):

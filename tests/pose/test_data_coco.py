@@ -294,7 +294,7 @@ def test_images_that_are_none_or_of_another_size(folder):
     cv2.imwrite(str(folder / "two.jpg"), np.zeros((24, 32, 3), np.uint8))
     with pytest.raises(ValueError, match=r"is 32 x 24 px, but its annotation says 64 x 48"):
         CocoKeypoints(good_file(), folder)[2]
-    with pytest.raises(ValueError, match="nobody to load"):
+    with pytest.raises(ValueError, match="no people to load"):
         content = good_file()
         content["annotations"] = content["annotations"][2:]
         CocoKeypoints(content, folder, bad_images="skip")
@@ -362,7 +362,7 @@ def test_who_else_is_left_out(folder):
     assert len(CocoKeypoints(content, folder)) == 1
     for person in content["annotations"]:
         person["keypoints"] = [0, 0, 0] * 2
-    with pytest.raises(ValueError, match=r"nobody to load.*'skipped: no labelled keypoints': 3"):
+    with pytest.raises(ValueError, match=r"no people to load.*'skipped: no labelled keypoints': 3"):
         CocoKeypoints(content, folder)
 
 
@@ -422,9 +422,9 @@ def test_detections_that_do_not_fit(folder):
         CocoKeypoints(good_file(), folder, detections=[other, other])
     with pytest.raises(ValueError, match="entry 1 has no bbox, score"):
         CocoKeypoints(good_file(), folder, detections=[box, {"image_id": 1}])
-    with pytest.raises(ValueError, match="must be a list of objects"):
+    with pytest.raises(ValueError, match="expected a list of objects"):
         CocoKeypoints(good_file(), folder, detections={"boxes": []})
-    with pytest.raises(ValueError, match="nobody to load"):
+    with pytest.raises(ValueError, match="no people to load"):
         CocoKeypoints(good_file(), folder, detections=[box], detection_threshold=0.9)
     with pytest.raises(FileNotFoundError, match="detections: there is no file"):
         CocoKeypoints(good_file(), folder, detections=folder / "none.json")
@@ -453,9 +453,9 @@ def test_files_that_are_none(folder):
         CocoKeypoints(folder / "list.json", folder)
     content = good_file()
     content["images"][0]["id"] = "one"
-    with pytest.raises(ValueError, match="image ids must be integers, got 'one'"):
+    with pytest.raises(ValueError, match="image ids: expected integers, got 'one'"):
         CocoKeypoints(content, folder)
-    with pytest.raises(ValueError, match='bad_images must be "error" or "skip", got \'ignore\''):
+    with pytest.raises(ValueError, match='bad_images: expected "error" or "skip", got \'ignore\''):
         CocoKeypoints(good_file(), folder, bad_images="ignore")
 
 
@@ -473,7 +473,7 @@ def test_images_in_memory_are_those_of_the_folder(folder):
     a = CocoKeypoints(good_file(), folder, **options | {"reduced_decoding": False})
     assert all((a[i]["image"] == c[i]["image"]).all() for i in range(3))
     arrays["one.jpg"] = arrays["one.jpg"].astype(float)
-    with pytest.raises(ValueError, match=r"must be uint8 \[H, W, 3\], got float64"):
+    with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 3\], got float64"):
         CocoKeypoints(good_file(), arrays)[0]
 
 

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from cycledistill_pose import CocoKeypoints, PoseAugmentation
-from cycledistill_pose.data._images import ImageStore
-from cycledistill_pose.recipes import PoseConfig, load_data
+from cycledistill_pose.codecs import RegressionCodec
+from cycledistill_pose.data._people_images import ImageStore
+from cycledistill_pose.recipes import PoseConfig, open_people
 
 SIZE = (48, 64)
 
@@ -210,13 +211,13 @@ def test_a_folder_that_cannot_be_written_is_said_once(
 
 def test_what_cannot_be_cached(files: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ValueError, match=r"crop_cache must be a folder, but .*file is a file"):
+    with pytest.raises(ValueError, match=r"crop_cache: expected a folder, got the file .*file"):
         load(files, tmp_path / "file")
     images = {path.name: path.read_bytes() for path in files[1].iterdir()}
     with pytest.raises(ValueError, match="crop_cache needs images in a folder"):
         CocoKeypoints(files[0], images, crop_cache=tmp_path / "cache")
     with pytest.raises(ValueError, match="crop_cache is for image files, but there"):
-        load_data(PoseConfig(crop_cache=tmp_path / "cache"), SIZE, training=False)
+        open_people(PoseConfig(crop_cache=tmp_path / "cache"))
 
 
 def test_options_of_the_recipe(
@@ -232,10 +233,10 @@ def test_options_of_the_recipe(
         crop_cache=tmp_path / "cache",
         reduced_decoding=True,
     )
-    data = load_data(config, SIZE, training=True)
-    assert data.train is not None
-    data.train[0], data.val[0]
+    training, people = open_people(config)
+    train, val = training.crops(RegressionCodec(SIZE)), people.crops(SIZE)
+    train[0], val[0]
     first = len(decoded)
-    data.train[0], data.val[0]
+    train[0], val[0]
     assert first > 0 and len(decoded) == first
-    assert data.train.reduced_decoding and data.val.reduced_decoding
+    assert train.reduced_decoding and val.reduced_decoding

@@ -111,7 +111,7 @@ def test_mistakes_are_named(tmp_path):
         prediction_grid([image], np.zeros((2, 17, 2)))
     with pytest.raises(ValueError, match="1 images and 2 captions"):
         prediction_grid([image], np.zeros((1, 17, 2)), captions=["a", "b"])
-    with pytest.raises(ValueError, match=r"must end in .*got .*a\.bmp"):
+    with pytest.raises(ValueError, match=r"expected one that ends in .*got .*a\.bmp"):
         save_picture(tmp_path / "a.bmp", image)
 
 

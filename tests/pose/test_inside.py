@@ -110,8 +110,11 @@ def test_the_command_writes_a_picture_of_each_kind(
     ("rest", "text"),
     [
         (("--keypoint", "tail"), "keypoint: found 'tail', expected one of nose, left_eye"),
-        (("--num-cycles", "0"), "num_cycles must be 1 or more"),
-        (("--compare", "nowhere"), "nowhere is no folder here, and the Hugging Face hub gave no"),
+        (("--num-cycles", "0"), "num_cycles: expected 1 or more"),
+        (
+            ("--compare", "nowhere"),
+            "nowhere is not a folder here, and the Hugging Face Hub gave no",
+        ),
         (("--layer", "9"), "layer: found 9, expected 1 to 3"),
         (("--image", "nowhere.png"), "there is no image nowhere.png"),
     ],

@@ -507,13 +507,13 @@ def update_arguments(**changes: Any) -> dict[str, Any]:
     ("changes", "words"),
     [
         ({"image_ids": [100, 7]}, r"image_ids 7 are not among the 6 images"),
-        ({"image_ids": [[100], [101]]}, r"image_ids must be \[B\], got \[2, 1\]"),
-        ({"keypoints": torch.zeros(2, 14, 2)}, r"keypoints must be \[2, 17, 2\] .* 17 keypoints"),
-        ({"keypoints": torch.zeros(3, 17, 2)}, r"keypoints must be \[2, 17, 2\] for 2 image_ids"),
-        ({"keypoint_scores": torch.ones(2, 17, 1)}, r"keypoint_scores must be \[2, 17\]"),
-        ({"boxes_xyxy": torch.ones(2, 5)}, r"boxes_xyxy must be \[2, 4\]"),
-        ({"box_scores": torch.ones(1)}, r"box_scores must be \[2\]"),
-        ({"ids": [1]}, r"ids must be \[2\]"),
+        ({"image_ids": [[100], [101]]}, r"image_ids: expected \[B\], got \[2, 1\]"),
+        ({"keypoints": torch.zeros(2, 14, 2)}, r"keypoints: expected \[2, 17, 2\] .* 17 keypoints"),
+        ({"keypoints": torch.zeros(3, 17, 2)}, r"keypoints: expected \[2, 17, 2\] for 2 image_ids"),
+        ({"keypoint_scores": torch.ones(2, 17, 1)}, r"keypoint_scores: expected \[2, 17\]"),
+        ({"boxes_xyxy": torch.ones(2, 5)}, r"boxes_xyxy: expected \[2, 4\]"),
+        ({"box_scores": torch.ones(1)}, r"box_scores: expected \[2\]"),
+        ({"ids": [1]}, r"ids: expected \[2\]"),
     ],
 )
 def test_wrong_updates(changes, words):
@@ -533,7 +533,7 @@ def test_what_is_not_finite_is_named():
 def test_wrong_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing\.json"):
         CocoKeypointAP(tmp_path / "nothing.json")
-    with pytest.raises(TypeError, match=r"annotations must be the path .* got list"):
+    with pytest.raises(TypeError, match=r"annotations: expected the path .* got list"):
         CocoKeypointAP([])
     path = tmp_path / "file.json"
     path.write_text("[]")
@@ -556,14 +556,14 @@ def test_wrong_files(tmp_path):
         CocoKeypointAP(truth)
     truth = small_truth()
     truth["images"][0]["id"] = "a"
-    with pytest.raises(ValueError, match="image ids must be integers, got 'a'"):
+    with pytest.raises(ValueError, match="image ids: expected integers, got 'a'"):
         CocoKeypointAP(truth)
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match='nms must be "oks", "soft_oks" or None'):
+    with pytest.raises(ValueError, match='nms: expected "oks", "soft_oks" or None'):
         CocoKeypointAP(small_truth(), nms="hard")
-    with pytest.raises(ValueError, match=r"sigmas must be 17 positive numbers.* got 14"):
+    with pytest.raises(ValueError, match=r"sigmas: expected 17 positive numbers.* got 14"):
         CocoKeypointAP(small_truth(), sigmas=CROWDPOSE.sigmas)
     with pytest.raises(ValueError, match="sigmas must be given: the annotations are of 5 unnamed"):
         CocoKeypointAP(small_truth(k=5))

@@ -68,23 +68,23 @@ def test_nobody_counted_is_not_a_number():
 
 def test_wrong_arguments():
     keypoints, targets, visible, boxes = people(0)
-    with pytest.raises(ValueError, match="threshold must be positive"):
+    with pytest.raises(ValueError, match="threshold: expected a positive number"):
         PCK(threshold=0)
-    with pytest.raises(ValueError, match='size must be "box"'):
+    with pytest.raises(ValueError, match='size: expected "box"'):
         PCK(size="head")
-    with pytest.raises(ValueError, match="size must be indices of two of 5 keypoints"):
+    with pytest.raises(ValueError, match="size: expected indices of two of 5 keypoints"):
         PCK(num_keypoints=5, size=(0, 5))
     with pytest.raises(ValueError, match="K = 17"):
         PCK().update(keypoints, targets, visible, boxes)
-    with pytest.raises(ValueError, match="boxes_xyxy are needed"):
+    with pytest.raises(ValueError, match="boxes_xyxy: expected boxes"):
         PCK(num_keypoints=5).update(keypoints, targets, visible)
-    with pytest.raises(ValueError, match=r"visible must be \[B, K\]"):
+    with pytest.raises(ValueError, match=r"visible: expected \[B, K\]"):
         pck(keypoints, targets, visible[:, :4], torch.ones(12))
-    with pytest.raises(ValueError, match="keypoints and targets must both be"):
+    with pytest.raises(ValueError, match="keypoints and targets: expected both to be"):
         pck(keypoints[:, :4], targets, visible, torch.ones(12))
     targets[3, 2, 0] = torch.nan
     hidden = visible.clone()
     hidden[3, 2], visible[3, 2] = 0, 1
-    with pytest.raises(ValueError, match="targets must be finite where visible"):
+    with pytest.raises(ValueError, match="targets: expected finite numbers where visible"):
         pck(keypoints, targets, visible, torch.ones(12))
     assert pck(keypoints, targets, hidden, torch.ones(12)).isfinite()

@@ -14,16 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cycledistill_pose import (
-    COCO,
-    BadImageError,
-    CocoKeypoints,
-    HeatmapCodec,
-    PosePredictor,
-    create_model,
-)
+from cycledistill_pose import COCO, CocoKeypoints, HeatmapCodec, PosePredictor, create_model
 from cycledistill_pose.cli import main
-from cycledistill_pose.data._images import ImageStore
+from cycledistill_pose.data import BadImageError
+from cycledistill_pose.data._people_images import ImageStore
 from cycledistill_pose.data._picture import is_truncated, read_rgb
 
 SMALL = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -211,7 +205,7 @@ def test_what_cannot_be_decoded_is_one_error(name: str, tmp_path: Path) -> None:
     ],
 )
 def test_arrays_that_are_no_picture(array: np.ndarray) -> None:
-    with pytest.raises(BadImageError, match=r"must be uint8 \[H, W, 3\], got "):
+    with pytest.raises(BadImageError, match=r"expected uint8 \[H, W, 3\], got "):
         read_rgb(array)
 
 

@@ -16,20 +16,17 @@ from PIL import Image
 from cycledistill import CycleWrapper
 from cycledistill_pose import (
     COCO,
-    BadImageError,
     HeatmapCodec,
     PosePredictor,
     RegressionCodec,
     TokenPose,
     TokenReg,
     create_model,
-    crop_matrix,
-    invert_matrix,
     load_plain,
     normalize_images,
     save_plain,
-    transform_points,
 )
+from cycledistill_pose.data import BadImageError, crop_matrix, invert_matrix, transform_points
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
 
@@ -63,11 +60,11 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
         predictor(tmp_path / "bad.jpg")
     with pytest.raises(FileNotFoundError, match="there is no image"):
         predictor(tmp_path / "none.jpg")
-    with pytest.raises(ValueError, match="boxes_xyxy must have shape"):
+    with pytest.raises(ValueError, match="boxes_xyxy: expected shape"):
         predictor(np.zeros((8, 8, 3), np.uint8), [1, 2, 3, 4])
     with pytest.raises(ValueError, match="has no extent"):
         predictor(np.zeros((8, 8, 3), np.uint8), [[1, 2, 1, 4]])
-    with pytest.raises(ValueError, match="num_cycles must be 1 or more"):
+    with pytest.raises(ValueError, match="num_cycles: expected 1 or more"):
         PosePredictor.from_pretrained(folder, num_cycles=0)
 
 
@@ -223,7 +220,7 @@ def test_several_images_in_one_call(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(stacked[0].keypoints, predictor(PIXELS).keypoints, atol=1e-2)
     with pytest.raises(ValueError, match=r"boxes_xyxy: expected one for each of 4 images, got 3"):
         predictor(images, boxes[:3])
-    with pytest.raises(BadImageError, match=r"image 2 of 3 must be uint8"):
+    with pytest.raises(BadImageError, match=r"image 2 of 3: expected uint8"):
         predictor([PIXELS, PIXELS[:, :, 0].astype(float), PIXELS])
     with pytest.raises(BadImageError, match=r"is 50 x 60 px, but its annotation says 3 x 4"):
         predictor(images, size=[None, (3, 4), None, None])

@@ -12,21 +12,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pose_coco import train
 
-from cycledistill import CycleOutput
+from cycledistill import CycleOutput, CycleWrapper
 from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
-from cycledistill_pose.models import TokenPruning, create_model
+from cycledistill_pose.codecs import codec_for
+from cycledistill_pose.models import TokenPruning, create_model, sdpose_loss
 from cycledistill_pose.recipes import (
     PoseConfig,
-    build_codec,
     build_criterion,
     build_model,
     evaluate_cycles,
-    load_data,
     model_options,
+    open_people,
     scores_by_cycle,
-    train_pose,
-    wrap_model,
 )
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,9 +52,8 @@ def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def pose_output(model, cycles):
-    cycled = wrap_model(replace(TINY, num_cycles=cycles, mode="distill"), model)
-    return cycled, cycled(torch.rand(2, 3, 64, 48))
+def evaluate(model, people, codec, cycles):
+    return evaluate_cycles(CycleWrapper(model, cycles, "blocks").eval(), people, codec, cycles)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,7 @@ def test_options_of_tables_5_to_7_choose_the_terms(changes, task, keypoint, visu
     config = replace(TINY, **changes)
     model = build_model(config, 17)
     criterion = build_criterion(config, model)
-    _, output = pose_output(model, len(task))
+    output = CycleWrapper(model, len(task), "blocks")(torch.rand(2, 3, 64, 48))
     target, weight = torch.rand(2, 17, 16, 12), torch.ones(2, 17)
     losses = criterion(output, target, weight)
     expected = sum(loss for loss, used in zip(losses.task, task, strict=True) if used)
@@ -95,7 +93,7 @@ def test_options_of_tables_5_to_7_choose_the_terms(changes, task, keypoint, visu
 
 def test_three_cycles_distil_into_each_next_or_into_the_last():
     model = build_model(TINY, 17)
-    _, output = pose_output(model, 3)
+    output = CycleWrapper(model, 3, "blocks")(torch.rand(2, 3, 64, 48))
     one, two, three = output.tokens
     target, weight = torch.rand(2, 17, 16, 12), torch.ones(2, 17)
     for teacher, second in (("next", two), ("last", three)):
@@ -109,12 +107,19 @@ def test_three_cycles_distil_into_each_next_or_into_the_last():
         torch.testing.assert_close(losses.tokens["visual"], expected)
 
 
+def test_a_run_detaches_teachers_as_the_loss_does_by_default():
+    model = build_model(TINY, 17)
+    assert build_criterion(TINY, model).detach_teacher == sdpose_loss(model).detach_teacher
+    changed = replace(TINY, detach_teacher=not TINY.detach_teacher)
+    assert build_criterion(changed, model).detach_teacher == changed.detach_teacher
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"num_cycles": 0}, "num_cycles must be at least 1"),
+        ({"num_cycles": 0}, r"num_cycles.* at least 1"),
         ({"num_cycles": 1}, "mode=distill with num_cycles=1 is plain training"),
-        ({"milestones": (5, 2)}, r"milestones must be rising epochs, got \(5, 2\)"),
+        ({"milestones": (5, 2)}, r"milestones: expected rising epochs, got \(5, 2\)"),
         ({"train_annotations": Path("a.json")}, "train_annotations and train_images go together"),
         ({"val_images": Path("a")}, "val_annotations and val_images go together"),
     ],
@@ -125,12 +130,12 @@ def test_bad_options_are_named(changes, text):
 
 
 def test_unknown_model_and_missing_root_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no model is called 'tokenpose_xl'"):
-        train_pose(replace(TINY, model="tokenpose_xl", output_dir=tmp_path / "run"))
+    with pytest.raises(ValueError, match=r"model: expected one of .*, got 'tokenpose_xl'"):
+        train(replace(TINY, model="tokenpose_xl", output_dir=tmp_path / "run"))
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        train_pose(replace(TINY, data_root=tmp_path / "no", output_dir=tmp_path / "run"))
+        train(replace(TINY, data_root=tmp_path / "no", output_dir=tmp_path / "run"))
     with pytest.raises(ValueError, match="--dataset files needs --train-annotations"):
-        load_data(replace(TINY, data_root=tmp_path, dataset="files"), (48, 64))
+        open_people(replace(TINY, data_root=tmp_path, dataset="files"))
     assert not (tmp_path / "run").exists()
 
 
@@ -139,7 +144,7 @@ def test_unknown_model_and_missing_root_are_named(tmp_path):
 def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model):
     heatmaps = (12, 16) if model == "tokenpose_nano" else None
     config = replace(TINY, model=model, heatmap_size=heatmaps, output_dir=tmp_path / "run")
-    done = train_pose(config)
+    done = train(config)
     assert {"AP/1", "AP/2", "AR/1", "AR/2"} <= done.scores.keys()
     results = json.loads(done.results.read_text())
     assert results and len(results[0]["keypoints"]) == 51
@@ -149,7 +154,8 @@ def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model):
     assert f"| 1 | {done.scores['AP/1']:.1f} |" in card and '"training set":' in card
     assert str(tmp_path) not in card
     loaded = load_plain(done.plain)
-    assert loaded.codec == ({"method": config.codec, "sigma": config.sigma} if heatmaps else {})
+    own = codec_for(loaded.model, method=config.codec, sigma=config.sigma)
+    assert loaded.codec == own.to_dict() and bool(loaded.codec) == bool(heatmaps)
     assert ('"codec"' in card) == ('"sigma"' in card) == (heatmaps is not None)
     assert loaded.skeleton == COCO and not loaded.model.training
     with torch.no_grad():
@@ -164,15 +170,15 @@ def test_truth_as_prediction_scores_one_hundred_on_real_files(shared_data):
         TINY, data_root=shared_data("tiny_coco"), input_size=None, heatmap_size=None,
         model="tokenpose_t", depth=1, flip_test=False,
     )  # fmt: skip
-    data = load_data(config, (192, 256))
-    model = build_model(config, 17)
-    codec = build_codec(config, model)
+    _, people = open_people(config)
+    codec = codec_for(build_model(config, 17), method=config.codec, sigma=config.sigma)
+    crops = people.crops((192, 256))
     truth = {}
-    for index in range(len(data.val)):
-        sample = data.val[index]
+    for index in range(len(crops)):
+        sample = crops[index]
         heatmaps, _ = codec.encode(sample["keypoints"][None], sample["visible"][None])
         truth[int(sample["annotation_id"])] = heatmaps[0]
-    order = iter([int(data.val[i]["annotation_id"]) for i in range(len(data.val))])
+    order = iter([int(crops[i]["annotation_id"]) for i in range(len(crops))])
 
     class Oracle(torch.nn.Module):
         def __init__(self):
@@ -183,8 +189,7 @@ def test_truth_as_prediction_scores_one_hundred_on_real_files(shared_data):
         def forward(self, images):
             return self.blocks[0](torch.stack([truth[next(order)] for _ in images]))
 
-    oracle = wrap_model(replace(config, mode="plain"), Oracle()).eval()
-    scores = scores_by_cycle(evaluate_cycles(oracle, data, codec, config, num_cycles=1))
+    scores = scores_by_cycle(evaluate(Oracle(), people, codec, 1))
     assert scores["AP/1"] > 99.0 and scores["AR/1"] > 99.0 and scores["PCK/1"] > 99.0
 
 
@@ -196,15 +201,12 @@ def test_detected_boxes_are_evaluated(shared_data):
         train_images=Path("."), val_annotations=Path("test_coco.json"), val_images=Path("."),
         detections=samples / "test_coco_det_AP_H_56.json",
     )  # fmt: skip
-    data = load_data(config, (48, 64))
+    _, people = open_people(config)
+    crops, annotated = people.crops((48, 64)), people.annotated.crops((48, 64))
     detections = json.loads((samples / "test_coco_det_AP_H_56.json").read_text())
-    assert 0 < len(data.val) <= len(detections) and len(data.truth) < len(data.val)
+    assert 0 < len(crops) <= len(detections) and len(annotated) < len(crops)
     model = build_model(config, 17)
-    scores = scores_by_cycle(
-        evaluate_cycles(
-            wrap_model(config, model).eval(), data, build_codec(config, model), config, 2
-        )
-    )
+    scores = scores_by_cycle(evaluate(model, people, codec_for(model), 2))
     assert 0 <= scores["AP/1"] <= 100
 
 
@@ -223,12 +225,12 @@ def test_crowdpose_layout_joins_train_and_val_and_tests_on_test(tmp_path, shared
             annotation["image_id"] += 10_000_000 * offset
         (tmp_path / "annotations" / f"crowdpose_{split}.json").write_text(json.dumps(part))
     config = replace(TINY, data_root=tmp_path, dataset="crowdpose", nms="none")
-    data = load_data(config, (48, 64))
-    assert len(data.train) == 2 * len(data.val) and data.skeleton == CROWDPOSE
+    training, people = open_people(config)
     model = build_model(config, 14)
-    metrics = evaluate_cycles(
-        wrap_model(config, model).eval(), data, build_codec(config, model), config, 1
-    )
+    codec = codec_for(model)
+    assert len(training.crops(codec)) == 2 * len(people.crops((48, 64)))
+    assert people.skeleton == CROWDPOSE
+    metrics = evaluate(model, people, codec, 1)
     assert {"AP/1", "AP50/1", "AR/1"} <= scores_by_cycle(metrics).keys()
     assert "AP_easy" in metrics[0].ap.compute()
 

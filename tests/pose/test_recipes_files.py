@@ -11,17 +11,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pose_coco import train
 
 from cycledistill.export._loaders import load_exportable
-from cycledistill_pose import PoseAugmentation, load_plain, oks
+from cycledistill_pose import PoseAugmentation, load_plain
 from cycledistill_pose.annotations import _file as reader
 from cycledistill_pose.cli import main
+from cycledistill_pose.codecs import RegressionCodec
 from cycledistill_pose.comparison import compare_checkpoints
+from cycledistill_pose.metrics import oks
 from cycledistill_pose.prediction import PosePredictor, predict_cycles
-from cycledistill_pose.recipes import PoseConfig, load_data, open_files, train_pose
-from cycledistill_pose.recipes._files import parse_flip_pairs
+from cycledistill_pose.recipes import PoseConfig, open_people
+from cycledistill_pose.recipes._open import parse_flip_pairs
 
 NAMES = ["head", "left_wing", "right_wing", "tail"]
+CODEC = RegressionCodec((32, 32))
 
 
 def write_file(path: Path, names: list[str] = NAMES, people: bool = True, **category: Any) -> Path:
@@ -74,7 +78,7 @@ def test_a_run_parses_each_file_once(root: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(reader, "load_json", counting)
     config = config_for(root, num_cycles=3, epochs=2, evaluate_every=1)
-    run = train_pose(config)
+    run = train(config)
     assert sorted(parsed) == ["train.json", "val.json"]
     assert {"AP/1", "AP/3"} <= run.scores.keys()
     parsed.clear()
@@ -87,7 +91,7 @@ def test_a_run_parses_each_file_once(root: Path, monkeypatch: pytest.MonkeyPatch
 def test_the_network_keeps_the_training_files_category(root: Path, capsys: Any) -> None:
     write_file(root / "val.json", id=8, name="pigeon", sigmas=[0.1, 0.1, 0.1, 0.2])
     config = config_for(root, flip_pairs="head:tail", evaluate_every=1)
-    run = train_pose(config)
+    run = train(config)
     results = json.loads(run.results.read_text())
     assert {entry["category_id"] for entry in results} == {8}  # the file's that AP is taken on
     skeleton = load_plain(run.plain).skeleton
@@ -113,10 +117,10 @@ def test_the_network_keeps_the_training_files_category(root: Path, capsys: Any) 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda c: c["annotations"][2].update(area=float("nan")), "annotation 3: its area must be"),
-        (lambda c: c["annotations"][2]["keypoints"].__setitem__(0, float("inf")), "'head' must be"),
+        (lambda c: c["annotations"][2].update(area=float("nan")), "annotation 3: its area: exp"),
+        (lambda c: c["annotations"][2]["keypoints"].__setitem__(0, float("inf")), "'head': exp"),
         (lambda c: c["categories"][0].update(keypoints=NAMES[::-1]), "keypoint 1 of .*val.json is"),
-        (lambda c: c["categories"][0].update(sigmas=[0.1, 0.1, 0.1, 0.0]), "sigmas must be above"),
+        (lambda c: c["categories"][0].update(sigmas=[0.1, 0.1, 0.1, 0.0]), "sigmas: exp"),
         (lambda c: c["categories"].append({"id": 9, "name": "fish", "keypoints": ["eye"]}),
          None),  # the training file's category is taken
         (lambda c: c["categories"][0].pop("keypoints"), None),
@@ -127,10 +131,10 @@ def test_a_run_fails_before_its_first_step(root: Path, spoil: Any, words: str | 
     spoil(content)
     (root / "val.json").write_text(json.dumps(content))
     if words is None:
-        assert len(load_data(config_for(root), (32, 32)).val) == 6
+        assert len(open_people(config_for(root))[1].crops((32, 32))) == 6
         return
     with pytest.raises(ValueError, match=words):
-        train_pose(config_for(root))
+        train(config_for(root))
     assert not (root / "run").exists()
 
 
@@ -141,32 +145,31 @@ def test_a_category_is_chosen_for_all_files(root: Path) -> None:
         content["annotations"][0] |= {"category_id": 9, "keypoints": [20, 20, 2, 30, 30, 2]}
         (root / name).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="say which category"):
-        load_data(config_for(root), (32, 32))
-    data = load_data(config_for(root, category="fish"), (32, 32))
-    assert len(data.train) == len(data.val) == 1 and data.skeleton.category == "fish"
-    assert data.make_metric().num_keypoints == 2
-    data = load_data(config_for(root, category="bird"), (32, 32))
-    assert len(data.train) == len(data.val) == 5
+        open_people(config_for(root))
+    for category, count in (("fish", 1), ("bird", 5)):
+        training, people = open_people(config_for(root, category=category))
+        assert len(training.crops(CODEC)) == len(people.crops((32, 32))) == count
+        assert people.skeleton.category == category
+        assert people.metric().num_keypoints == people.skeleton.num_keypoints
 
 
 def test_unknown_pairs_mirror_nothing_and_say_so(root: Path) -> None:
     for name in ("train.json", "val.json"):
         write_file(root / name, ["1", "2", "3", "4"])
     config = config_for(root, augmentation=PoseAugmentation(flip_probability=1.0))
-    files = open_files(config)
-    assert files.assumed()["flip pairs"].startswith("none known: nothing is mirrored")
-    data = load_data(config, (32, 32), files=files)
-    still = load_data(
-        replace(config, augmentation=PoseAugmentation(flip_probability=0.0)), (32, 32)
-    )
+    training, people = open_people(config)
+    assert people.assumed()["flip pairs"].startswith("none known: no mirroring")
+    never = replace(config, augmentation=PoseAugmentation(flip_probability=0.0))
+    moved, still = training.crops(CODEC), open_people(never)[0].crops(CODEC)
     for index in range(6):
-        assert (data.train[index]["image"] == still.train[index]["image"]).all()
-        assert (data.train[index]["keypoints"] == still.train[index]["keypoints"]).all()
-    named = load_data(replace(config, flip_pairs="1:2,3:4"), (32, 32))
-    assert named.skeleton.flip_pairs == ((0, 1), (2, 3))
-    assert any((named.train[i]["image"] != still.train[i]["image"]).any() for i in range(6))
+        assert (moved[index]["image"] == still[index]["image"]).all()
+        assert (moved[index]["keypoints"] == still[index]["keypoints"]).all()
+    training, people = open_people(replace(config, flip_pairs="1:2,3:4"))
+    named = training.crops(CODEC)
+    assert people.skeleton.flip_pairs == named.skeleton.flip_pairs == ((0, 1), (2, 3))
+    assert any((named[i]["image"] != still[i]["image"]).any() for i in range(6))
 
-    run = train_pose(config)
+    run = train(config)
     skeleton = load_plain(run.plain).skeleton
     predictor = PosePredictor.from_pretrained(run.plain)
     images = torch.randn(2, 3, 32, 32)
@@ -180,22 +183,23 @@ def test_unknown_pairs_mirror_nothing_and_say_so(root: Path) -> None:
 def test_pairs_in_the_file_win_over_names(root: Path) -> None:
     for pairs in ([["head", "tail"]], [[1, 4]]):
         write_file(root / "train.json", flip_pairs=pairs)
-        files = open_files(config_for(root))
-        assert files.skeleton.flip_pairs == ((0, 3),)
-        assert "head:tail (from the file)" in files.assumed()["flip pairs"]
+        training, people = open_people(config_for(root))
+        assert people.skeleton.flip_pairs == ((0, 3),)
+        told = people.assumed(training.file.category)["flip pairs"]
+        assert "head:tail (from the file)" in told
     assert parse_flip_pairs("a:b, c : d") == [["a", "b"], ["c", "d"]]
-    assert open_files(config_for(root, flip_pairs="none")).skeleton.flip_pairs == ()
+    assert open_people(config_for(root, flip_pairs="none"))[1].skeleton.flip_pairs == ()
     for wrong, words in (
-        ("left_wing", "flip_pairs must be like .* got 'left_wing'"),
-        ("left_wing:", "must be like"),
+        ("left_wing", "flip_pairs: expected .* got 'left_wing'"),
+        ("left_wing:", "flip_pairs: expected"),
         ("left_wing:wing", "name the keypoint 'wing', expected one of head, left_wing"),
-        ("head:tail,tail:left_wing", "stands in two flip_pairs"),
-        ("head:head", "stands in two flip_pairs"),
+        ("head:tail,tail:left_wing", "is in two flip_pairs"),
+        ("head:head", "is in two flip_pairs"),
     ):
         with pytest.raises(ValueError, match=words):
-            open_files(config_for(root, flip_pairs=wrong))
-    with pytest.raises(ValueError, match="flip_pairs and category are for files"):
-        open_files(PoseConfig(flip_pairs="none"))
+            open_people(config_for(root, flip_pairs=wrong))
+    with pytest.raises(ValueError, match="flip_pairs is for image files, but there is no"):
+        open_people(PoseConfig(flip_pairs="none"))
 
 
 def write_test_images(root: Path) -> Path:
@@ -214,9 +218,9 @@ def write_test_images(root: Path) -> Path:
 
 def test_images_without_annotations_get_predictions_and_no_ap(root: Path, capsys: Any) -> None:
     config = config_for(root, detections=write_test_images(root), evaluate_every=1)
-    with pytest.raises(ValueError, match="nobody to load"):
-        load_data(replace(config, detections=None), (32, 32))
-    run = train_pose(config)
+    with pytest.raises(ValueError, match="no people to load"):
+        open_people(replace(config, detections=None))[1].crops((32, 32))
+    run = train(config)
     assert run.scores == {}
     results = json.loads(run.results.read_text())
     assert [(r["image_id"], r["category_id"]) for r in results] == [(1, 3), (4, 3)]
@@ -230,7 +234,7 @@ def test_images_without_annotations_get_predictions_and_no_ap(root: Path, capsys
         "results_1.json", "results_2.json", "scores.json"]  # fmt: skip
     again = json.loads((out / "results_1.json").read_text())
     assert [r["image_id"] for r in again] == [1, 4]
-    assert "No AP: nobody is annotated" in capsys.readouterr().out
+    assert "No AP: these images have no annotated people" in capsys.readouterr().out
     assert json.loads((out / "scores.json").read_text())["rows"][0]["scores"] == {}
 
 
@@ -240,7 +244,7 @@ def test_duplicate_ids_pair_nobody_with_another_person(root: Path) -> None:
     for number, person in enumerate(content["annotations"]):
         person |= {"id": 1, "image_id": 1 + number // 2}
     (root / "val.json").write_text(json.dumps(content))
-    run = train_pose(config_for(root))
+    run = train(config_for(root))
     other = root / "other"
     run.plain.rename(other)
     found = compare_checkpoints([other], config_for(root), 1, (False,), 2, 6, "cpu")

@@ -1,4 +1,4 @@
-"""Model cards, and networks on the Hugging Face hub; nothing here reaches it."""
+"""Model cards, and networks on the Hugging Face Hub; nothing here reaches it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from cycledistill_pose import (
     COCO,
     HeatmapCodec,
     PosePredictor,
-    StemNet,
     create_model,
     load_plain,
     push_to_hub,
     save_plain,
 )
+from cycledistill_pose.models import StemNet
 
 OPTIONS = {"input_size": (48, 64), "heatmap_size": (12, 16), "depth": 2}
 
@@ -103,7 +103,7 @@ def test_a_predictor_saves_what_it_predicts_with(name: str, tmp_path: Path) -> N
 def test_a_network_of_parts_of_ones_own_cannot_be_saved_by_name(tmp_path: Path) -> None:
     model = create_model("tokenpose_nano", backbone=StemNet(16, 1), **OPTIONS)
     predictor = PosePredictor(model, COCO, HeatmapCodec((48, 64), (12, 16), sigma=1.0))
-    with pytest.raises(ValueError, match="cannot be made again from a name and options"):
+    with pytest.raises(ValueError, match="cannot be rebuilt from a name and options"):
         predictor.save_pretrained(tmp_path / "plain")
     assert not (tmp_path / "plain").exists()
 
@@ -112,7 +112,9 @@ def test_without_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(tmp_path)
     for name in ("me/there-is-none", "runs/pose/plain"):
-        with pytest.raises(FileNotFoundError, match=f"{name} is no folder here, and the Hugging"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{name} is not a folder here, and the Hugging"
+        ):
             load_plain(name)
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_plain(tmp_path / "plain")

@@ -20,15 +20,7 @@ from transformers import (
 
 from cycledistill import CycleDistillLoss, CycleWrapper
 from cycledistill.trainers import CycleTrainer
-
-
-class Block(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm, self.linear = nn.LayerNorm(16), nn.Linear(16, 16)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.tanh(self.linear(self.norm(x)))
+from tests.core.models import Block
 
 
 class Own(nn.Module):

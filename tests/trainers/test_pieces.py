@@ -193,7 +193,7 @@ def test_accelerate(tmp_path: Path) -> None:
 def adapted(model: nn.Module) -> Any:
     peft = pytest.importorskip("peft", reason=WHY)
     config = peft.LoraConfig(
-        target_modules=["linear"], modules_to_save=["head"], r=2, init_lora_weights=False
+        target_modules=["proj"], modules_to_save=["head"], r=2, init_lora_weights=False
     )
     torch.manual_seed(7)
     return peft.get_peft_model(model, config)

@@ -59,6 +59,7 @@ def child(request: dict[str, Any], rank: int, port: int, output: int) -> None:
         if program is None:
             toy.run_cli(toy.main)
         else:
+            sys.path.insert(0, str(Path(program).parent))  # as Python does for a script
             runpy.run_path(program, run_name="__main__")
         code = 0
     except SystemExit as error:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cycledistill.training._checkpoint import read_checkpoint
+from tests.deit.image_sets import hugging_face_folder, shards
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = (
@@ -20,6 +21,10 @@ TINY = (
     *("--num-synthetic-val", 5, "--epochs", 24, "--evaluate-every", 3, "--log-every", 1),
     *("--milestones", 4, "--warmup-steps", 3, "--ema-decay", 0.9, "--pictures", 2),
     *("--checkpoint-every-steps", 1, "--resume", "auto", "--device", "cpu"),
+)
+CLASSIFIER = (
+    *("--preset", "cifar10-cpu", "--embed-dim", 24, "--depth", 2, "--epochs", 4, "--batch-size", 4),
+    *("--warmup-epochs", 1, "--log-every", 1, "--checkpoint-every-steps", 1, "--device", "cpu"),
 )
 HEATMAP = ("--heatmap-size", 12, 16)
 TASKS = {"pose_coco.py": HEATMAP, "pose_regression.py": ()}
@@ -128,3 +133,60 @@ def test_classification_of_two_processes_is_that_of_one(
     codes, output = runner(*arguments, program=program, ranks=2)  # one's weights, read by two
     assert codes == [0, 0] and "which is all" in output, output
     assert re.findall(r"^│.*│$", output, re.MULTILINE) == outputs[0]
+
+
+def test_images_of_a_hugging_face_data_set_killed_and_continued(
+    runner: Any, toy: Any, tmp_path: Path
+) -> None:
+    """Bit by bit, with other workers: the images have indices."""
+    pytest.importorskip("datasets")
+    images = hugging_face_folder(tmp_path / "images")
+    options = (*CLASSIFIER, "--data-dir", f"hfds/{images}", "--data-root", tmp_path / "cache")
+    program = str(EXAMPLES / "deit_imagenet.py")
+    folders = tmp_path / "whole", tmp_path / "killed"
+    codes, output = runner(
+        *options, "--num-workers", 0, "--output-dir", folders[0], program=program
+    )
+    assert codes == [0], output
+    killed = (*options, "--num-workers", 2, "--output-dir", folders[1])
+    request = {"signal": signal.SIGKILL, "wait_for": "step 4/12 "}
+    codes, output = runner(*killed, program=program, **request)
+    assert codes == [-signal.SIGKILL], output
+    codes, output = runner(*killed, program=program)
+    assert codes == [0] and "continuing from" in output, output
+    assert toy.losses(folders[1]) == toy.losses(folders[0])
+    expected, found = (
+        read_checkpoint(folder / "checkpoints/step-00000012").state["module"] for folder in folders
+    )
+    assert all(found[name].equal(value) for name, value in expected.items())
+
+
+def test_shards_stopped_within_an_epoch(runner: Any, toy: Any, tmp_path: Path) -> None:
+    """Not bit by bit, which is said; the number of steps and what came before stay."""
+    pytest.importorskip("webdataset")
+    images = shards(tmp_path / "shards")
+    options = (*CLASSIFIER, "--data-dir", f"wds/{images}", "--num-classes", 3, "--num-workers", 1)
+    program = str(EXAMPLES / "deit_imagenet.py")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    codes, output = runner(*options, "--output-dir", whole, program=program)
+    assert codes == [0] and "not promised" in output, output
+    assert "12 validation images" in output, output
+    request = {"signal": signal.SIGTERM, "wait_for": "step 8/24 "}
+    codes, output = runner(*options, "--output-dir", stopped, program=program, **request)
+    assert codes == [143], output
+    before = len(toy.losses(stopped))
+    assert 8 <= before < 24
+    codes, output = runner(*options, "--output-dir", stopped, program=program)
+    assert codes == [0] and "not promised" in output and "continuing from" in output, output
+    expected, found = toy.losses(whole), toy.losses(stopped)
+    assert len(found) == len(expected) and found[:before] == expected[:before]
+
+
+def test_shards_read_by_two_processes(runner: Any, toy: Any, tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    images = shards(tmp_path / "shards")
+    options = (*CLASSIFIER, "--data-dir", f"wds/{images}", "--num-classes", 3, "--num-workers", 1)
+    program = str(EXAMPLES / "deit_imagenet.py")
+    codes, output = runner(*options, "--output-dir", tmp_path / "run", program=program, ranks=2)
+    assert codes == [0, 0] and output.count("not promised") == 1, output
+    assert "12 validation images" in output, output

@@ -1,4 +1,4 @@
-"""Reading annotations: one object for data set, metrics and comparison, one for boxes."""
+"""Annotation files: people with keypoints for data sets and metrics, and boxes."""
 
 from __future__ import annotations
 

@@ -22,12 +22,12 @@ class Box(NamedTuple):
     """One box; None where the file does not say.
 
     Attributes:
-        image_id: a number, or a text that is none.
-        file_name: path of the image.
-        category_id: what is in it.
+        image_id: A number, or a text that is none.
+        file_name: Path of the image.
+        category_id: Id of its category.
         xywh: `[4]` px of the image.
-        score: of the detector.
-        crowd: whether it is a group of people.
+        score: Score of the detector.
+        crowd: Whether it is a group of people.
     """
 
     image_id: int | str | None
@@ -48,11 +48,11 @@ class BoxFile:
     """Boxes for images.
 
     Attributes:
-        title: the path, for messages.
-        boxes: all of them.
-        image_names: file name of each image id, where the file lists its images.
+        title: The path, for messages.
+        boxes: All boxes.
+        image_names: File name of each image id, where the file lists its images.
         image_sizes: (width, height) of each image id, where the file lists them.
-        category_names: name of each category id, where the file lists its categories.
+        category_names: Name of each category id, where the file lists its categories.
     """
 
     title: str
@@ -66,14 +66,14 @@ class BoxFile:
         """Read boxes.
 
         Args:
-            source: a path or its contents: a list of ``{image_id or file_name, bbox (xywh), score,
+            source: A path or its contents: a list of ``{image_id or file_name, bbox (xywh), score,
                 category_id}``, or a COCO-format file with images and annotations.
-            what: the option's name, for messages.
-            default_score: of boxes without one. None: a score is needed.
+            what: The option's name, for messages.
+            default_score: Score of boxes without one. None: all must have one.
 
         Raises:
-            FileNotFoundError: when there is no such file.
-            ValueError: when it is not such a file; names the entry.
+            FileNotFoundError: There is no such file.
+            ValueError: It is not such a file; names the entry.
         """
         if isinstance(source, BoxFile):
             return source
@@ -103,8 +103,9 @@ class BoxFile:
             }
         if not isinstance(entries, Sequence) or not all(isinstance(e, Mapping) for e in entries):
             raise ValueError(
-                f"{title} must be a list of objects with image_id (or file_name), bbox and score, "
-                "or a COCO-format file with images and annotations"
+                f"{title}: expected a list of objects with image_id (or file_name), bbox and "
+                f"score, or a COCO-format file with images and annotations, got a "
+                f"{type(entries).__name__}"
             )
         boxes = tuple(
             _box(entry, f"{title}: entry {number}", default_score, from_people)
@@ -129,7 +130,7 @@ def _box(
         values = np.full(4, np.nan)
     if len(values) != 4:
         raise ValueError(
-            f"{name}: its bbox must be 4 numbers (x, y, width, height), got {values.tolist()}"
+            f"{name}: its bbox: expected 4 numbers (x, y, width, height), got {values.tolist()}"
         )
     image_id, file_name, category, score = (
         entry.get(key) for key in ("image_id", "file_name", "category_id", "score")

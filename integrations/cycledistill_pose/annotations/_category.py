@@ -15,12 +15,12 @@ class Category:
     """What is annotated.
 
     Attributes:
-        id: of the category in its file.
-        name: of the category in its file.
-        skeleton: its keypoints, the caller's or else the file's; None where neither names them.
-        own: its keypoints by the file alone; None where that does not name them.
+        id: Id of the category in its file.
+        name: Name of the category in its file.
+        skeleton: Its keypoints, the caller's or else the file's; None where neither names them.
+        own: Its keypoints by the file alone; None where that does not name them.
         sigmas: K fall-off constants that stand in the file, or None.
-        has_flip_pairs: whether flip pairs stand in the file.
+        has_flip_pairs: Whether the file has flip pairs.
     """
 
     id: int
@@ -40,16 +40,7 @@ def read_category(
 ) -> Category:
     """The category of this name, or the only one with keypoints, or the skeleton's.
 
-    Args:
-        entries: ``categories`` of a file.
-        title: for messages.
-        name: of the category.
-        skeleton: what its keypoints are, whatever the file says.
-        fallback: what its keypoints are, where the file does not name them.
-
-    Raises:
-        ValueError: when there is no such category, several could be meant, or its keypoints are
-            not as many as the skeleton's.
+    Its keypoints are ``skeleton`` whatever the file says, and ``fallback`` where it names none.
     """
     given = skeleton or fallback
     if not entries and name is None:
@@ -78,14 +69,14 @@ def read_category(
 
 
 def check_same_keypoints(first: tuple[str, Skeleton], second: tuple[str, Skeleton]) -> None:
-    """That two files, or a network and a file, mean the same by each keypoint.
+    """Check that two files, or a network and a file, have the same keypoints.
 
     Args:
-        first: what to call it in the message, and its skeleton.
-        second: likewise.
+        first: Name for the message, and skeleton.
+        second: The same of the other one.
 
     Raises:
-        ValueError: when the number or a name differs; shows the first that does.
+        ValueError: The number or a name differs; shows the first that does.
     """
     (title, one), (other_title, other) = first, second
     if one.num_keypoints != other.num_keypoints:

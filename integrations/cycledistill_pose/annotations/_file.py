@@ -59,13 +59,13 @@ class KeypointFile:
     expected: NaN and infinite numbers first of all.
 
     Attributes:
-        title: the path or paths, for messages.
-        images: all images, with ``id``, ``file_name``, ``width``, ``height`` and ``crowd_index``.
-        category: whose keypoints these are: ``id``, ``name`` and ``skeleton``.
-        people: all annotations of this category as arrays: ``image_ids`` and ``ids`` `[N]`,
+        title: The path or paths, for messages.
+        images: All images, with ``id``, ``file_name``, ``width``, ``height`` and ``crowd_index``.
+        category: The category that was read: ``id``, ``name`` and ``skeleton``.
+        people: All annotations of this category as arrays: ``image_ids`` and ``ids`` `[N]`,
             ``keypoints`` `[N, K, 3]`, ``boxes_xywh`` `[N, 4]`, ``areas``, ``crowd`` and
             ``num_labelled`` `[N]`.
-        counts: how many annotations there are, and how many of other categories.
+        counts: How many annotations there are, and how many of other categories.
     """
 
     title: str
@@ -85,16 +85,17 @@ class KeypointFile:
         """Read a file, or join several with the same keypoints.
 
         Args:
-            source: a path, the loaded contents, a pycocotools ``COCO``, or a list of these. What
+            source: A path, the loaded contents, a pycocotools ``COCO``, or a list of these. What
                 was read before is returned as it is.
-            category: name of the category, where several have keypoints.
-            skeleton: what the keypoints are, in place of what the file says of them.
-            fallback: what they are where the file does not name them, as those of test images.
+            category: Name of the category, if several have keypoints.
+            skeleton: Keypoints to use instead of the file's.
+            fallback: Keypoints to use if the file does not name them, such as a file of test
+                images.
 
         Raises:
-            FileNotFoundError: when there is no such file.
-            TypeError: when ``source`` is of another type.
-            ValueError: when the file is not what it should be.
+            FileNotFoundError: There is no such file.
+            TypeError: ``source`` is of another type.
+            ValueError: The file is not what it should be.
         """
         if isinstance(source, KeypointFile):
             if category not in (None, source.category.name):
@@ -108,7 +109,7 @@ class KeypointFile:
         contents = getattr(source, "dataset", source)
         if not isinstance(contents, str | os.PathLike | Mapping):
             raise TypeError(
-                "annotations must be the path of a COCO file, its contents as a dict, a "
+                "annotations: expected the path of a COCO file, its contents as a dict, a "
                 f"pycocotools COCO or a list of these, got {type(contents).__name__} {contents!r}"
             )
         content, title = load_json(contents, "annotations")
@@ -119,13 +120,13 @@ class KeypointFile:
         """The keypoints.
 
         Raises:
-            ValueError: when neither the file nor the caller has named them.
+            ValueError: Neither the file nor the caller has named them.
         """
         if self.category.skeleton is None:
             raise ValueError(
                 f"{self.title}: category {self.category.name!r} (id {self.category.id}) has no "
                 'keypoint names: its "keypoints" must list them, such as ["nose", "left_eye", '
-                '"right_eye"]; or hand a Skeleton over'
+                '"right_eye"]; or pass a Skeleton'
             )
         return self.category.skeleton
 
@@ -143,7 +144,7 @@ class KeypointFile:
         """The same people with another description of their keypoints.
 
         Raises:
-            ValueError: when it has another number of keypoints.
+            ValueError: It has another number of keypoints.
         """
         own = self.people.keypoints.shape[1]
         if len(self.people) and own not in (0, skeleton.num_keypoints):

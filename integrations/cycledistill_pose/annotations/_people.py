@@ -54,14 +54,7 @@ def read_people(
 ) -> tuple[AnnotatedPeople, int]:
     """The annotations of a category, and how many are of another one.
 
-    Args:
-        entries: ``annotations`` of a file.
-        title: for messages.
-        category: whose annotations are read.
-        listed: ids of all categories of the file; where it has one, annotations need not name it.
-
-    Raises:
-        ValueError: when something is not what it should be; names the annotation.
+    ``listed`` are the ids of the file's categories; annotations need not name it where it is one.
     """
     count = 0 if category.skeleton is None else category.skeleton.num_keypoints
     rows: list[tuple[Any, ...]] = []
@@ -134,7 +127,7 @@ def _keypoints(values: Any, name: str, category: Category, count: int) -> FloatA
         names = () if category.skeleton is None else category.skeleton.keypoint_names
         which = repr(names[wrong[0]]) if names else str(wrong[0] + 1)
         raise ValueError(
-            f"{name}: keypoint {which} must be finite numbers x, y and v, "
+            f"{name}: keypoint {which}: expected finite numbers x, y and v, "
             f"got {points[wrong[0]].tolist()}"
         )
     return points

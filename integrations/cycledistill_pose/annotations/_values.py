@@ -21,10 +21,6 @@ def load_json(source: Any, title: str) -> tuple[Any, str]:
     """The content of a JSON file, or the object itself, and a name for messages.
 
     UTF-8, UTF-16 and UTF-32 are read, with and without a byte order mark.
-
-    Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is not JSON.
     """
     if not isinstance(source, str | os.PathLike):
         return source, f"the {title} given"
@@ -38,57 +34,41 @@ def load_json(source: Any, title: str) -> tuple[Any, str]:
 
 
 def as_integer(value: Any, what: str) -> int:
-    """5 of 5, 5.0 or "5".
-
-    Raises:
-        ValueError: when it is none of these; begins with ``what``.
-    """
+    """5 of 5, 5.0 or "5"."""
     if type(value) is int and abs(value) < 2**63:
         return value
     whole = isinstance(value, float | np.floating) and float(value).is_integer()
     if whole or (isinstance(value, str) and _INTEGER.fullmatch(value)):
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or abs(value) >= 2**63:
-        raise ValueError(f"{what} must be integers, got {value!r}")
+        raise ValueError(f"{what}: expected integers, got {value!r}")
     return int(value)
 
 
 def as_numbers(values: Any, what: str, finite: bool = True) -> FloatArray:
-    """A flat array `[N]` of a list of numbers, or of texts that are numbers.
-
-    Raises:
-        ValueError: when there is anything else among them; begins with ``what``.
-    """
+    """A flat array `[N]` of a list of numbers, or of texts that are numbers."""
     try:
         if not isinstance(values, list | tuple | np.ndarray):
             raise TypeError
         numbers = np.asarray(values, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
-        raise ValueError(f"{what} must be a list of numbers, got {_shortened(values)}") from None
+        raise ValueError(f"{what}: expected a list of numbers, got {_shortened(values)}") from None
     if finite and not np.isfinite(numbers).all():
-        raise ValueError(f"{what} must be finite numbers, got {_shortened(values)}")
+        raise ValueError(f"{what}: expected finite numbers, got {_shortened(values)}")
     return numbers
 
 
 def as_number(value: Any, what: str) -> float:
-    """A finite number.
-
-    Raises:
-        ValueError: when it is none; begins with ``what``.
-    """
+    """A finite number."""
     return float(as_numbers([value], what)[0])
 
 
 def as_list(content: Any, key: str, title: str) -> list[Any]:
-    """The objects under a key; none where it is absent or null.
-
-    Raises:
-        ValueError: when there is anything else.
-    """
+    """The objects under a key; none where it is absent or null."""
     entries = content.get(key)
     entries = [] if entries is None else entries
     if not isinstance(entries, Sequence) or not all(hasattr(entry, "get") for entry in entries):
-        raise ValueError(f"{title}: {key!r} must be a list of objects, got {_shortened(entries)}")
+        raise ValueError(f"{title}: {key!r}: expected a list of objects, got {_shortened(entries)}")
     return list(entries)
 
 

@@ -1,4 +1,4 @@
-"""Weights: of the reference implementations, and plain networks as folders."""
+"""Weights of the reference implementations, and folders of plain networks."""
 
 from __future__ import annotations
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 
-from cycledistill._card import results_sections
+from cycledistill.saving._card import results_sections
 
-_SHOWN = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
+SHOWN_SCORES = ("AP", "AP50", "AP75", "APM", "APL", "AP_easy", "AP_medium", "AP_hard", "AR", "PCK")
 
 
 def model_card(
@@ -18,14 +18,9 @@ def model_card(
     training: Mapping[str, Any] | None = None,
     scores: Mapping[str, float] | None = None,
 ) -> str:
-    """A model card as the Hugging Face hub shows it: Markdown under a head of YAML.
+    """A model card as the Hugging Face Hub shows it: Markdown under a head of YAML.
 
-    Args:
-        description: What ``config.json`` says of the network.
-        num_parameters: Trainable ones.
-        training: Options of the run and whatever else is to be said of it. Paths are left out:
-            they belong to the machine where it ran.
-        scores: Percent by metric and number of cycles, such as ``{"AP/1": 65.0}``.
+    Paths are left out of ``training``: they belong to the machine where the run was.
     """
     skeleton = description["skeleton"]
     head = ModelCardData(
@@ -45,5 +40,5 @@ def model_card(
         'keypoints, scores = predictor("image.jpg", boxes_xyxy=[[10, 20, 110, 220]])\n```',
         f"Keypoints, in order: {', '.join(skeleton['keypoint_names'])}.",
     ]
-    lines += results_sections(training, scores, _SHOWN)
+    lines += results_sections(training, scores, SHOWN_SCORES)
     return "\n\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Plain networks on the Hugging Face hub."""
+"""Plain networks on the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # its HTTP client's error, whichever that client is
 )
 
-from cycledistill._saved import missing_file
+from cycledistill.saving._missing import missing_file
 
 FILES = ("config.json", "model.safetensors", "README.md")
 
 
 def find_folder(source: str | Path) -> Path:
-    """Return the folder called ``source``, or else a download of the hub's model of this name.
-
-    Raises:
-        FileNotFoundError: There is neither, or the hub cannot be reached.
-    """
+    """Return the folder called ``source``, or else a download of the hub's model of this name."""
     if Path(source).exists() or isinstance(source, Path):
         return Path(source)
     try:
@@ -29,18 +25,18 @@ def find_folder(source: str | Path) -> Path:
     except (HFValidationError, OSError, HTTPError) as error:
         told = str(error).strip().splitlines() or [type(error).__name__]
         raise FileNotFoundError(
-            f"{source} is no folder here, and the Hugging Face hub gave no model of this name: "
+            f"{source} is not a folder here, and the Hugging Face Hub gave no model of this name: "
             f"{told[0]}"
         ) from error
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
-    """Share the folder of a plain network on the Hugging Face hub, model card and all.
+    """Upload the folder of a plain network, with its model card, to the Hugging Face Hub.
 
-    You must be logged in (``hf auth login``). A repository that is not there is made.
+    You must be logged in (``hf auth login``). The repository is created if it does not exist.
 
     Args:
-        folder: What ``save_plain`` wrote.
+        folder: A folder written by ``save_plain``.
         repo_id: The name on the hub, as ``"owner/name"``; ``PosePredictor.from_pretrained`` and
             ``load_plain`` take it.
         private: Make a new repository private.
@@ -63,6 +59,6 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         hub.upload_folder(repo_id=repo_id, folder_path=folder, allow_patterns=list(FILES))
     except (OSError, HTTPError) as error:
         raise ConnectionError(
-            f"{folder} could not be shared as {repo_id} on the Hugging Face hub: {error}"
+            f"{folder} could not be shared as {repo_id} on the Hugging Face Hub: {error}"
         ) from error
     return str(address)

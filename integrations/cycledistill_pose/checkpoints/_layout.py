@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -37,13 +37,13 @@ class Layout:
             `head_dim ** -0.5`, so the queries' weights are divided by `sqrt(heads)` on the way.
     """
 
-    backbone: str
-    head: str
-    transformer: str
+    backbone: str = "backbone."
+    head: str = "keypoint_head.tokenpose."
+    transformer: str = "transformer"
     scales_by_dim: bool = False
 
     def reference_name(self, name: str) -> str:
-        """The name in a checkpoint for a name of ours."""
+        """The name in a checkpoint for a name in our models."""
         if name.startswith("backbone."):
             return self.backbone + name.removeprefix("backbone.")
         if name in _STEM:
@@ -61,19 +61,20 @@ class Layout:
         return num_heads**-0.5 if self.scales_by_dim and is_qkv else 1.0
 
 
-def detect_layout(state: dict[str, Tensor]) -> Layout:
-    """Recognise a checkpoint by the name of its keypoint tokens.
+LAYOUTS = {
+    "sdpose": Layout(transformer="transformer_layer1"),
+    "tokenpose": Layout(),
+    "tokenpose-b-original": Layout("pre_feature.", "transformer."),
+    "tokenpose-s-original": Layout("features.", "features.", scales_by_dim=True),
+}
+REGRESSION_HEAD = "keypoint_head.tokenhead."
 
-    Raises:
-        ValueError: It is none of the known families.
-    """
+
+def detect_layout(state: dict[str, Tensor]) -> Layout:
+    """Recognise a checkpoint by the name of its keypoint tokens, or raise a `ValueError`."""
+    known = {layout.head: layout for layout in LAYOUTS.values()}
+    known[REGRESSION_HEAD] = Layout(head=REGRESSION_HEAD)
     heads = [key.removesuffix("keypoint_token") for key in state if key.endswith("keypoint_token")]
-    known = {
-        "keypoint_head.tokenpose.": ("backbone.", False),
-        "keypoint_head.tokenhead.": ("backbone.", False),
-        "transformer.": ("pre_feature.", False),
-        "features.": ("features.", True),
-    }
     if len(heads) != 1 or heads[0] not in known:
         shown = ", ".join(list(state)[:5])
         raise ValueError(
@@ -81,8 +82,7 @@ def detect_layout(state: dict[str, Tensor]) -> Layout:
             f"{', '.join(prefix + 'keypoint_token' for prefix in known)} found among "
             f"{len(state)} tensors ({shown}, ...)"
         )
-    head = heads[0]
-    backbone, scales_by_dim = known[head]
-    has_sdpose_name = any(key.startswith(f"{head}transformer_layer1.") for key in state)
-    transformer = "transformer_layer1" if has_sdpose_name else "transformer"
-    return Layout(backbone, head, transformer, scales_by_dim)
+    is_sdpose = any(key.startswith(f"{heads[0]}transformer_layer1.") for key in state)
+    return replace(
+        known[heads[0]], transformer="transformer_layer1" if is_sdpose else "transformer"
+    )

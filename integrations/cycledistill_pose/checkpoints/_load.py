@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
-from cycledistill_pose.checkpoints._layout import LOSS_PREFIXES, Layout, detect_layout
+from cycledistill_pose.checkpoints._layout import (
+    LAYOUTS,
+    LOSS_PREFIXES,
+    REGRESSION_HEAD,
+    detect_layout,
+)
 from cycledistill_pose.checkpoints._read import read_tensors
 from cycledistill_pose.models import TokenPose, TokenReg
 
@@ -37,7 +43,7 @@ def load_reference_checkpoint(
     source: str | os.PathLike[str] | Mapping[str, Any],
     allow_head_mismatch: bool = False,
 ) -> LoadReport:
-    """Load weights of the released SDPose, TokenPose or DistilPose into a model of ours.
+    """Load released weights of SDPose, TokenPose or DistilPose into a `TokenPose` or `TokenReg`.
 
     >>> from cycledistill_pose.models import create_model
     >>> theirs = to_reference_state_dict(create_model("tokenpose_nano"), "sdpose")
@@ -112,14 +118,6 @@ def load_reference_checkpoint(
     return LoadReport(tuple(new), tuple(name for name in own if name not in new), ignored)
 
 
-_LAYOUTS = {
-    "sdpose": ("backbone.", None, "transformer_layer1", False),
-    "tokenpose": ("backbone.", None, "transformer", False),
-    "tokenpose-b-original": ("pre_feature.", "transformer.", "transformer", False),
-    "tokenpose-s-original": ("features.", "features.", "transformer", True),
-}
-
-
 def to_reference_state_dict(model: nn.Module, layout: str = "sdpose") -> dict[str, Tensor]:
     """Return a model's weights under the names of a reference implementation.
 
@@ -139,13 +137,11 @@ def to_reference_state_dict(model: nn.Module, layout: str = "sdpose") -> dict[st
         TypeError: `model` is not one of this package.
     """
     plain = _plain(model)
-    if layout not in _LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(_LAYOUTS)}, got {layout!r}")
-    backbone, head, transformer, scales_by_dim = _LAYOUTS[layout]
-    if head is None:
-        kind = "tokenhead" if isinstance(plain, TokenReg) else "tokenpose"
-        head = f"keypoint_head.{kind}."
-    names = Layout(backbone, head, transformer, scales_by_dim)
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    names = LAYOUTS[layout]
+    if isinstance(plain, TokenReg) and names.head.startswith("keypoint_head."):
+        names = replace(names, head=REGRESSION_HEAD)
     state = {}
     for name, value in plain.state_dict().items():
         factor = names.query_factor(name, plain.num_heads)
@@ -157,7 +153,7 @@ def _plain(model: nn.Module) -> TokenPose | TokenReg:
     plain = model.plain if isinstance(model, CycleWrapper) else model
     if not isinstance(plain, (TokenPose, TokenReg)):
         raise TypeError(
-            "model must be a TokenPose or TokenReg, or a CycleWrapper around one, "
+            "model: expected a TokenPose or TokenReg, or a CycleWrapper around one, "
             f"got {type(plain).__name__}"
         )
     return plain

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cycledistill._files import replacing_folder
-from cycledistill._saved import missing_file
+from cycledistill.saving._files import replacing_folder
+from cycledistill.saving._missing import missing_file
 from cycledistill_pose.checkpoints._card import model_card
 from cycledistill_pose.checkpoints._hub import FILES, find_folder
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model
@@ -42,18 +42,17 @@ def save_plain(
 ) -> Path:
     """Write a network: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
-    The folder appears whole or not at all. One that is there is replaced if it is empty or holds a
-    network that was written like this and nothing else.
+    The folder appears only once it is complete. An existing one is replaced if it is empty or
+    contains such a network and nothing else.
 
     Args:
         model: The network, unwrapped.
-        folder: Where to.
-        name: What ``create_model`` made it from.
-        options: The options it was made with; a pruning among them is written out.
+        folder: The folder to write.
+        name: Its name in ``create_model``.
+        options: The options it was created with.
         skeleton: Its keypoints.
         codec: Options of the codec that decodes its output.
-        training: For the card: options of the run that trained it, and the like. Paths are left
-            out.
+        training: For the card: options of the run that trained it, without paths.
         scores: For the card: percent by metric and number of cycles, ``{"AP/1": 65.0}``.
 
     Returns:
@@ -62,10 +61,9 @@ def save_plain(
     Raises:
         FileExistsError: Something else is there.
     """
-    pruning = options.get("pruning")
     written = {
-        **options,
-        **({"pruning": dataclasses.asdict(pruning)} if isinstance(pruning, TokenPruning) else {}),
+        key: dataclasses.asdict(value) if isinstance(value, TokenPruning) else value
+        for key, value in options.items()
     }
     description = {
         "format": _FORMAT,
@@ -88,8 +86,8 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     """Load such a folder, strictly.
 
     Args:
-        source: The folder; or, where there is none, a name on the Hugging Face hub such as
-            ``"owner/name"``, which is downloaded once.
+        source: The folder, or a name on the Hugging Face Hub such as ``"owner/name"``, which is
+            downloaded once.
 
     Raises:
         FileNotFoundError: A file is missing, or there is neither folder nor model on the hub.
@@ -102,7 +100,7 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     try:
         description = json.loads((folder / "config.json").read_text())
     except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'config.json'} is no JSON: {error}") from error
+        raise ValueError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise ValueError(f"{folder / 'config.json'} does not describe a pose network ({_FORMAT})")
     lacking = {"model", "options", "skeleton", "codec"} - description.keys()
@@ -110,13 +108,8 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
         raise ValueError(f"{folder / 'config.json'} lacks {', '.join(sorted(lacking))}")
     options = dict(description["options"])
     if "pruning" in options:
-        pruning = options["pruning"]
-        options["pruning"] = TokenPruning(**{**pruning, "blocks": tuple(pruning["blocks"])})
-    fields: dict[str, Any] = {
-        key: _tuples(value) if isinstance(value, list) else value
-        for key, value in description["skeleton"].items()
-    }
-    skeleton = Skeleton(**fields)
+        options["pruning"] = TokenPruning(**options["pruning"])
+    skeleton = Skeleton(**{key: _tuples(value) for key, value in description["skeleton"].items()})
     model = create_model(description["model"], skeleton.num_keypoints, **options)
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -125,5 +118,5 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     return PlainCheckpoint(model.eval(), skeleton, description["codec"])
 
 
-def _tuples(value: list[Any]) -> tuple[Any, ...]:
-    return tuple(_tuples(item) if isinstance(item, list) else item for item in value)
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

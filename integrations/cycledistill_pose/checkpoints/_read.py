@@ -40,10 +40,6 @@ def read_tensors(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str
 
     Files are read without running any code in them (`weights_only=True`, or safetensors). Beside
     tensors they may hold NumPy's numbers, as training tools write them for the best score.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or holds no state dict.
     """
     if isinstance(source, Mapping):
         content: Any = source

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cycledistill_pose.checkpoints import load_reference_checkpoint, save_plain
+from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.codecs._heatmap import HeatmapMethod
-from cycledistill_pose.models import TokenPruning, TokenReg, create_model
+from cycledistill_pose.models import TokenPruning, create_model
 from cycledistill_pose.skeletons import COCO, CROWDPOSE
 
 _SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
@@ -23,19 +24,19 @@ def convert(
     codec: HeatmapMethod = "dark",
     pruning: bool = False,
 ) -> None:
-    """Make the folder of a plain network from released weights of SDPose, PPT or TokenPose.
+    """Convert released weights of SDPose, PPT or TokenPose to the folder of a plain network.
 
-    The folder is taken by predict, evaluate, inside and `cycledistill export`. It appears whole or
-    not at all, and must not exist. Nothing in the file is run: it is read as tensors only.
+    The folder works with predict, evaluate, inside and `cycledistill export`. It must not exist,
+    and appears only once it is complete. The file is read as tensors only; no code in it is run.
 
     Args:
         checkpoint: A released .pth or .safetensors file.
-        model: What it was trained as: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b
-            or tokenreg_s.
+        model: The network: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b or
+            tokenreg_s.
         out: Folder to write.
-        skeleton: Keypoints that it was trained on.
+        skeleton: Keypoints it was trained on.
         codec: How its heatmaps are decoded.
-        pruning: It was trained with token pruning (PPT).
+        pruning: Whether it was trained with token pruning (PPT).
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
@@ -43,7 +44,6 @@ def convert(
     options: dict[str, Any] = {"pruning": TokenPruning()} if pruning else {}
     network = create_model(model, keypoints.num_keypoints, **options)
     report = load_reference_checkpoint(network, checkpoint)
-    decoding = {} if isinstance(network, TokenReg) else {"method": codec}
-    save_plain(network, out, model, options, keypoints, decoding)
+    save_plain(network, out, model, options, keypoints, codec_for(network, method=codec).to_dict())
     left = f", {len(report.ignored)} of a loss left aside" if report.ignored else ""
     print(f"{len(report.loaded)} tensors{left}: {out}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,11 +10,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from cycledistill._files import replacing_folder
+from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.comparison import Comparison, Row, compare_checkpoints, comparison_page
+from cycledistill_pose.comparison._compare import between
 from cycledistill_pose.metrics._people import write_json
 from cycledistill_pose.prediction._device import Device
-from cycledistill_pose.recipes import EvaluationOptions, PoseConfig
+from cycledistill_pose.recipes import EvaluationOptions
 
 _FLIPS = {"both": (True, False), "on": (True,), "off": (False,)}
 
@@ -34,35 +34,28 @@ def evaluate(
 ) -> None:
     """Compare plain networks: AP with intervals, and a page of the worst and best cases.
 
-    Where nobody is annotated in the images, predictions on a detector's boxes are written, as
-    COCO's evaluation server takes them, and there is no AP. The output folder appears whole or not
-    at all, and must not exist.
+    If the images have no annotated people, predictions on a detector's boxes are written in the
+    format of COCO's evaluation server, without AP. The output folder must not exist; it appears
+    only once it is complete.
 
     Args:
-        checkpoints: Folders of plain networks, or their names on the Hugging Face hub; differences
+        checkpoints: Folders of plain networks, or their names on the Hugging Face Hub; differences
             are to the first.
         out: Folder to write: scores.json and report.html, or results_1.json, ...
-        data: Whom to evaluate on.
-        num_cycles: Evaluate after 1, 2, ... so many passes through the blocks.
-        flip_test: Average with the outputs for the mirrored image, or not, or show both.
-        bootstrap: Draws of images with replacement, for the intervals.
-        cases: Worst, best and most differing people on the page, of each so many.
+        data: The people to evaluate on.
+        num_cycles: Evaluate after 1, 2, ... up to this many passes through the blocks.
+        flip_test: Whether to average with the outputs for the mirrored image; both shows both.
+        bootstrap: Bootstrap samples of the images, for the intervals.
+        cases: How many of the worst, best and most different people the page shows.
         num_workers: Processes that load images.
-        seed: Of the synthetic people and of the bootstrap.
-        device: Where the networks run; auto takes the accelerator, if there is one.
+        seed: Seed of the generated people and of the bootstrap.
+        device: Where the networks run; auto uses the accelerator if there is one.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
-    config = PoseConfig(output_dir=out, num_workers=num_workers, seed=seed, **vars(data))
-    config.validate()
+    flips = _FLIPS[flip_test]
     comparison = compare_checkpoints(
-        checkpoints,
-        config,
-        num_cycles,
-        _FLIPS[flip_test],
-        bootstrap,
-        cases,
-        device,
+        checkpoints, data, num_cycles, flips, bootstrap, cases, device, seed, num_workers
     )
     scored = bool(comparison.rows[0].scores)
     written = ["scores.json", "report.html"]
@@ -90,7 +83,7 @@ def evaluate(
 
 def _table(comparison: Comparison) -> Table:
     scored = bool(comparison.rows[0].scores)
-    table = Table(title="Percent" if scored else "No AP: nobody is annotated in these images")
+    table = Table(title="Percent" if scored else "No AP: these images have no annotated people")
     table.add_column("network", overflow="fold")
     names = ("AP", "to the first", "AP50", "AP75") if scored else ("predictions",)
     for name in ("cycles", "flip", *names):
@@ -105,18 +98,9 @@ def _table(comparison: Comparison) -> Table:
 def _figures(row: Row) -> tuple[str, ...]:
     paired = ""
     if row.difference is not None:
-        paired = f"{row.difference:+.1f} {_between(row.difference_interval)}"
-    return (
-        f"{row.scores['AP']:.1f} {_between(row.interval)}",
-        paired,
-        f"{row.scores['AP50']:.1f}",
-        f"{row.scores['AP75']:.1f}",
-    )
-
-
-def _between(interval: tuple[float, float] | None) -> str:
-    low, high = interval or (math.nan, math.nan)
-    return f"[{low:.1f}, {high:.1f}]"
+        paired = f"{row.difference:+.1f} {between(row.difference_interval)}"
+    ap, ap50, ap75 = (f"{row.scores[name]:.1f}" for name in ("AP", "AP50", "AP75"))
+    return f"{ap} {between(row.interval)}", paired, ap50, ap75
 
 
 def _contents(comparison: Comparison) -> dict[str, object]:
@@ -129,12 +113,7 @@ def _contents(comparison: Comparison) -> dict[str, object]:
             for row in comparison.rows
         ],
         "cases": [
-            {
-                "kind": case.kind,
-                "image_id": case.image_id,
-                "annotation_id": case.annotation_id,
-                "oks": case.oks,
-            }
+            {name: getattr(case, name) for name in ("kind", "image_id", "annotation_id", "oks")}
             for case in comparison.cases
         ],
     }

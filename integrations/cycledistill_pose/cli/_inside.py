@@ -1,15 +1,12 @@
-"""Pictures of what a network does inside."""
+"""Pictures of the inside of a network: attention, weights and tokens."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import torch
 
 from cycledistill import CycleWrapper
-from cycledistill._files import replacing_folder
 from cycledistill.inside import (
     plot_attention_matrices,
     plot_attention_over_image,
@@ -17,8 +14,10 @@ from cycledistill.inside import (
     plot_weight_distributions,
     token_changes,
 )
+from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.data import normalize_images
+from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._picture import read_rgb
 from cycledistill_pose.drawing import prediction_grid, save_picture
 from cycledistill_pose.drawing._picture import ImageArray
@@ -39,21 +38,21 @@ def inside(
 ) -> None:
     """Draw attention, weights, token changes and predictions of a network, cycle by cycle.
 
-    The output folder appears whole or not at all, and must not exist.
+    The output folder must not exist; it appears only once it is complete.
 
     Args:
-        checkpoint: Folder of a plain network, or its name on the Hugging Face hub.
-        image: An image, taken as one person.
+        checkpoint: Folder of a plain network, or its name on the Hugging Face Hub.
+        image: An image of one person.
         out: Folder to write the pictures to.
-        keypoint: Whose attention to draw over the image.
+        keypoint: Keypoint whose attention to draw over the image.
         num_cycles: Passes through the blocks.
-        layer: Whose weights to draw, from 1; the last one by default.
-        compare: Another plain network, for its weights beside these.
+        layer: Layer whose weights to draw, counted from 1; by default the last one.
+        compare: Another plain network whose weights to draw next to these.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
     if num_cycles < 1:
-        raise ValueError(f"num_cycles must be 1 or more, got {num_cycles}")
+        raise ValueError(f"num_cycles: expected 1 or more, got {num_cycles}")
     predictor = PosePredictor.from_pretrained(checkpoint)
     names = predictor.skeleton.keypoint_names
     if keypoint not in names:
@@ -107,5 +106,4 @@ def _crops(predictor: PosePredictor, image: Path, factor: int) -> tuple[ImageArr
     height, width = pixels.shape[:2]
     crops, matrices = predictor.crop(pixels, [[0, 0, width, height]])
     columns, rows = predictor.input_size
-    large = cv2.warpAffine(pixels, factor * matrices[0], (factor * columns, factor * rows))
-    return crops[0], np.asarray(large, np.uint8)
+    return crops[0], crop_image(pixels, factor * matrices[0], (factor * columns, factor * rows))

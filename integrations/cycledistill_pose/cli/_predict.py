@@ -11,16 +11,16 @@ import numpy as np
 import tyro
 from rich.progress import track
 
-from cycledistill._files import replacing_folder
+from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data import BadImageError
-from cycledistill_pose.data._picture import read_rgb
+from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture
 from cycledistill_pose.metrics._people import instance_scores, write_json
 from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
 from cycledistill_pose.prediction._boxes import read_boxes
 from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.prediction._match import number_images
-from cycledistill_pose.prediction._sources import VIDEOS, Images, Pixels, Video
+from cycledistill_pose.prediction._sources import VIDEOS, Images, Video
 
 
 def predict(
@@ -37,43 +37,43 @@ def predict(
     skip_bad_images: bool = False,
     device: Device = "auto",
 ) -> None:
-    """Draw the skeletons of the people in images or a video, and write results in COCO's format.
+    """Draw the skeletons of people in images or a video, and write results in COCO's format.
 
-    Without boxes each image is taken as one person. A person's score is that of the box times the
-    mean of the keypoint scores above 0.2, as in evaluations. The output folder appears whole or
-    not at all, and must not exist.
+    Without boxes, each image is treated as one person. A person's score is the box score times the
+    mean of the keypoint scores above 0.2, as in evaluations. The output folder must not exist; it
+    appears only once it is complete.
 
     Args:
-        source: An image, a folder of images (in its subfolders, too), or a video.
-        checkpoint: Folder of a plain network, or its name on the Hugging Face hub.
+        source: An image, a folder of images (including its subfolders), or a video.
+        checkpoint: Folder of a plain network, or its name on the Hugging Face Hub.
         out: Folder to write: a picture for each image or a video, and results.json.
         boxes: People's boxes as JSON: a detector's list of {image_id or file_name, bbox (xywh),
-            score}, or COCO annotations. They are matched by the path in file_name, and by number
-            where the file gives nothing else. A video's image_id is the number of the frame.
-        detector: Find the people with torchvision's fasterrcnn_mobilenet_v3_large_320_fpn: file of
-            its weights.
-        box_threshold: Leave out boxes of a lower score.
-        category_id: Category of the boxes and of the results; by default the one that the network
-            was trained on.
-        first_frame: Number of a video's first frame in the boxes' file. By default 0 where the file
-            has a frame 0, its first image where it lists every frame, and else 1.
+            score}, or COCO annotations. They are matched to images by the path in file_name, or by
+            number if the file has nothing else. For a video, image_id is the frame number.
+        detector: File with the weights of torchvision's fasterrcnn_mobilenet_v3_large_320_fpn,
+            to find the people with.
+        box_threshold: Ignore boxes with a lower score.
+        category_id: Category of the boxes and of the results; by default the one the network was
+            trained on.
+        first_frame: Number of a video's first frame in the boxes file. By default 0 if the file has
+            a frame 0, its first image if it lists every frame, otherwise 1.
         num_cycles: Passes through the blocks.
         flip_test: Average with the outputs for the mirrored image.
-        skip_bad_images: Leave out images that cannot be decoded, or are of another size than the
-            boxes' file says, and tell which.
-        device: Where the networks run; auto takes the accelerator, if there is one.
+        skip_bad_images: Skip images that cannot be decoded, or whose size differs from the one in
+            the boxes file, and report them.
+        device: Where the networks run; auto uses the accelerator if there is one.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
     if boxes is not None and detector is not None:
-        raise ValueError("--boxes and --detector exclude each other; give one")
+        raise ValueError("expected --boxes or --detector, got both")
     where = find_device(device)
     frames = Video(source) if source.suffix.lower() in VIDEOS else Images(source)
     predictor = PosePredictor.from_pretrained(checkpoint, num_cycles=num_cycles)
     predictor.flip_test = flip_test and bool(predictor.skeleton.flip_pairs)
     predictor.model.to(where)
     if flip_test and not predictor.flip_test:
-        print("--flip-test is left out: the network knows no flip pairs")
+        print("--flip-test is ignored: the network has no flip pairs")
     ids: list[int | str] = list(number_images(frames.names))
     given, told = None, ""
     if boxes is not None:
@@ -135,7 +135,7 @@ def predict(
         if video is not None:
             video.release()
         if len(bad) == len(ids):
-            raise ValueError(f"none of {len(ids):,} images can be used, such as: {bad[0]}")
+            raise ValueError(f"none of {len(ids):,} images can be used; the first error: {bad[0]}")
         write_json(temporary / "results.json", results)
     if told:
         print(told)
@@ -144,7 +144,7 @@ def predict(
         print(f"left out: {reason}")
     print(
         f"{len(people):,} {'frames' if isinstance(frames, Video) else 'images'}, "
-        f"{people.total():,} people{f', {nobody:,} without anybody' if nobody else ''}: {out}"
+        f"{people.total():,} people{f', {nobody:,} without people' if nobody else ''}: {out}"
     )
 
 
@@ -165,9 +165,9 @@ def _coco_results(
     ]
 
 
-def _writer(path: Path, fps: float, picture: Pixels) -> cv2.VideoWriter:
+def _writer(path: Path, fps: float, picture: ImageArray) -> cv2.VideoWriter:
     height, width = picture.shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
-        raise ValueError(f"OpenCV here cannot write {path.name}: it has no MPEG-4 encoder")
+        raise ValueError(f"this OpenCV cannot write {path.name}: it has no MPEG-4 encoder")
     return writer

@@ -29,7 +29,7 @@ def fit_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, sigma: fl
         x: `[N]` columns of the maxima.
         y: `[N]` rows of the maxima.
         maxima: `[N]` their values.
-        sigma: standard deviation of the targets in px of the map.
+        sigma: Standard deviation of the targets in px of the map.
 
     Returns:
         `[N, 2]` offsets of x and y in px of the map; the position is at most one pixel outside of

@@ -1,4 +1,4 @@
-"""What a network said of the mirrored image, brought back to the image."""
+"""Outputs for a mirrored image as outputs for the image itself."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ def flip_heatmaps(heatmaps: Tensor, flip_indices: Sequence[int], shift: bool = T
         heatmaps: `[B, K, H, W]`, the output for the mirrored input.
         flip_indices: K indices; keypoint k of the image is keypoint `flip_indices[k]` of the
             mirrored one (`Skeleton.flip_indices`).
-        shift: move the maps one pixel to the right, the first column staying as it is. A network
-            whose heatmap pixel i looks at input pixels `stride * i` onwards is not symmetric:
-            mirrored, its maps are off by almost one pixel. Maps of the "udp" method are
-            symmetric and want False.
+        shift: Move the maps one pixel to the right and repeat the first column. A network whose
+            heatmap pixel i looks at input pixels `stride * i` onwards is not symmetric: its
+            mirrored maps are off by almost one pixel. Maps of the "udp" method are symmetric and
+            need False.
 
     Returns:
         `[B, K, H, W]`, to be averaged with the output for the image itself.
 
     Raises:
-        ValueError: when heatmaps are not `[B, K, H, W]` or there are not K indices.
+        ValueError: Heatmaps are not `[B, K, H, W]` or there are not K indices.
     """
     if heatmaps.ndim != 4:
-        raise ValueError(f"heatmaps must be [B, K, H, W], got {list(heatmaps.shape)}")
+        raise ValueError(f"heatmaps: expected [B, K, H, W], got {list(heatmaps.shape)}")
     flipped = _swap(heatmaps, flip_indices, "heatmaps").flip(-1)
     if shift:
         flipped = torch.cat((flipped[..., :1], flipped[..., :-1]), dim=-1)
@@ -56,7 +56,7 @@ def flip_regression(
         outputs: `[B, K, C]` with x in the first channel, normalised to the input size (x px /
             width). Other channels (y, the sigmas) stay as they are.
         flip_indices: K indices, as for `flip_heatmaps`.
-        input_width: width of the network's input in px. Mirroring an image of W pixels takes
+        input_width: Width of the network's input in px. Mirroring an image of W pixels takes
             pixel x to W - 1 - x, so that x / W becomes 1 - x / W - 1 / W; given the width, this
             last term is counted. None leaves it out, as the first releases of the regression
             networks did.
@@ -65,10 +65,10 @@ def flip_regression(
         `[B, K, C]`, to be averaged with the output for the image itself.
 
     Raises:
-        ValueError: when outputs are not `[B, K, C]` or there are not K indices.
+        ValueError: Outputs are not `[B, K, C]` or there are not K indices.
     """
     if outputs.ndim != 3:
-        raise ValueError(f"outputs must be [B, K, C], got {list(outputs.shape)}")
+        raise ValueError(f"outputs: expected [B, K, C], got {list(outputs.shape)}")
     swapped = _swap(outputs, flip_indices, "outputs")
     mirror = 1.0 if input_width is None else 1.0 - 1.0 / input_width
     return torch.cat((mirror - swapped[..., :1], swapped[..., 1:]), dim=-1)

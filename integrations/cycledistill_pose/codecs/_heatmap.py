@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -53,13 +53,13 @@ class HeatmapCodec:
                (map - 1)           of the nearest pixel                        reflected borders
     =========  ==================  ==========================================  =================
 
-    On clean targets "dark" and "udp" are off by up to 1.1 and 1.4 px of the map within 5 px of its
-    border, since a blur there mixes in what is not in the map; "fit" is right at any place.
+    On clean targets, "dark" and "udp" are off by up to 1.1 and 1.4 px of the map within 5 px of its
+    border, since the blur mixes in values from outside the map; "fit" is exact everywhere.
 
-    A keypoint whose Gaussian (3 sigma to all sides) lies outside of the map has an empty target
-    of weight 0. A map without a positive value decodes to -1 map px on both axes. Where 3 sigma is
-    no whole number, the toolboxes' patches near the left and the upper border ("msra", "udp") are
-    off by a pixel; here they are not.
+    A keypoint whose Gaussian (3 sigma to all sides) lies outside the map has an empty target of
+    weight 0. A map without a positive value decodes to -1 map px on both axes. If 3 sigma is not an
+    integer, the toolboxes' patches near the left and the upper border ("msra", "udp") are off by a
+    pixel; here they are not.
 
     Sources: Xiao et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018
     ("msra"); Zhang et al., "Distribution-Aware Coordinate Representation for Human Pose
@@ -69,13 +69,13 @@ class HeatmapCodec:
     Args:
         input_size: (width, height) of the network's input in px.
         heatmap_size: (width, height) of the heatmaps in px.
-        sigma: standard deviation of the Gaussian in px of the map.
+        sigma: Standard deviation of the Gaussian in px of the map.
         method: "dark", "fit", "msra" or "udp".
-        blur_kernel: width in px, odd, of the blur before a Newton step; None takes the one that
-            belongs to sigma: 11 for 2, 17 for 3.
+        blur_kernel: Width in px, odd, of the blur before a Newton step; None chooses
+            it by sigma: 11 for 2, 17 for 3.
 
     Raises:
-        ValueError: when an argument is not one of these or out of range.
+        ValueError: An argument is not one of these or out of range.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class HeatmapCodec:
         self.input_size = check_size("input_size", input_size)
         self.heatmap_size = check_size("heatmap_size", heatmap_size)
         if method not in get_args(HeatmapMethod):
-            raise ValueError(f"method must be one of {get_args(HeatmapMethod)}, got {method!r}")
+            raise ValueError(f"method: expected one of {get_args(HeatmapMethod)}, got {method!r}")
         if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
+            raise ValueError(f"sigma: expected a positive number, got {sigma}")
         if blur_kernel is None:
             blur_kernel = 2 * int(2.67 * sigma) + 1
         if blur_kernel < 1 or blur_kernel % 2 == 0:
-            raise ValueError(f"blur_kernel must be odd and positive, got {blur_kernel}")
+            raise ValueError(f"blur_kernel: expected an odd positive number, got {blur_kernel}")
         if method == "udp" and min(*self.input_size, *self.heatmap_size) < 2:
             raise ValueError(
                 "method 'udp' needs sizes of at least 2, got "
@@ -104,6 +104,15 @@ class HeatmapCodec:
         self.sigma = float(sigma)
         self.method = method
         self.blur_kernel = int(blur_kernel)
+
+    @property
+    def udp_crops(self) -> bool:
+        """Whether inputs are cropped for unbiased data processing (``crop_matrix``'s ``udp``)."""
+        return self.method == "udp"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that `codec_for` takes, beside the network's sizes."""
+        return {"method": self.method, "sigma": self.sigma, "blur_kernel": self.blur_kernel}
 
     @property
     def stride(self) -> tuple[float, float]:
@@ -118,15 +127,15 @@ class HeatmapCodec:
 
         Args:
             keypoints: `[B, K, 2]`, (x, y) in px of the input. Not finite means not labelled.
-            visible: `[B, K]`; 0 for keypoints that nobody has labelled, more than 0 for others
+            visible: `[B, K]`; 0 for keypoints without a label, more than 0 for others
                 (above 1 counts as 1). None: all are labelled.
 
         Returns:
-            heatmaps `[B, K, H, W]` from 0 to 1 and weights `[B, K]`: the visibility, or 0 where
+            Heatmaps `[B, K, H, W]` from 0 to 1 and weights `[B, K]`: the visibility, or 0 where
             the Gaussian is outside of the map. Maps of weight 0.5 or less are empty.
 
         Raises:
-            ValueError: when the shapes are not these.
+            ValueError: The shapes are not these.
         """
         points, weights = check_keypoints(keypoints, visible)
         centre = points / points.new_tensor(self.stride)
@@ -166,16 +175,16 @@ class HeatmapCodec:
             heatmaps: `[B, K, H, W]`, targets or a network's output.
 
         Returns:
-            keypoints `[B, K, 2]`, (x, y) in px of the input, and scores `[B, K]`, the maxima of
+            Keypoints `[B, K, 2]`, (x, y) in px of the input, and scores `[B, K]`, the maxima of
             the maps.
 
         Raises:
-            ValueError: when heatmaps are not of `heatmap_size`.
+            ValueError: Heatmaps are not of `heatmap_size`.
         """
         width, height = self.heatmap_size
         if heatmaps.ndim != 4 or tuple(heatmaps.shape[-2:]) != (height, width):
             raise ValueError(
-                f"heatmaps must be [B, K, H, W] with H, W = {height}, {width} "
+                f"heatmaps: expected [B, K, H, W] with H, W = {height}, {width} "
                 f"(heatmap_size {self.heatmap_size}), got {list(heatmaps.shape)}"
             )
         if heatmaps.dtype != torch.float64:
@@ -212,7 +221,7 @@ class HeatmapCodec:
             flipped: `[B, K, H, W]`.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: The shapes differ.
         """
         if heatmaps.shape != flipped.shape:
             raise ValueError(

@@ -1,4 +1,8 @@
-"""From the highest pixel of a heatmap to a position between pixels."""
+"""From the highest pixel of a heatmap to a position between pixels.
+
+Heatmaps are `[N, H, W]`; x, y and maxima `[N]` are columns, rows and values of the highest pixels,
+``kernel`` is the odd width of a blur in px. Offsets `[N, 2]` of x and y are in px of the map.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,7 @@ _UDP_RANGE = (1e-3, 50.0)
 
 
 def highest_pixel(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Column, row (int64) and value of the maximum of each map.
-
-    Args:
-        heatmaps: `[N, H, W]`.
-
-    Returns:
-        x `[N]`, y `[N]` and the maxima `[N]`; the first of several equal maxima in reading order.
-    """
+    """Column, row (int64) and value of each map's maximum, the first in reading order."""
     count, height, width = heatmaps.shape
     flat = heatmaps.reshape(count, height * width)
     if _on_cpu(flat):
@@ -42,14 +39,7 @@ def highest_pixel(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def quarter_offset(heatmaps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """A quarter of a pixel towards the higher neighbour on each axis ("msra").
 
-    Args:
-        heatmaps: `[N, H, W]`.
-        x: `[N]` columns of the maxima.
-        y: `[N]` rows of the maxima.
-
-    Returns:
-        `[N, 2]` offsets of x and y in px of the map: -0.25, 0 or 0.25; 0 on both axes where the
-        maximum is in the first two or in the last row or column.
+    0 where the maximum is in the first two or in the last row or column.
     """
     height, width = heatmaps.shape[-2:]
     inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
@@ -73,16 +63,7 @@ def dark_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: 
     rescaling is a constant in the logarithm and so without effect, except where one of these
     pixels meets the floor: such maps alone are blurred as a whole.
 
-    Args:
-        heatmaps: `[N, H, W]`.
-        x: `[N]` columns of the maxima.
-        y: `[N]` rows of the maxima.
-        maxima: `[N]` their values.
-        kernel: width of the blur in px, odd.
-
-    Returns:
-        `[N, 2]` offsets of x and y in px of the map; 0 where the maximum is one of the outermost
-        two pixels or where the Hessian has no inverse.
+    0 where the maximum is one of the outermost two pixels or where the Hessian has no inverse.
     """
     height, width = heatmaps.shape[-2:]
     weights = blur_weights(kernel)
@@ -115,17 +96,8 @@ def udp_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: i
     Huang et al., "The Devil is in the Details: Delving into Unbiased Data Processing for Human
     Pose Estimation", CVPR 2020. It differs from `dark_offset`: the map is mirrored about its
     outermost pixels for the blur and not rescaled, values are held between 0.001 and 50,
-    differences are over one pixel, and beyond the border the outermost pixel counts again.
-
-    Args:
-        heatmaps: `[N, H, W]`.
-        x: `[N]` columns of the maxima.
-        y: `[N]` rows of the maxima.
-        maxima: `[N]` their values; the offset is 0 where they are not positive.
-        kernel: width of the blur in px, odd.
-
-    Returns:
-        `[N, 2]` offsets of x and y in px of the map.
+    differences are over one pixel, and beyond the border the outermost pixel counts again. 0 where
+    the maximum is not positive.
     """
     height, width = heatmaps.shape[-2:]
     weights = blur_weights(kernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ class RegressionCodec:
     >>> keypoints, scores
     (tensor([[[48., 64.]]]), tensor([[0.5000]]))
 
-    A keypoint outside of the input gets weight 0: the network does not see it. The score of a
+    A keypoint outside the input gets weight 0, since the network does not see it. The score of a
     keypoint is the mean over both axes of 1 - sigma, where sigma = sigmoid(raw sigma) is the
     scale of the error that the network expects (Li et al., "Human Pose Regression with Residual
     Log-likelihood Estimation", ICCV 2021).
@@ -33,25 +34,31 @@ class RegressionCodec:
         input_size: (width, height) of the network's input in px.
 
     Raises:
-        ValueError: when the size is not two positive numbers.
+        ValueError: The size is not two positive numbers.
     """
+
+    udp_crops = False  # as in `HeatmapCodec`
 
     def __init__(self, input_size: tuple[int, int]) -> None:
         self.input_size = check_size("input_size", input_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options that `codec_for` takes, beside the network's sizes: none."""
+        return {}
 
     def encode(self, keypoints: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Normalised targets and their weights.
 
         Args:
             keypoints: `[B, K, 2]`, (x, y) in px of the input.
-            visible: `[B, K]`; 0 for keypoints that nobody has labelled, more than 0 for others
+            visible: `[B, K]`; 0 for keypoints without a label, more than 0 for others
                 (above 1 counts as 1). None: all are labelled.
 
         Returns:
-            targets `[B, K, 2]`, x / width and y / height, and weights `[B, K]`.
+            Targets `[B, K, 2]`, x / width and y / height, and weights `[B, K]`.
 
         Raises:
-            ValueError: when the shapes are not these.
+            ValueError: The shapes are not these.
         """
         points, weights = check_keypoints(keypoints, visible)
         size = points.new_tensor(self.input_size)
@@ -67,13 +74,13 @@ class RegressionCodec:
                 `[B, K, 2]` without sigmas, whose scores are all 1.
 
         Returns:
-            keypoints `[B, K, 2]` in px of the input and scores `[B, K]` from 0 to 1.
+            Keypoints `[B, K, 2]` in px of the input and scores `[B, K]` from 0 to 1.
 
         Raises:
-            ValueError: when outputs have another shape.
+            ValueError: Outputs have another shape.
         """
         if outputs.ndim != 3 or outputs.shape[-1] not in (2, 4):
-            raise ValueError(f"outputs must be [B, K, 4] or [B, K, 2], got {list(outputs.shape)}")
+            raise ValueError(f"outputs: expected [B, K, 4] or [B, K, 2], got {list(outputs.shape)}")
         if outputs.dtype != torch.float64:
             outputs = outputs.float()
         keypoints = outputs[..., :2] * outputs.new_tensor(self.input_size)
@@ -95,13 +102,13 @@ class RegressionCodec:
 
         Args:
             outputs: `[B, K, 4]` or `[B, K, 2]`, for the input itself.
-            flipped: the same of the mirrored input, brought back by `flip`.
+            flipped: The same of the mirrored input, brought back by `flip`.
 
         Returns:
             `[B, K, 4]` or `[B, K, 2]`, to be decoded.
 
         Raises:
-            ValueError: when the shapes differ.
+            ValueError: The shapes differ.
         """
         if outputs.shape != flipped.shape:
             raise ValueError(

@@ -19,8 +19,8 @@ class Case(NamedTuple):
     Attributes:
         kind: Why it was picked: the lowest or the highest OKS, or the largest difference between
             the first network and another.
-        image_id: Of the annotations.
-        annotation_id: Likewise.
+        image_id: Id of the image in the annotations.
+        annotation_id: Id of the annotation.
         oks: Object keypoint similarity of each network's prediction, 0 to 1.
         crop: `[H, W, 3]` RGB bytes.
         truth: `[K, 2]` px of the crop.
@@ -43,13 +43,9 @@ class Case(NamedTuple):
 def pick_cases(
     metrics: Sequence[CocoKeypointAP | CrowdPoseAP], people: CocoKeypoints, count: int
 ) -> list[Case]:
-    """The ``count`` worst and best people by mean OKS, and those that differ most.
+    """The ``count`` worst and best people by mean OKS, and those that differ most; nobody twice.
 
-    Args:
-        metrics: One for each network, over the same file as ``people``, and updated with its
-            prediction for each of them, in order.
-        people: The annotated people, cut out as they are to be shown.
-        count: How many of each kind; nobody is shown twice.
+    ``metrics`` are over the file of ``people`` and have a prediction for each of them, in order.
     """
     predicted = [dim_zero_cat(metric.people).double().cpu().numpy() for metric in metrics]
     found = np.array(
@@ -94,12 +90,13 @@ def _similarities(
     k = metric.num_keypoints
     values = []
     for place, row in zip(people.rows, predicted, strict=True):
-        person = annotations[place]
-        truth = np.asarray(person["keypoints"], dtype=np.float64).reshape(1, k, 3)
-        pose = row[: 2 * k].reshape(1, k, 2)
-        area = [person["area"]]
+        truth = np.reshape(annotations[place]["keypoints"], (1, k, 3))
         similarity = oks(
-            truth[..., :2], pose, area, sigmas=metric.scoring.sigmas, visible_a=truth[..., 2]
+            truth[..., :2],
+            row[: 2 * k].reshape(1, k, 2),
+            [annotations[place]["area"]],
+            sigmas=metric.scoring.sigmas,
+            visible_a=truth[..., 2],
         )
         values.append(float(similarity[0, 0]))
     return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +19,9 @@ from cycledistill_pose.metrics import (
 from cycledistill_pose.prediction import PosePredictor
 from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.recipes import (
-    PoseConfig,
-    PoseData,
+    EvaluationOptions,
     evaluate_cycles,
-    load_data,
-    open_files,
+    open_evaluation,
     scores_by_cycle,
 )
 from cycledistill_pose.skeletons import Skeleton
@@ -38,8 +36,8 @@ class Row(NamedTuple):
         checkpoint: Its folder.
         num_cycles: Passes through the blocks.
         flip_test: Whether outputs for mirrored images are averaged in.
-        scores: Percent by metric, such as ``{"AP": 61.2, "AP50": ...}``; none where nobody is
-            annotated.
+        scores: Percent by metric, such as ``{"AP": 61.2, "AP50": ...}``; empty if no
+            people are annotated.
         interval: 95 % of the bootstrap's AP, in percent; None without AP.
         difference: AP minus that of the first network, same cycles and flip test; None for the
             first itself.
@@ -63,10 +61,10 @@ class Comparison(NamedTuple):
     Attributes:
         rows: See ``Row``.
         cases: See ``Case``.
-        skeleton: Of the people.
+        skeleton: Skeleton of the people.
         report: How many people and images there are.
-        assumed: What is assumed of the keypoints, in words.
-        resamples: Of the bootstrap.
+        assumed: Keypoints, flip pairs and sigmas, and where they come from.
+        resamples: Number of bootstrap samples.
         shown: Cycles and flip test of the cases' predictions.
     """
 
@@ -81,26 +79,29 @@ class Comparison(NamedTuple):
 
 def compare_checkpoints(
     checkpoints: Sequence[str | Path],
-    config: PoseConfig,
+    people: EvaluationOptions,
     num_cycles: int = 2,
     flip_tests: Sequence[bool] = (True, False),
     resamples: int = 1000,
     cases: int = 8,
     device: Device = "auto",
+    seed: int = 0,
+    num_workers: int = 0,
 ) -> Comparison:
     """Evaluate plain networks after 1, 2, ... cycles, all on the same people.
 
     Args:
-        checkpoints: Folders of plain networks, or their names on the Hugging Face hub; differences
+        checkpoints: Folders of plain networks, or their names on the Hugging Face Hub; differences
             are to the first.
-        config: Whom to evaluate on; of the rest the metric's options and the seed count. Input
-            size and codec are each network's own.
+        people: The people to evaluate on, and how AP is measured.
         num_cycles: The most cycles.
         flip_tests: With the flip test, without, or both.
         resamples: Draws of the bootstrap over images.
         cases: How many worst, best and differing people to pick: at one cycle, with the first of
             ``flip_tests``.
-        device: Where the networks run; auto takes the accelerator, if there is one.
+        device: Where the networks run; auto uses the accelerator if there is one.
+        seed: Seed of generated people and of the bootstrap.
+        num_workers: Processes that load images.
 
     Raises:
         FileNotFoundError: A checkpoint or the data is missing.
@@ -109,52 +110,40 @@ def compare_checkpoints(
     """
     for name, value in (("num_cycles", num_cycles), ("bootstrap", resamples)):
         if value < 1:
-            raise ValueError(f"{name} must be 1 or more, got {value}")
-    if len({str(folder) for folder in checkpoints}) != len(checkpoints) or not checkpoints:
-        raise ValueError(
-            f"checkpoints must be different folders, got {list(map(str, checkpoints))}"
-        )
+            raise ValueError(f"{name}: expected 1 or more, got {value}")
+    names = [str(folder) for folder in checkpoints]
+    if len(set(names)) != len(names) or not names:
+        raise ValueError(f"checkpoints: expected different folders, got {names}")
     place = find_device(device)
     # All of them are read before any runs: a broken last one should not cost the time of the rest.
     predictors = [PosePredictor.from_pretrained(folder) for folder in checkpoints]
-    files = open_files(config, training=False, skeleton=predictors[0].skeleton)
-    for folder, predictor in zip(checkpoints, predictors, strict=True):
-        check_same_keypoints((f"the network {folder}", predictor.skeleton), files.val[0].named)
-    view = load_data(config, _SHOWN_SIZE, training=False, files=files)
-    loaded: dict[object, PoseData] = {}
+    opened = open_evaluation(people, seed, predictors[0].skeleton)
+    for name, predictor in zip(names, predictors, strict=True):
+        check_same_keypoints((f"the network {name}", predictor.skeleton), opened.file.named)
     aps, keys, scores, shown = [], [], [], []
-    for folder, predictor in zip(checkpoints, predictors, strict=True):
+    for name, predictor in zip(names, predictors, strict=True):
         model = CycleWrapper(predictor.plain, num_cycles, "blocks").eval().to(place)
         codec = predictor.codec
-        method: Any = getattr(codec, "method", "dark")
-        key = (predictor.input_size, method == "udp")
-        if key not in loaded:
-            own = dataclasses.replace(config, codec=method)
-            loaded[key] = load_data(own, predictor.input_size, training=False, files=files)
-        data = loaded[key]._replace(skeleton=predictor.skeleton)
         for flip in flip_tests:
-            own = dataclasses.replace(config, flip_test=flip)
-            metrics = evaluate_cycles(model, data, codec, own, num_cycles)
+            pairs = predictor.skeleton.flip_indices if flip else None
+            metrics = evaluate_cycles(model, opened, codec, num_cycles, pairs, num_workers)
             found = scores_by_cycle(metrics)
             for cycle, metric in enumerate(metrics, 1):
                 aps.append(metric.ap)
-                keys.append((str(folder), cycle, flip))
+                keys.append((name, cycle, flip))
                 scores.append(_of_cycle(found, cycle))
-            if flip != flip_tests[0] or data.truth is None:
+            if flip != flip_tests[0] or not opened.has_truth:
                 continue
-            if data.val is data.truth:
-                shown.append(metrics[0].ap)
-            else:  # detected boxes have no truth; annotated ones have
-                annotated = data._replace(val=data.truth)
-                shown.append(evaluate_cycles(model, annotated, codec, own, 1)[0].ap)
+            if opened.boxes is not None:  # detected boxes have no truth; annotated ones have
+                metrics = evaluate_cycles(model, opened.annotated, codec, 1, pairs, num_workers)
+            shown.append(metrics[0].ap)
         model.cpu()
-    names = [str(folder) for folder in checkpoints]
     return Comparison(
-        _rows(keys, scores, aps, names[0], (resamples, config.seed)),
-        [] if view.truth is None else pick_cases(shown, view.truth, cases),
-        view.skeleton,
-        view.val.report(),
-        files.assumed("the network's"),
+        _rows(keys, scores, aps, names[0], (resamples, seed)),
+        pick_cases(shown, opened.annotated.crops(_SHOWN_SIZE), cases) if opened.has_truth else [],
+        opened.skeleton,
+        opened.crops(_SHOWN_SIZE).report(),
+        opened.assumed(pairs_from="the network's"),
         resamples,
         (1, flip_tests[0]),
     )
@@ -175,19 +164,21 @@ def _rows(
     rows = []
     for index, (key, own_scores) in enumerate(zip(keys, scores, strict=True)):
         first = keys.index((first_network, *key[1:]))
-        paired = None if first == index else percentile_interval(samples[index] - samples[first])
-        rows.append(
-            Row(
-                *key,
-                own_scores,
-                percentile_interval(samples[index]),
-                None if first == index else own_scores["AP"] - scores[first]["AP"],
-                paired,
-            )
-        )
+        difference = interval = None
+        if first != index:
+            difference = own_scores["AP"] - scores[first]["AP"]
+            interval = percentile_interval(samples[index] - samples[first])
+        own = percentile_interval(samples[index])
+        rows.append(Row(*key, own_scores, own, difference, interval))
     return rows
 
 
 def _of_cycle(scores: dict[str, float], cycle: int) -> dict[str, float]:
     ending = f"/{cycle}"
     return {name.removesuffix(ending): v for name, v in scores.items() if name.endswith(ending)}
+
+
+def between(interval: tuple[float, float] | None) -> str:
+    """An interval in brackets."""
+    low, high = interval or (math.nan, math.nan)
+    return f"[{low:.1f}, {high:.1f}]"

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import math
 from html import escape
 from typing import Any
 
-import cv2
-
 from cycledistill_pose.comparison._cases import Case
-from cycledistill_pose.comparison._compare import Comparison, Row
+from cycledistill_pose.comparison._compare import Comparison, Row, between
 from cycledistill_pose.drawing import draw_skeleton
+from cycledistill_pose.drawing._picture import encode_picture
 
 _QUALITY = 80
 _KINDS = {
@@ -83,11 +81,8 @@ choices.forEach((button) => button.addEventListener("click", () => {
 def comparison_page(comparison: Comparison) -> str:
     """The page: scores with intervals, then people with true and predicted skeletons.
 
-    Both can be sorted; pictures, style and script are inside, nothing is fetched. It follows the
-    reader's light or dark scheme.
-
-    Returns:
-        the HTML text.
+    It is HTML that needs no other file, can be sorted, and follows the reader's light or dark
+    scheme.
     """
     names = list(dict.fromkeys(row.checkpoint for row in comparison.rows))
     counts = ", ".join(f"{count:,} {what}" for what, count in comparison.report.items())
@@ -139,9 +134,9 @@ def _table(rows: list[Row]) -> str:
             (row.checkpoint, escape(row.checkpoint)),
             (row.num_cycles, str(row.num_cycles)),
             ("on", "on") if row.flip_test else ("off", "off"),
-            (row.scores["AP"], f"{row.scores['AP']:.1f} {_between(row.interval)}"),
-            ("", "") if row.difference is None or row.difference_interval is None
-            else (row.difference, f"{row.difference:+.1f} {_between(row.difference_interval)}"),
+            (row.scores["AP"], _figure(row.scores["AP"], row.interval)),
+            ("", "") if row.difference is None
+            else (row.difference, _figure(row.difference, row.difference_interval, "+")),
         ]  # fmt: skip
         cells += [(row.scores[name], f"{row.scores[name]:.1f}") for name in kept]
         lines.append(
@@ -153,9 +148,8 @@ def _table(rows: list[Row]) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>"
 
 
-def _between(interval: tuple[float, float] | None) -> str:
-    low, high = interval or (math.nan, math.nan)
-    return f'<span class="soft">[{low:.1f}, {high:.1f}]</span>'
+def _figure(value: float, interval: tuple[float, float] | None, sign: str = "") -> str:
+    return f'{value:{sign}.1f} <span class="soft">{between(interval)}</span>'
 
 
 def _article(case: Case, names: list[str], comparison: Comparison) -> str:
@@ -171,8 +165,9 @@ def _article(case: Case, names: list[str], comparison: Comparison) -> str:
         picture = draw_skeleton(
             case.crop, points, weights, comparison.skeleton, threshold=threshold
         )
+        data = base64.b64encode(encode_picture(picture, quality=_QUALITY)).decode()
         figures += (
-            f'<figure><img src="{_data_uri(picture)}" loading="lazy" '
+            f'<figure><img src="data:image/jpeg;base64,{data}" loading="lazy" '
             f'width="{picture.shape[1]}" height="{picture.shape[0]}" '
             f'alt="Skeleton: {escape(caption)}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -184,10 +179,3 @@ def _article(case: Case, names: list[str], comparison: Comparison) -> str:
         f'<p class="soft">Image {case.image_id}, annotation {case.annotation_id}, '
         f"mean OKS {mean:.2f}</p></article>"
     )
-
-
-def _data_uri(picture: Any) -> str:
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    fine, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    assert fine
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

@@ -1,4 +1,4 @@
-"""From COCO-format files, or from nothing, to batches of people."""
+"""COCO-format files or generated people as batches of crops."""
 
 from __future__ import annotations
 

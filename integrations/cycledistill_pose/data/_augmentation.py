@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.skeletons import Skeleton
-
-FloatArray = npt.NDArray[np.floating[Any]]
 
 
 class CropChange(NamedTuple):
-    """What one draw of `PoseAugmentation` hands to ``crop_matrix``."""
+    """Arguments of ``crop_matrix`` from one draw of `PoseAugmentation`."""
 
     box_xyxy: FloatArray
     padding: float
@@ -27,34 +25,33 @@ class CropChange(NamedTuple):
 
 @dataclass(frozen=True)
 class PoseAugmentation:
-    """How people are moved, cut, turned, scaled and mirrored in training; paper's values.
+    """Random shift, half body, rotation, scale and mirroring of people; the paper's values.
 
     >>> from cycledistill_pose.data import PoseAugmentation
     >>> PoseAugmentation().rotation_degrees
     45.0
     >>> still = PoseAugmentation(
     ...     shift=0, flip_probability=0, half_body_probability=0, rotation_degrees=0, scale=0
-    ... )  # nothing is random any more
+    ... )  # no randomness left
 
-    In this order: the box moves, one half of the body may take the place of the whole, then
-    scale, turn and mirror. It is the recipe of the top-down toolboxes (MMPose 0.x), in which the
-    normal draws are clipped: the scale at ``1 +- scale``, the angle at twice
+    The box is shifted, it may be replaced by one around half of the body, and is then scaled,
+    rotated and mirrored. This is the recipe of the top-down toolboxes (MMPose 0.x), in which normal
+    draws are clipped: the scale at ``1 +- scale``, the angle at twice
     ``rotation_degrees``.
 
     Attributes:
-        shift: the box moves by up to this part of the padded box on either axis (uniform).
-        shift_probability: how often it does.
-        flip_probability: how often left and right change places; never where the skeleton has no
-            flip pairs.
-        half_body_probability: how often only the upper or lower half is shown, among people
+        shift: Largest shift on either axis, as a fraction of the padded box (uniform).
+        shift_probability: Probability of a shift.
+        flip_probability: Probability of mirroring, if the skeleton has flip pairs.
+        half_body_probability: Probability of showing only the upper or lower half, for people
             with more than ``half_body_keypoints`` labelled keypoints.
-        half_body_keypoints: see above.
-        half_body_upper_probability: how often the upper half is taken where both can be. The
+        half_body_keypoints: See above.
+        half_body_upper_probability: Probability of the upper half if both are possible. The
             default is the toolboxes' (a normal draw below 0.5).
-        half_body_padding: padding of the box around the keypoints of a half body.
-        rotation_degrees: standard deviation of the angle.
-        rotation_probability: how often the person is turned.
-        scale: standard deviation of the factor on the box.
+        half_body_padding: Padding of the box around the keypoints of a half body.
+        rotation_degrees: Standard deviation of the angle.
+        rotation_probability: Probability of a rotation.
+        scale: Standard deviation of the scale factor.
     """
 
     shift: float = 0.16
@@ -71,11 +68,13 @@ class PoseAugmentation:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if name.endswith("probability") and not 0 <= value <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+                raise ValueError(f"{name}: expected a number between 0 and 1, got {value}")
             if value < 0:
-                raise ValueError(f"{name} must not be below 0, got {value}")
+                raise ValueError(f"{name}: expected 0 or more, got {value}")
         if self.scale >= 1:
-            raise ValueError(f"scale must be below 1 (a box cannot vanish), got {self.scale}")
+            raise ValueError(
+                f"scale: expected a number below 1 (a box cannot vanish), got {self.scale}"
+            )
 
     def draw(
         self,
@@ -92,12 +91,12 @@ class PoseAugmentation:
         what another one draws.
 
         Args:
-            generator: source of all randomness.
+            generator: Source of all randomness.
             box_xyxy: `[4]` px of the image.
-            padding: of the box.
+            padding: Padding of the box.
             keypoints: `[K, 2]` px of the image.
             visible: `[K]` above 0 where a keypoint is labelled.
-            skeleton: which keypoints are the upper body, and whether there are flip pairs.
+            skeleton: Which keypoints are the upper body, and whether there are flip pairs.
         """
         uniform = generator.random(7)
         normal = generator.standard_normal(2)
@@ -127,11 +126,11 @@ class PoseAugmentation:
 
         Args:
             box_xyxy: `[4]` px of the image.
-            padding: of the box.
+            padding: Padding of the box.
             keypoints: `[K, 2]` px of the image.
             visible: `[K]` above 0 where a keypoint is labelled.
-            skeleton: which keypoints are the upper body.
-            aspect: width / height of the model's input.
+            skeleton: Which keypoints are the upper body.
+            aspect: Width / height of the model's input.
         """
         turn = 2 * self.rotation_degrees if self.rotation_probability > 0 else 0.0
         shift = self.shift if self.shift_probability > 0 else 0.0

@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 from cycledistill_pose.annotations import BoxFile, KeypointFile
 from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.data._augmentation import PoseAugmentation
-from cycledistill_pose.data._images import ImageSource, ImageStore
 from cycledistill_pose.data._people import NOT_LISTED, People
-from cycledistill_pose.data._people_images import PeopleImages
+from cycledistill_pose.data._people_images import ImageSource, ImageStore, PeopleImages
 from cycledistill_pose.data._picture import BadImageError
 from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.skeletons import Skeleton
@@ -55,17 +54,17 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     - ``image_id``, ``annotation_id`` int64 (-1 for a detected box)
     - ``crop_matrix`` float32 `[2, 3]`, px of the image -> px of the input
 
-    Ground truth is read as the top-down toolboxes do: crowds, people without labelled keypoints
-    and boxes without extent (after clipping to the image) are left out, in training and in
-    testing alike; average precision still counts them as pycocotools does. With ``detections``
-    there is one sample for each detected box and nothing labelled. Everything left out is counted
-    in ``report()``, and so is what looks wrong. Labelled keypoints more than one pixel outside of
-    their image count as not labelled. Nothing is mirrored where no flip pairs are known.
+    As in the top-down toolboxes, crowds, people without labelled keypoints and boxes that are empty
+    after clipping to the image are left out, in training and in testing; average precision still
+    counts them as pycocotools does. With ``detections`` there is one sample for each detected box,
+    without labels. ``report()`` counts everything that is left out or looks wrong. Labelled
+    keypoints more than one pixel outside their image count as not labelled. Without flip pairs
+    there is no mirroring.
 
-    All randomness of a sample comes from (``seed``, epoch, index) alone; call ``set_epoch`` before
+    The randomness of a sample depends only on (``seed``, epoch, index); call ``set_epoch`` before
     each epoch. `pose_loader` and ``cycledistill.training.fit`` send the epoch to their workers with
-    every index, so there it depends neither on the number of workers nor on what was loaded before.
-    Workers of a loader of your own have a copy of the dataset: make them anew each epoch (no
+    every index, so samples depend neither on the number of workers nor on what was loaded before.
+    The workers of other loaders have copies of the dataset: restart them each epoch (no
     ``persistent_workers``).
 
     Attributes:
@@ -74,32 +73,32 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     Args:
         annotations: COCO-format JSON: a path, the loaded dict, a `KeypointFile`, or a list of these
             to be joined (CrowdPose trains on train + val).
-        images: folder that the file names are relative to, or a mapping from file name to
+        images: Folder that the file names are relative to, or a mapping from file name to
             encoded bytes, an RGB array `[H, W, 3]` or a Pillow image.
         input_size: (width, height) of the model's input.
-        skeleton: by default read from the file's category.
-        detections: boxes of a detector, a path, a `BoxFile` or a list of
+        skeleton: By default read from the file's category.
+        detections: Boxes of a detector, a path, a `BoxFile` or a list of
             ``{"image_id", "category_id", "bbox" (xywh), "score"}``.
-        detection_threshold: boxes with lower scores are left out.
+        detection_threshold: Boxes with lower scores are ignored.
         augmentation: None for testing.
-        padding: factor by which boxes grow.
-        udp: crop for unbiased data processing, see ``crop_matrix``.
-        category: name of the category to read, where several have keypoints.
-        reduced_decoding: decode at half, quarter or eighth resolution where the crop is shrunk by
-            that much anyway. Faster for large people; such crops differ by 1 to 6 grey levels
-            of 255 (they are smoother than bilinear sampling of the full image), others by none.
-        crop_cache: folder in which decoded parts of images are kept, so that every image is decoded
-            once and not once in an epoch. It changes nothing of a sample, not a bit. See the docs
-            for how large it gets; it may be deleted at any time, and shared by any processes.
-        bad_images: "error" raises at once for image files that are not there and, when its turn
-            comes, for one that is truncated, broken or of another size than annotated. "skip"
-            reads every image beforehand and leaves out everybody in bad ones.
-        seed: of the augmentation.
+        padding: Factor by which boxes grow.
+        udp: Crop for unbiased data processing, see ``crop_matrix``.
+        category: Name of the category to read, where several have keypoints.
+        reduced_decoding: Decode at half, quarter or eighth resolution where the crop is shrunk
+            that much anyway. Faster for large people, whose crops differ by 1 to 6 grey levels of
+            255 (they are smoother than bilinear sampling of the full image).
+        crop_cache: Folder that stores decoded parts of images, so that every image is decoded once
+            instead of once an epoch. Samples stay bit-identical. See the docs for its size; it can
+            be deleted at any time, and shared by several processes.
+        bad_images: "error" raises at once for missing image files, and on loading for one that is
+            truncated, broken or not of the annotated size. "skip" reads every image beforehand and
+            leaves out all people in bad ones.
+        seed: Seed of the augmentation.
 
     Raises:
-        FileNotFoundError: when a file or folder is missing.
-        BadImageError: when an image cannot be decoded or is of another size (see ``bad_images``).
-        ValueError: when a file is not as described above, or nobody is left to train on.
+        FileNotFoundError: A file or folder is missing.
+        BadImageError: An image cannot be decoded or is of another size (see ``bad_images``).
+        ValueError: A file is not as described above, or no people are left.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
                 "detections have no keypoints to train on: give either detections or augmentation"
             )
         if bad_images not in ("error", "skip"):
-            raise ValueError(f'bad_images must be "error" or "skip", got {bad_images!r}')
+            raise ValueError(f'bad_images: expected "error" or "skip", got {bad_images!r}')
         file = KeypointFile.read(annotations, category, skeleton)
         self._title = file.title
         self.category_id = file.category.id
@@ -142,7 +141,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
             self._people = People.detected(file, boxes, detection_threshold)
         self._drop_bad_images(bad_images, strict=detections is None)
         if len(self._people) == 0:
-            raise ValueError(f"{self._title}: nobody to load; {self.report()}")
+            raise ValueError(f"{self._title}: no people to load; {self.report()}")
         self._people_images = PeopleImages(
             self._images, self._people, self._cropping, reduced_decoding, crop_cache
         )
@@ -208,22 +207,10 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One person, cut out; see the class for what is in it."""
-        people = self._people
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} people")
         index %= len(self)
-        box, image_index = people.boxes_xyxy[index], int(people.image_index[index])
-        keypoints, visible = people.keypoints[index], people.visible[index]
-        key = (self.seed, self.epoch, index)
-        matrix, flip = self._cropping.draw_matrix(key, box, keypoints, visible)
-        return self._cropping.sample(
-            self._people_images.crop(image_index, matrix),
-            matrix,
-            flip,
-            keypoints,
-            visible,
-            box,
-            float(people.scores[index]),
-            int(people.image_ids[image_index]),
-            int(people.annotation_ids[index]),
-        )
+        person = self._people.person(index)
+        matrix, flip = self._cropping.draw_matrix((self.seed, self.epoch, index), person)
+        crop = self._people_images.crop(int(self._people.image_index[index]), matrix)
+        return self._cropping.sample(crop, matrix, flip, person)

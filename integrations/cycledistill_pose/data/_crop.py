@@ -1,44 +1,23 @@
-"""The affine map from an image to the input of the model, and its way back."""
+"""The affine map from an image to the input of the model, its way back, and the crop itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeVar, overload
+import math
+from typing import Any, NamedTuple, TypeVar
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-FloatArray = npt.NDArray[np.floating[Any]]
+from cycledistill_pose.annotations._values import FloatArray
+from cycledistill_pose.data._picture import ImageArray
+
 PADDING = 1.25  # of people's boxes, in training and in use
 _T = TypeVar("_T", Tensor, FloatArray)
 
 
-@overload
-def crop_matrix(
-    box_xyxy: Tensor,
-    input_size: tuple[int, int],
-    padding: float = ...,
-    *,
-    shift: npt.ArrayLike = ...,
-    scale: npt.ArrayLike = ...,
-    rotation_degrees: npt.ArrayLike = ...,
-    flip: npt.ArrayLike = ...,
-    udp: bool = ...,
-) -> Tensor: ...
-@overload
-def crop_matrix(
-    box_xyxy: FloatArray | Sequence[float] | Sequence[Sequence[float]],
-    input_size: tuple[int, int],
-    padding: float = ...,
-    *,
-    shift: npt.ArrayLike = ...,
-    scale: npt.ArrayLike = ...,
-    rotation_degrees: npt.ArrayLike = ...,
-    flip: npt.ArrayLike = ...,
-    udp: bool = ...,
-) -> FloatArray: ...
 def crop_matrix(
     box_xyxy: Any,
     input_size: tuple[int, int],
@@ -71,36 +50,36 @@ def crop_matrix(
     Args:
         box_xyxy: `[..., 4]` left, top, right, bottom in px of the image.
         input_size: (width, height) of the model's input.
-        padding: factor by which the box grows, so that it has a rim around the person.
+        padding: Factor by which the box grows.
         shift: `[..., 2]` move of the box, in widths and heights of the padded box.
         scale: `[...]` factor on the padded box; above 1 the person becomes smaller.
         rotation_degrees: `[...]` turn of the box, clockwise as seen; its content turns
             counter-clockwise in the input.
         flip: `[...]` mirror left and right about the centre of the box (before the turn).
             Keypoints must be renamed too, with ``Skeleton.flip_indices``.
-        udp: scale to the centres of the outer pixels.
+        udp: Scale to the centres of the outer pixels.
 
     Returns:
         `[..., 2, 3]`, of the type of ``box_xyxy`` (a tensor keeps its dtype and device).
 
     Raises:
-        ValueError: when a box is not 4 numbers, is empty or not finite, or a size is not above 0.
+        ValueError: A box is not 4 numbers, is empty or not finite, or a size is not above 0.
     """
     tensor = box_xyxy if isinstance(box_xyxy, Tensor) else None
     boxes = np.asarray(tensor.detach().cpu() if tensor is not None else box_xyxy, dtype=np.float64)
     width, height = (float(side) for side in input_size)
     if boxes.ndim == 0 or boxes.shape[-1] != 4:
-        raise ValueError(f"box_xyxy must have shape [..., 4], got {list(boxes.shape)}")
+        raise ValueError(f"box_xyxy: expected shape [..., 4], got {list(boxes.shape)}")
     if not (width > udp and height > udp and padding > 0):
         raise ValueError(
-            f"input_size and padding must be above 0, got input_size={input_size}, "
+            f"input_size and padding: expected numbers above 0, got input_size={input_size}, "
             f"padding={padding}"
         )
     left, top, right, bottom = boxes.T if boxes.ndim == 1 else np.moveaxis(boxes, -1, 0)
     fine = np.isfinite(boxes).all(-1) & (left < right) & (top < bottom)
     if not fine.all():
         raise ValueError(
-            "box_xyxy must be finite with left < right and top < bottom, "
+            "box_xyxy: expected finite numbers with left < right and top < bottom, "
             f"got {boxes.reshape(-1, 4)[~fine.reshape(-1)][0].tolist()}"
         )
 
@@ -161,3 +140,75 @@ def transform_points(points: _T, matrix: _T) -> _T:
     """
     turned = points @ matrix[..., :2].swapaxes(-1, -2)
     return turned + matrix[..., None, :, 2]
+
+
+class Rectangle(NamedTuple):
+    """Whole pixels of an image: from (left, top) up to, not including, (right, bottom)."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    def clip(self, width: int, height: int) -> Rectangle:
+        """What of it is inside of an image; of no extent where nothing is."""
+        left, top = min(max(self.left, 0), width), min(max(self.top, 0), height)
+        right, bottom = max(min(self.right, width), left), max(min(self.bottom, height), top)
+        return Rectangle(left, top, right, bottom)
+
+    def contains(self, other: Rectangle) -> bool:
+        """Whether all of the other's pixels are in it, too."""
+        if other.right <= other.left or other.bottom <= other.top:
+            return True
+        return other == Rectangle(
+            max(self.left, other.left),
+            max(self.top, other.top),
+            min(self.right, other.right),
+            min(self.bottom, other.bottom),
+        )
+
+
+def source_of(matrix: FloatArray, input_size: tuple[int, int]) -> Rectangle:
+    """The pixels that a crop is interpolated from, those beyond the image included."""
+    (a, b, x), (c, d, y) = matrix.tolist()
+    determinant = a * d - b * c
+    right, down = input_size[0] - 1, input_size[1] - 1
+    corners = ((-x, -y), (right - x, -y), (-x, down - y), (right - x, down - y))
+    across = [(d * u - b * v) / determinant for u, v in corners]
+    along = [(a * v - c * u) / determinant for u, v in corners]
+    # Bilinear sampling reads the pixel before and the one behind; one more for its rounding.
+    return Rectangle(
+        math.floor(min(across)) - 1,
+        math.floor(min(along)) - 1,
+        math.floor(max(across)) + 3,
+        math.floor(max(along)) + 3,
+    )
+
+
+def crop_image(pixels: ImageArray, matrix: FloatArray, input_size: tuple[int, int]) -> ImageArray:
+    """Cut a crop `[H, W, C]` out of a whole image; see `warp`."""
+    height, width = pixels.shape[:2]
+    return warp(pixels, matrix, input_size, source_of(matrix, input_size).clip(width, height))
+
+
+def warp(
+    pixels: ImageArray,
+    matrix: FloatArray,
+    input_size: tuple[int, int],
+    source: Rectangle,
+    origin: tuple[int, int] = (0, 0),
+) -> ImageArray:
+    """Cut a crop `[H, W, C]` out of an image, bilinear, black outside.
+
+    Only ``source`` (of `source_of`, clipped to the image) is read, and positions count from its
+    corner. So the result is the same bit for bit whether ``pixels`` are the whole image or a part
+    of it that begins at ``origin`` and contains ``source``.
+    """
+    left, top, right, bottom = source
+    if right <= left or bottom <= top:
+        return np.zeros((input_size[1], input_size[0], pixels.shape[2]), np.uint8)
+    window = pixels[top - origin[1] : bottom - origin[1], left - origin[0] : right - origin[0]]
+    (a, b, x), (c, d, y) = matrix.tolist()
+    moved = np.array([[a, b, x + a * left + b * top], [c, d, y + c * left + d * top]])
+    crop = cv2.warpAffine(window, moved, input_size, flags=cv2.INTER_LINEAR)
+    return np.asarray(crop, dtype=np.uint8)

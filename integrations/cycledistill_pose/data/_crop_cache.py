@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cycledistill._files import replacing_file
+from cycledistill.saving._files import replacing_file
+from cycledistill_pose.data._crop import Rectangle
 from cycledistill_pose.data._picture import ImageArray
-from cycledistill_pose.data._warp import Rectangle
 
 _HEADER = 512  # bytes before the pixels
 _FORMAT = "cycledistill region 2"
@@ -29,7 +29,7 @@ class Region(NamedTuple):
 
     Attributes:
         pixels: `[h, w, C]`.
-        part: where in the image they are.
+        part: Where in the image they are.
         image_size: (width, height) of the image.
     """
 
@@ -42,10 +42,10 @@ class RegionRequest(NamedTuple):
     """What is asked for, and, all of it together, what a file of the cache is named after.
 
     Attributes:
-        source: the image file.
-        part: of the image as decoded; may reach beyond it.
+        source: The image file.
+        part: Part of the image as decoded; may reach beyond it.
         reduce: 1, 2, 4 or 8; the part of the resolution it is decoded at.
-        claimed_size: of the image by its annotation.
+        claimed_size: Claimed size of the image by its annotation.
     """
 
     source: str
@@ -63,15 +63,12 @@ class CropCache:
     looked at when a process first opens it), the source is decoded and the file written anew. Files
     are written under a temporary name and renamed, so several processes may fill and read one
     folder at once; what they have mapped is in memory once for all of them.
-
-    Args:
-        folder: of the files; made where it is not there.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
-            raise ValueError(f"crop_cache must be a folder, but {self.folder} is a file")
+            raise ValueError(f"crop_cache: expected a folder, got the file {self.folder}")
         self._open: OrderedDict[RegionRequest, tuple[tuple[int, int], Region]] = OrderedDict()
         self._checked: set[tuple[int, int, int]] = set()
         self._can_write = True
@@ -83,15 +80,7 @@ class CropCache:
         }
 
     def read(self, request: RegionRequest, decode: Callable[[], ImageArray]) -> Region:
-        """The part asked for.
-
-        Args:
-            request: what.
-            decode: the whole image, RGB `[H, W, 3]`; called where the cache cannot help.
-
-        Raises:
-            FileNotFoundError: there is no such source.
-        """
+        """The part asked for."""
         try:
             found = os.stat(request.source)
         except FileNotFoundError:

@@ -50,38 +50,29 @@ class _ByKey(Dataset[dict[str, Tensor]]):
         return self.__getitems__([key])[0]
 
 
-class _WithEpoch(Sampler[Any]):
-    """Another sampler's indices, or lists of them, each with the epoch in which it began."""
+class _Keys(Sampler[Any]):
+    """A sampler's indices, or lists of them, each with the dataset's epoch when iteration began.
 
-    def __init__(self, sampler: Any, dataset: _ByKey) -> None:
+    Without a sampler, a permutation that depends on the seed and the epoch alone.
+    """
+
+    def __init__(self, sampler: Any, dataset: _ByKey, seed: int) -> None:
         self._sampler = sampler
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def __iter__(self) -> Iterator[Any]:
-        epoch = self._dataset.epoch
-        for item in self._sampler:
-            if isinstance(item, (list, tuple)):
-                yield [_Key(int(index), epoch) for index in item]
-            else:
-                yield _Key(int(item), epoch)
-
-
-class _EpochShuffle(Sampler[int]):
-    """A permutation that depends on the seed and on the dataset's epoch alone."""
-
-    def __init__(self, dataset: _ByKey, seed: int) -> None:
         self._dataset = dataset
         self._seed = seed
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return len(self._dataset if self._sampler is None else self._sampler)
 
-    def __iter__(self) -> Iterator[int]:
-        generator = np.random.default_rng((self._seed, self._dataset.epoch))
-        yield from generator.permutation(len(self._dataset)).tolist()
+    def __iter__(self) -> Iterator[Any]:
+        epoch, order = self._dataset.epoch, self._sampler
+        if order is None:
+            order = np.random.default_rng((self._seed, epoch)).permutation(len(self)).tolist()
+        for item in order:
+            if isinstance(item, (list, tuple)):
+                yield [_Key(int(index), epoch) for index in item]
+            else:
+                yield _Key(int(item), epoch)
 
 
 def _in_epochs(dataset: Any) -> list[Any]:
@@ -113,19 +104,19 @@ def pose_loader(
     >>> next(iter(loader))["image"].shape
     torch.Size([4, 64, 48, 3])
 
-    Workers stay alive between epochs, memory is pinned where there is a GPU, and OpenCV starts no
-    threads of its own in workers. The order follows from ``seed`` and the dataset's epoch when
-    iteration begins, and this epoch goes to the workers with every index, so a run that resumes
-    after ``dataset.set_epoch(epoch)`` sees what it would have seen.
+    Workers stay alive between epochs, memory is pinned if there is a GPU, and OpenCV starts no
+    threads of its own in workers. The order depends on ``seed`` and on the dataset's epoch when
+    iteration begins. This epoch is sent to the workers with every index, so a run that resumes
+    after ``dataset.set_epoch(epoch)`` gets the same samples.
 
     Args:
-        dataset: with ``epoch`` and ``set_epoch``, or a ``Subset`` of such a one.
-        batch_size: people in a batch.
-        shuffle: another order in every epoch.
-        num_workers: processes that load; 0 loads in this one.
-        drop_last: leave out a last batch that is not full.
-        seed: of the order.
-        **options: for ``torch.utils.data.DataLoader``; they win over the above.
+        dataset: One with ``epoch`` and ``set_epoch``, or a ``Subset`` of one.
+        batch_size: People in a batch.
+        shuffle: Use a new order in every epoch.
+        num_workers: Processes that load data; 0 loads in this one.
+        drop_last: Leave out an incomplete last batch.
+        seed: Seed of the order.
+        **options: For ``torch.utils.data.DataLoader``; they override the above.
     """
     settings: dict[str, Any] = {
         "num_workers": num_workers,
@@ -136,10 +127,11 @@ def pose_loader(
     }
     people = _ByKey(dataset)
     if settings.get("batch_sampler") is not None:
-        settings["batch_sampler"] = _WithEpoch(settings["batch_sampler"], people)
+        settings["batch_sampler"] = _Keys(settings["batch_sampler"], people, seed)
     else:
-        if settings.get("sampler") is None:
-            settings["sampler"] = _EpochShuffle(people, seed) if shuffle else range(len(dataset))
-        settings["sampler"] = _WithEpoch(settings["sampler"], people)
+        sampler = settings.get("sampler")
+        if sampler is None and not shuffle:
+            sampler = range(len(dataset))
+        settings["sampler"] = _Keys(sampler, people, seed)
         settings |= {"batch_size": batch_size, "drop_last": drop_last}
     return DataLoader(people, **settings)

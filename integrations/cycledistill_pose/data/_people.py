@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from cycledistill_pose.annotations import BoxFile, KeypointFile
+from cycledistill_pose.annotations._people import BoolArray, IntArray
+from cycledistill_pose.annotations._values import FloatArray
+from cycledistill_pose.data._sample import Person
 from cycledistill_pose.data._sanity import count_strange
 from cycledistill_pose.skeletons import Skeleton
-
-FloatArray = npt.NDArray[np.floating[Any]]
-IntArray = npt.NDArray[np.integer[Any]]
-BoolArray = npt.NDArray[np.bool_]
 
 NOT_LISTED = "skipped: image_id is not in the file"
 _NO_BOX = "skipped: no box or an empty one"
@@ -28,8 +26,8 @@ class People:
     """One entry for each box that will be cropped.
 
     Attributes:
-        skeleton: what the keypoints are.
-        names: file name of each image.
+        skeleton: The keypoints.
+        names: File name of each image.
         sizes: `[I, 2]` width and height of each image, 0 where the file does not say.
         image_ids: `[I]`.
         image_index: `[N]` which image each box is in.
@@ -39,7 +37,7 @@ class People:
         scores: `[N]` of the boxes, 1 for ground truth.
         keypoints: `[N, K, 2]` px of the image, 0 where not labelled.
         visible: `[N, K]` 1 where labelled.
-        counts: what was read and what was left out, and why.
+        counts: What was read and what was left out, and why.
     """
 
     skeleton: Skeleton
@@ -102,11 +100,7 @@ class People:
 
     @classmethod
     def detected(cls, file: KeypointFile, detections: BoxFile, threshold: float) -> People:
-        """Boxes of a detector, in the images of a file.
-
-        Raises:
-            ValueError: when all of them are for other images.
-        """
+        """Boxes of a detector, in the images of a file."""
         names, sizes, image_ids = _images(file)
         places: dict[Any, int] = {name: place for place, name in enumerate(names)}
         places |= {int(number): place for place, number in enumerate(image_ids)}
@@ -154,6 +148,17 @@ class People:
     def __len__(self) -> int:
         return len(self.image_index)
 
+    def person(self, index: int) -> Person:
+        """One of them."""
+        return Person(
+            self.boxes_xyxy[index],
+            self.keypoints[index],
+            self.visible[index],
+            float(self.scores[index]),
+            int(self.image_ids[self.image_index[index]]),
+            int(self.annotation_ids[index]),
+        )
+
     def claimed_size(self, image_index: int) -> tuple[int, int] | None:
         """(width, height) of an image by its file, or None where that says nothing."""
         width, height = (int(side) for side in self.sizes[image_index])
@@ -199,11 +204,8 @@ def _images(file: KeypointFile) -> tuple[list[str], IntArray, IntArray]:
 
 def _index_of(wanted: IntArray, image_ids: IntArray) -> IntArray:
     """`[N]` the place of each wanted id, -1 where there is none."""
-    if not len(image_ids):
-        return np.full(len(wanted), -1)
-    order = np.argsort(image_ids)
-    place = order[np.searchsorted(image_ids, wanted, sorter=order).clip(max=len(order) - 1)]
-    return np.where(image_ids[place] == wanted, place, -1)
+    places = {number: place for place, number in enumerate(image_ids.tolist())}
+    return np.array([places.get(number, -1) for number in wanted.tolist()], dtype=np.int64)
 
 
 def _outside(points: FloatArray, sizes: IntArray) -> BoolArray:

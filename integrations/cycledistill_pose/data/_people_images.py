@@ -5,17 +5,64 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
+from cycledistill_pose.annotations._values import FloatArray
+from cycledistill_pose.data._crop import Rectangle, source_of, warp
 from cycledistill_pose.data._crop_cache import CropCache, Region, RegionRequest
-from cycledistill_pose.data._images import ImageStore
-from cycledistill_pose.data._people import FloatArray, People
-from cycledistill_pose.data._picture import ImageArray
+from cycledistill_pose.data._people import People
+from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.data._sample import Cropping
-from cycledistill_pose.data._warp import Rectangle, source_of, warp
+
+ImageSource = str | os.PathLike[str] | Mapping[str, Any]
+
+
+class ImageStore:
+    """Images by file name: files of a folder, or values of a mapping.
+
+    Values of a mapping are encoded bytes or whatever else `read_rgb` takes.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self._mapping = source if isinstance(source, Mapping) else None
+        self.folder = None if isinstance(source, Mapping) else Path(source)
+        if self.folder is not None and not self.folder.is_dir():
+            raise FileNotFoundError(f"images: there is no folder {self.folder}")
+
+    def missing(self, names: list[str]) -> list[str]:
+        """Those of the names that are not there; looks into each folder once."""
+        if self._mapping is not None:
+            return [name for name in names if name not in self._mapping]
+        assert self.folder is not None
+        present: dict[Path, set[str]] = {}
+        missing = []
+        for name in names:
+            path = self.folder / name
+            if path.parent not in present:
+                there = path.parent.is_dir()
+                present[path.parent] = set(os.listdir(path.parent)) if there else set()
+            if path.name not in present[path.parent]:
+                missing.append(name)
+        return missing
+
+    def is_encoded(self, name: str) -> bool:
+        """Whether the image has yet to be decoded (an array or a Pillow image has not)."""
+        kinds = (bytes, bytearray, memoryview, str, os.PathLike)
+        return self._mapping is None or isinstance(self._mapping.get(name), kinds)
+
+    def read(self, name: str, size: tuple[int, int] | None = None, reduce: int = 1) -> ImageArray:
+        """An image as RGB `[H / reduce, W / reduce, 3]`; see `read_rgb`."""
+        if self._mapping is None:
+            assert self.folder is not None
+            return read_rgb(self.folder / name, size, reduce)
+        if name not in self._mapping:
+            raise FileNotFoundError(f"there is no image {name!r} in the mapping given")
+        return read_rgb(self._mapping[name], size, reduce, f"image {name!r}")
 
 
 class PeopleImages:
@@ -91,16 +138,8 @@ class PeopleImages:
         """The part of an image that all crops of its people come from."""
         if (image_index, reduce) not in self._requests:
             first, end = np.searchsorted(self._images_in_order, [image_index, image_index + 1])
-            reaches = np.array(
-                [
-                    self._cropping.reach(
-                        self._people.boxes_xyxy[i],
-                        self._people.keypoints[i],
-                        self._people.visible[i],
-                    )
-                    for i in self._by_image[first:end]
-                ]
-            )
+            own = self._by_image[first:end]
+            reaches = np.array([self._cropping.reach(self._people.person(i)) for i in own])
             corners = np.concatenate([reaches[:, :2].min(0), reaches[:, 2:].max(0)]) / reduce
             # As `source_of`, and a pixel for the rim of reduced images.
             left, top = (math.floor(edge) - 2 for edge in corners[:2])

@@ -50,15 +50,11 @@ def read_rgb(source: Any, size: Size | None = None, reduce: int = 1, title: str 
     then its boxes were measured without regard to the orientation.
 
     Args:
-        source: path, encoded bytes, Pillow image, or array: `[H, W]` grey, or `[H, W, C]` with C
+        source: Path, encoded bytes, Pillow image, or array: `[H, W]` grey, or `[H, W, C]` with C
             of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), of uint8, uint16 or bool.
         size: (width, height) that the picture's annotations say; None where they say nothing.
         reduce: 1, 2, 4 or 8; decode at this part of the resolution. Of arrays 1.
-        title: what errors call it; a path goes by its own name.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        BadImageError: it is empty, truncated, no picture, or not of the claimed size.
+        title: Name for errors; by default the path.
     """
     if isinstance(source, str | os.PathLike):
         title = title or f"image {os.fspath(source)}"
@@ -94,7 +90,7 @@ def _decode(data: bytes, title: str, size: Size | None, reduce: int) -> tuple[Im
     if not data:
         raise BadImageError(f"{title} is empty (0 bytes)")
     if is_truncated(data):
-        raise BadImageError(f"{title} is truncated: {len(data)} bytes and no end")
+        raise BadImageError(f"{title} is truncated: {len(data)} bytes without an end")
 
     def decode() -> tuple[ImageArray, Size]:
         with Image.open(io.BytesIO(data)) as opened:
@@ -165,8 +161,8 @@ def _colours(array: npt.NDArray[Any], title: str) -> ImageArray:
     fits = array.ndim in (2, 3) and array.size > 0 and 1 <= channels <= 4
     if array.dtype.newbyteorder("=") not in (np.uint8, np.uint16, np.bool_) or not fits:
         raise BadImageError(
-            f"{title} must be uint8 [H, W, 3], got {array.dtype} {list(array.shape)} (expected "
-            "RGB, or one or two channels of grey, or a fourth of alpha; uint16 and bool will do)"
+            f"{title}: expected uint8 [H, W, 3], got {array.dtype} {list(array.shape)} (one or two "
+            "channels of grey, a fourth of alpha, uint16 and bool are fine too)"
         )
     if array.dtype == np.bool_:
         array = array * np.uint8(255)

@@ -33,10 +33,10 @@ def check_coco_root(
     ``train2017/*.jpg`` and ``val2017/*.jpg``.
 
     Returns:
-        for each split, where its annotations and images are.
+        For each split, where its annotations and images are.
 
     Raises:
-        FileNotFoundError: that lists everything missing with where to get it.
+        FileNotFoundError: Lists what is missing and where to get it.
     """
     found = {}
     needed: list[tuple[Path, str]] = []
@@ -61,10 +61,10 @@ def check_crowdpose_root(
     and ``images/*.jpg``.
 
     Returns:
-        for each split, where its annotations and images are.
+        For each split, where its annotations and images are.
 
     Raises:
-        FileNotFoundError: that lists everything missing with where to get it.
+        FileNotFoundError: Lists what is missing and where to get it.
     """
     folder = Path(root) / "annotations"
     if not folder.is_dir() and (Path(root) / "json").is_dir():
@@ -83,5 +83,5 @@ def _require(root: Path, needed: list[tuple[Path, str]], name: str) -> None:
     if missing:
         lines = [f"  {path.relative_to(root)}  from {source}" for path, source in missing]
         raise FileNotFoundError(
-            "\n".join([f"{root} is not a whole copy of {name}. Missing:", *lines])
+            "\n".join([f"{root} is not a complete copy of {name}. Missing:", *lines])
         )

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.data._augmentation import PoseAugmentation, box_reach
 from cycledistill_pose.data._crop import crop_matrix, transform_points
-from cycledistill_pose.data._people import FloatArray
 from cycledistill_pose.data._picture import ImageArray
 from cycledistill_pose.skeletons import Skeleton
+
+
+class Person(NamedTuple):
+    """One person in px of the image: box `[4]`, keypoints `[K, 2]` and whether labelled `[K]`."""
+
+    box_xyxy: FloatArray
+    keypoints: FloatArray
+    visible: FloatArray
+    box_score: float
+    image_id: int
+    annotation_id: int
 
 
 @dataclass(frozen=True)
@@ -25,18 +37,13 @@ class Cropping:
     udp: bool
     augmentation: PoseAugmentation | None
 
-    def draw_matrix(
-        self,
-        key: tuple[int, ...],
-        box_xyxy: FloatArray,
-        keypoints: FloatArray,
-        visible: FloatArray,
-    ) -> tuple[FloatArray, bool]:
+    def draw_matrix(self, key: tuple[int, ...], person: Person) -> tuple[FloatArray, bool]:
         """Image -> input `[2, 3]` and whether left and right are changed; ``key`` seeds it."""
+        box = person.box_xyxy
         if self.augmentation is None:
-            return crop_matrix(box_xyxy, self.input_size, self.padding, udp=self.udp), False
+            return crop_matrix(box, self.input_size, self.padding, udp=self.udp), False
         change = self.augmentation.draw(
-            np.random.default_rng(key), box_xyxy, self.padding, keypoints, visible, self.skeleton
+            np.random.default_rng(key), box, self.padding, *person[1:3], self.skeleton
         )
         matrix = crop_matrix(
             change.box_xyxy,
@@ -50,39 +57,34 @@ class Cropping:
         )
         return matrix, change.flip
 
-    def reach(self, box_xyxy: FloatArray, keypoints: FloatArray, visible: FloatArray) -> FloatArray:
+    def reach(self, person: Person) -> FloatArray:
         """The part of the image, `xyxy` `[4]`, that all crops of a person come from."""
         aspect = self.input_size[0] / self.input_size[1]
         if self.augmentation is None:
-            return box_reach(box_xyxy, self.padding, aspect)
+            return box_reach(person.box_xyxy, self.padding, aspect)
         return self.augmentation.reach(
-            box_xyxy, self.padding, keypoints, visible, self.skeleton, aspect
+            person.box_xyxy, self.padding, *person[1:3], self.skeleton, aspect
         )
 
     def sample(
-        self,
-        crop: ImageArray,
-        matrix: FloatArray,
-        flip: bool,
-        keypoints: FloatArray,
-        visible: FloatArray,
-        box_xyxy: FloatArray,
-        box_score: float,
-        image_id: int,
-        annotation_id: int,
+        self, crop: ImageArray, matrix: FloatArray, flip: bool, person: Person
     ) -> dict[str, Tensor]:
         """The dict that is described at `CocoKeypoints`."""
-        points = transform_points(keypoints, matrix) * (visible[:, None] > 0)
+        visible = person.visible
+        points = transform_points(person.keypoints, matrix) * (visible[:, None] > 0)
         if flip:
             order = list(self.skeleton.flip_indices)
             points, visible = points[order], visible[order]
+        numbers = {
+            "keypoints": points,
+            "visible": visible,
+            "box_xyxy": person.box_xyxy,
+            "box_score": person.box_score,
+            "crop_matrix": matrix,
+        }
+        ids = {"image_id": person.image_id, "annotation_id": person.annotation_id}
         return {
             "image": torch.from_numpy(crop),
-            "keypoints": torch.from_numpy(points.astype(np.float32)),
-            "visible": torch.from_numpy(visible.astype(np.float32)),
-            "box_xyxy": torch.from_numpy(box_xyxy.astype(np.float32)),
-            "box_score": torch.from_numpy(np.array(box_score, np.float32)),
-            "image_id": torch.from_numpy(np.array(image_id, np.int64)),
-            "annotation_id": torch.from_numpy(np.array(annotation_id, np.int64)),
-            "crop_matrix": torch.from_numpy(matrix.astype(np.float32)),
+            **{name: torch.from_numpy(np.array(numbers[name], np.float32)) for name in numbers},
+            **{name: torch.from_numpy(np.array(ids[name], np.int64)) for name in ids},
         }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.floating[Any]]
+from cycledistill_pose.annotations._values import FloatArray
 
 
 def count_strange(
@@ -16,14 +16,12 @@ def count_strange(
 ) -> Counter[str]:
     """How many keypoints are outside of their box, and boxes not x, y, width, height in px.
 
+    Boxes `[N, 4]` are as in the file, sizes `[N, 2]` of their images (0 where unknown), points
+    `[N, K, 3]` x, y and above 0 where labelled.
+
     >>> box, size = np.array([[200.0, 300.0, 260.0, 380.0]]), np.array([[400, 600]])
     >>> count_strange(box, size, np.array([[[210.0, 310, 2], [250, 370, 2]]]))
     Counter({'boxes that look like xyxy, not xywh': 1})
-
-    Args:
-        boxes_xywh: `[N, 4]` as they stand in the file.
-        sizes: `[N, 2]` width and height of their images, 0 where unknown.
-        points: `[N, K, 3]` x, y and above 0 where labelled.
     """
     start, sides = boxes_xywh[:, None, :2], boxes_xywh[:, None, 2:]
     places, labelled = points[..., :2], points[..., 2] > 0

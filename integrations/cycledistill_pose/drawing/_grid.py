@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cycledistill_pose.drawing._picture import ImageArray, as_image
+from cycledistill_pose.drawing._picture import ImageArray, as_image, to_numpy
 from cycledistill_pose.drawing._skeleton import LEFT, RIGHT, draw_skeleton
 from cycledistill_pose.skeletons import COCO, Skeleton
 
@@ -49,19 +49,18 @@ def prediction_grid(
         predictions: `[N, K, 2]` px of these images, or a dict from label to such.
         truth: `[N, K, 2]`; None leaves its panel out.
         visible: `[N, K]`, above 0 where the truth is labelled.
-        scores: `[N, K]` of the predictions (or a dict like theirs), to leave out keypoints
-            below the threshold.
-        skeleton: of all keypoints.
-        columns: people in a row.
-        threshold: for the scores.
-        captions: one line for each person.
-        panel_height: px of each panel.
+        scores: `[N, K]` of the predictions, or a dict like theirs.
+        skeleton: Skeleton of all keypoints.
+        columns: People in a row.
+        threshold: Keypoints must score above this to be drawn.
+        captions: One line for each person.
+        panel_height: Px of each panel.
 
     Returns:
-        the picture `[H, W, 3]`, uint8.
+        The picture `[H, W, 3]`, uint8.
 
     Raises:
-        ValueError: when the numbers of people differ or there is nobody.
+        ValueError: The numbers of people differ or are 0.
     """
     named = dict(predictions) if isinstance(predictions, Mapping) else {"prediction": predictions}
     panels: dict[str, tuple[Any, Any]] = {} if truth is None else {"truth": (truth, visible)}
@@ -79,10 +78,10 @@ def prediction_grid(
         drawn = []
         for label, (keypoints, weights) in panels.items():
             level = 0.0 if label == "truth" else threshold
-            points = _array(keypoints[index]) * factor
-            weight = None if weights is None else _array(weights[index])
+            points = to_numpy(keypoints[index]) * factor
+            weight = None if weights is None else to_numpy(weights[index])
             picture = draw_skeleton(image, points, weight, skeleton, threshold=level)
-            drawn.append(_with_label(picture, label))
+            drawn.append(np.concatenate([_text(label, picture.shape[1]), picture], 0))
         cell = np.concatenate(drawn, 1)
         if captions is not None:
             cell = np.concatenate([cell, _text(captions[index], cell.shape[1])], 0)
@@ -93,18 +92,10 @@ def prediction_grid(
     return np.concatenate([*rows, _legend(rows[0].shape[1])], 0)
 
 
-def _array(values: Any) -> Any:
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
 def _resized(image: ImageArray, height: int) -> tuple[ImageArray, float]:
     factor = height / image.shape[0]
     size = (max(1, round(image.shape[1] * factor)), height)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8), factor
-
-
-def _with_label(picture: ImageArray, label: str) -> ImageArray:
-    return np.concatenate([_text(label, picture.shape[1]), picture], 0)
 
 
 def _text(text: str, width: int, height: int = 16) -> ImageArray:

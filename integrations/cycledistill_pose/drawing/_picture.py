@@ -10,24 +10,33 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cycledistill._files import replacing_file
+from cycledistill.saving._files import replacing_file
 
 ImageArray = npt.NDArray[np.uint8]
 
 
-def as_image(image: Any) -> ImageArray:
-    """An RGB image `[H, W, 3]` of bytes from an array or tensor.
+def to_numpy(values: Any) -> npt.NDArray[Any]:
+    """An array of a tensor on any device, an array or a list."""
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
-    Raises:
-        TypeError: when it is not of bytes.
-        ValueError: when its shape is another.
-    """
-    array = np.asarray(image.detach().cpu() if hasattr(image, "detach") else image)
+
+def as_image(image: Any) -> ImageArray:
+    """An RGB image `[H, W, 3]` of bytes from an array or tensor."""
+    array = to_numpy(image)
     if array.dtype != np.uint8:
-        raise TypeError(f"image must be uint8 (0 to 255), got {array.dtype}")
+        raise TypeError(f"image: expected uint8 (0 to 255), got {array.dtype}")
     if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"image must have shape [H, W, 3], got {list(array.shape)}")
+        raise ValueError(f"image: expected shape [H, W, 3], got {list(array.shape)}")
     return array
+
+
+def encode_picture(image: Any, suffix: str = ".jpg", quality: int = 90) -> bytes:
+    """A JPEG or PNG file of an RGB image `[H, W, 3]`."""
+    bgr = cv2.cvtColor(as_image(image), cv2.COLOR_RGB2BGR)
+    options = [] if suffix == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    fine, data = cv2.imencode(suffix, bgr, options)
+    assert fine
+    return data.tobytes()
 
 
 def save_picture(path: str | os.PathLike[str], image: Any, quality: int = 90) -> Path:
@@ -40,21 +49,18 @@ def save_picture(path: str | os.PathLike[str], image: Any, quality: int = 90) ->
     ('grey.png', True)
 
     Args:
-        path: ending in .jpg, .jpeg or .png; folders are made.
-        image: array or tensor.
-        quality: of a JPEG, 0 to 100.
+        path: Ending in .jpg, .jpeg or .png; folders are made.
+        image: Array or tensor.
+        quality: Quality of a JPEG, 0 to 100.
 
     Raises:
-        ValueError: when the ending is another.
+        ValueError: The ending is another.
     """
     path = Path(path)
     if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise ValueError(f"path must end in .jpg, .jpeg or .png, got {path}")
-    bgr = cv2.cvtColor(as_image(image), cv2.COLOR_RGB2BGR)
-    options = [] if path.suffix.lower() == ".png" else [cv2.IMWRITE_JPEG_QUALITY, quality]
-    fine, data = cv2.imencode(path.suffix.lower(), bgr, options)
-    assert fine
+        raise ValueError(f"path: expected one that ends in .jpg, .jpeg or .png, got {path}")
+    data = encode_picture(image, path.suffix.lower(), quality)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing_file(path) as temporary:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data)
     return path

@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cycledistill_pose.drawing._picture import ImageArray, as_image
+from cycledistill_pose.drawing._picture import ImageArray, as_image, to_numpy
 from cycledistill_pose.skeletons import COCO, Skeleton
 
 # From the palette of Okabe and Ito, which people of all colour visions tell apart.
@@ -40,26 +40,24 @@ def draw_skeleton(
     Args:
         image: RGB `[H, W, 3]`, uint8; array or tensor.
         keypoints: `[K, 2]` px of the image.
-        scores: `[K]`; keypoints whose score is not above the threshold are left out.
-        skeleton: names, sides and limbs.
-        threshold: see above.
-        thickness: of the limbs in px; by default it grows with the image.
+        scores: `[K]`; None draws all keypoints.
+        skeleton: Names, sides and limbs.
+        threshold: Keypoints must score above this to be drawn.
+        thickness: Thickness of the limbs in px; by default it grows with the image.
 
     Raises:
-        ValueError: when the number of keypoints is not the skeleton's.
+        ValueError: The number of keypoints is not the skeleton's.
     """
     canvas = as_image(image).copy()
-    points = np.asarray(keypoints.detach().cpu() if hasattr(keypoints, "detach") else keypoints)
+    points = to_numpy(keypoints)
     if points.shape != (skeleton.num_keypoints, 2):
         raise ValueError(
-            f"keypoints must have shape [{skeleton.num_keypoints}, 2] for skeleton "
+            f"keypoints: expected shape [{skeleton.num_keypoints}, 2] for skeleton "
             f"{skeleton.name!r}, got {list(points.shape)}"
         )
-    if scores is None:
-        shown = np.isfinite(points).all(1)
-    else:
-        values = np.asarray(scores.detach().cpu() if hasattr(scores, "detach") else scores)
-        shown = np.isfinite(points).all(1) & (values.reshape(-1) > threshold)
+    shown = np.isfinite(points).all(1)
+    if scores is not None:
+        shown &= to_numpy(scores).reshape(-1) > threshold
     thick = thickness or max(1, round(max(canvas.shape[:2]) / 130))
     limbs = [(a, b) for a, b in skeleton.limbs if shown[a] and shown[b]]
     spots = {i: _fixed(points[i]) for i in np.flatnonzero(shown).tolist()}

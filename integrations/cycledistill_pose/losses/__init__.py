@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from cycledistill_pose.losses._as_truth import as_truth
 from cycledistill_pose.losses._heatmap import HeatmapMSELoss
 from cycledistill_pose.losses._real_nvp import RealNVP
 from cycledistill_pose.losses._rle import RLELoss
 
-__all__ = ["HeatmapMSELoss", "RLELoss", "RealNVP"]
+__all__ = ["HeatmapMSELoss", "RLELoss", "RealNVP", "as_truth"]

@@ -31,16 +31,16 @@ class HeatmapMSELoss(nn.Module):
             weight: `[B, K]`, from `HeatmapCodec.encode`. None: 1 for all.
 
         Raises:
-            ValueError: when the shapes do not match.
+            ValueError: The shapes do not match.
         """
         if heatmaps.ndim != 4 or heatmaps.shape != target.shape:
             raise ValueError(
-                "heatmaps and target must both be [B, K, H, W], got "
+                "heatmaps and target: expected both to be [B, K, H, W], got "
                 f"{list(heatmaps.shape)} and {list(target.shape)}"
             )
         if weight is not None and weight.shape != heatmaps.shape[:2]:
             raise ValueError(
-                f"weight must be [B, K] = {list(heatmaps.shape[:2])}, got {list(weight.shape)}"
+                f"weight: expected [B, K] = {list(heatmaps.shape[:2])}, got {list(weight.shape)}"
             )
         with torch.autocast(heatmaps.device.type, enabled=False):
             dtype = torch.promote_types(heatmaps.dtype, torch.float32)

@@ -56,12 +56,12 @@ class RLELoss(nn.Module):
     Source: Li et al., "Human Pose Regression with Residual Log-likelihood Estimation", ICCV 2021.
 
     Args:
-        distribution: the base distribution, "laplace" or "gaussian".
-        residual: count the base distribution's terms, so that the flow learns only what remains.
-        log_phi_per_axis: count log phi once for each axis, as released; False counts it once.
+        distribution: The base distribution, "laplace" or "gaussian".
+        residual: Count the base distribution's terms, so that the flow learns only what remains.
+        log_phi_per_axis: Count log phi once for each axis, as released; False counts it once.
 
     Raises:
-        ValueError: when distribution is neither.
+        ValueError: Distribution is neither.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class RLELoss(nn.Module):
         super().__init__()
         if distribution not in get_args(Distribution):
             raise ValueError(
-                f"distribution must be one of {get_args(Distribution)}, got {distribution!r}"
+                f"distribution: expected one of {get_args(Distribution)}, got {distribution!r}"
             )
         self.distribution = distribution
         self.residual = residual
@@ -91,7 +91,7 @@ class RLELoss(nn.Module):
             weight: `[B, K]`. None: 1 for all.
 
         Raises:
-            ValueError: when the shapes do not match.
+            ValueError: The shapes do not match.
         """
         _check_shapes(outputs, target, weight)
         with torch.autocast(outputs.device.type, enabled=False):
@@ -115,7 +115,7 @@ class RLELoss(nn.Module):
             `[B, K]`; the density integrates to one over all targets.
 
         Raises:
-            ValueError: when the shapes do not match.
+            ValueError: The shapes do not match.
         """
         _check_shapes(outputs, target, None)
         with torch.autocast(outputs.device.type, enabled=False):
@@ -156,13 +156,13 @@ class RLELoss(nn.Module):
 def _check_shapes(outputs: Tensor, target: Tensor, weight: Tensor | None) -> None:
     if outputs.ndim != 3 or outputs.shape[-1] != 4:
         raise ValueError(
-            f"outputs must be [B, K, 4] (x, y, raw sigma_x, raw sigma_y), got {list(outputs.shape)}"
+            f"outputs: expected [B, K, 4] (x, y and their raw sigmas), got {list(outputs.shape)}"
         )
     if target.shape != (*outputs.shape[:2], 2):
         raise ValueError(
-            f"target must be [B, K, 2] = {[*outputs.shape[:2], 2]}, got {list(target.shape)}"
+            f"target: expected [B, K, 2] = {[*outputs.shape[:2], 2]}, got {list(target.shape)}"
         )
     if weight is not None and weight.shape != outputs.shape[:2]:
         raise ValueError(
-            f"weight must be [B, K] = {list(outputs.shape[:2])}, got {list(weight.shape)}"
+            f"weight: expected [B, K] = {list(outputs.shape[:2])}, got {list(weight.shape)}"
         )

@@ -1,4 +1,4 @@
-"""How far an average precision would move with other images: the bootstrap."""
+"""Confidence intervals of average precision: a bootstrap over images."""
 
 from __future__ import annotations
 
@@ -35,35 +35,35 @@ def bootstrap_ap(
     >>> percentile_interval(samples[0])
     (0.0, 1.0)
 
-    All metrics are taken on the very same draws, so ``samples[1] - samples[0]`` are paired
-    differences: most of what the choice of images does to both of them falls out.
+    All metrics use the same draws, so ``samples[1] - samples[0]`` are paired differences, in which
+    most of the effect of the choice of images cancels out.
 
     People are matched once, by pycocotools; an image that is drawn w times counts w times in the
     curve of precision over recall. That is exactly what pycocotools would find on a file with w
-    copies of the image (up to the order of equal scores within an image), for a fraction of the
-    work. The draws are of all images of the annotations, those without people included.
+    copies of the image (up to the order of equal scores within an image), with much less work.
+    Images without people are drawn too.
 
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 13.
 
     Args:
         metrics: `M` metrics that have seen their predictions, over the same images.
-        resamples: how many times images are drawn, B.
-        seed: of the draws.
+        resamples: Number of bootstrap samples, B.
+        seed: Seed of the draws.
 
     Returns:
-        `[M, B]` AP from 0 to 1, nan where a draw has nobody to be found. In a distributed run
+        `[M, B]` AP from 0 to 1, nan for draws without people. In a distributed run
         every process must call it, and gets the same.
 
     Raises:
-        ValueError: when there is no metric, the images differ, or ``resamples`` is below 1.
+        ValueError: There is no metric, the images differ, or ``resamples`` is below 1.
     """
     if resamples < 1:
-        raise ValueError(f"resamples must be 1 or more, got {resamples}")
+        raise ValueError(f"resamples: expected 1 or more, got {resamples}")
     if not metrics:
-        raise ValueError("metrics must be at least one, got none")
+        raise ValueError("metrics: expected at least one, got none")
     if any(metric.image_ids != metrics[0].image_ids for metric in metrics):
         sizes = [len(metric.image_ids) for metric in metrics]
-        raise ValueError(f"metrics must be over the same images, got {sizes} that differ")
+        raise ValueError(f"metrics: expected all to be over the same images, got {sizes} images")
     curves = [_matches(metric) for metric in metrics]
     random = np.random.default_rng(seed)
     images = len(metrics[0].image_ids)
@@ -86,14 +86,14 @@ def percentile_interval(samples: Any, level: float = 0.95) -> tuple[float, float
     (25.0, 75.0)
 
     Raises:
-        ValueError: when ``level`` is not between 0 and 1, or no sample is a number.
+        ValueError: ``level`` is not between 0 and 1, or no sample is a number.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, got {level}")
+        raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     values = np.asarray(samples, dtype=np.float64)
     values = values[np.isfinite(values)]
     if not values.size:
-        raise ValueError("samples must have a number among them, got none")
+        raise ValueError("samples: expected a number among them, got none")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -104,7 +104,7 @@ class _Matches(NamedTuple):
     Attributes:
         image: `[D]` index of the image that each is in.
         found: `[T, D]` whether it matches a person, by threshold.
-        wrong: `[T, D]` whether it matches nobody (neither: it does not count).
+        wrong: `[T, D]` whether it matches no person (neither: it does not count).
         people: `[I]` how many are to be found in each image.
         recalls: `[R]` where the precision is read off.
     """

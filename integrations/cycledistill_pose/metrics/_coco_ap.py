@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.metrics._ground_truth import annotated_areas
-from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average
-from cycledistill_pose.metrics._people import NMS
+from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average_figures
 from cycledistill_pose.skeletons import COCO
 
 # Areas in px^2, by pycocotools' names.
@@ -45,77 +40,49 @@ class CocoKeypointAP(KeypointAP):
     {'AP': 0.8, 'AP50': 1.0, 'AP75': 1.0, 'APM': 0.8, 'APL': -1.0, 'AR': 0.8, 'AR50': 1.0,
      'AR75': 1.0, 'ARM': 0.8, 'ARL': -1.0}
 
-    Before the evaluation each person gets a score, the box score times the mean of the keypoint
-    scores above `keypoint_score_threshold`, and of people found twice in an image the weaker goes
-    (`oks_nms`, with areas of 1.25 w times 1.25 h of the boxes). Then pycocotools runs over *all*
-    images of the annotations, also those without a prediction. -1 means that there is nobody of
-    this size to be found.
+    Each person is scored by the box score times the mean of the keypoint scores above
+    `keypoint_score_threshold`. Of duplicates in an image only the best stays (`oks_nms`, with areas
+    of 1.25 w times 1.25 h of the boxes). Then pycocotools runs over *all* images of the
+    annotations, including those without predictions. -1 means that there are no people of this
+    size.
 
-    The top-down toolboxes take the area of the crop, which is the box once its shorter side has
-    grown to the input's shape. Whoever wants their very suppression hands over such boxes; nothing
-    else depends on them.
+    The top-down toolboxes use the area of the crop, that is, of the box after its shorter side has
+    grown to the input's shape. To reproduce their NMS exactly, pass such boxes; nothing else
+    depends on them.
 
-    In a distributed run every process updates with its share and `compute` joins them; a person
-    that several processes have seen counts once.
+    In a distributed run, every process updates with its share and `compute` joins them; a person
+    seen by several processes counts once.
 
     Args:
-        annotations: the path of a COCO keypoint file, its contents, a `KeypointFile`, a
+        annotations: The path of a COCO keypoint file, its contents, a `KeypointFile`, a
             pycocotools `COCO`, or a list of these. A person without `area` counts with 0.53 of its
             box, and one without a box with 0.53 of the box around its keypoints.
         nms: "oks" drops people too similar to a better one, "soft_oks" keeps the twenty best of
             an order in which similarity costs score, None keeps all *and scores them by their
             boxes alone*.
-        nms_threshold: similarity above which the weaker of two people is dropped.
-        keypoint_score_threshold: keypoints of this score or less do not count in a person's.
-        sigmas: fall-off constants of the K keypoints, already divided by 10. None: the category's
+        nms_threshold: Similarity above which the weaker of two people is dropped.
+        keypoint_score_threshold: Keypoints of this score or less do not count in a person's.
+        sigmas: Fall-off constants of the K keypoints, already divided by 10. None: the category's
             own `sigmas`; otherwise COCO's where K is 17; otherwise those of the keypoints of the
             same names in COCO and CrowdPose, and 0.05 for others.
-        rescore: whether keypoint scores count in a person's score. None: unless `nms` is None.
-        category: name of the category, where several have keypoints.
-        **kwargs: those of `torchmetrics.Metric`.
+        rescore: Whether keypoint scores count in a person's score. None: unless `nms` is None.
+        category: Name of the category, if several have keypoints.
+        **kwargs: Those of `torchmetrics.Metric`.
 
     Raises:
-        FileNotFoundError: when there is no annotation file.
-        TypeError: when annotations are of a wrong type.
-        ValueError: when an argument or the file is wrong.
+        FileNotFoundError: There is no annotation file.
+        TypeError: Annotations are of a wrong type.
+        ValueError: An argument or the file is wrong.
     """
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        nms: NMS | None = "oks",
-        nms_threshold: float = 0.9,
-        keypoint_score_threshold: float = 0.2,
-        sigmas: Sequence[float] | None = None,
-        rescore: bool | None = None,
-        category: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            annotations,
-            nms=nms,
-            nms_threshold=nms_threshold,
-            keypoint_score_threshold=keypoint_score_threshold,
-            sigmas=sigmas,
-            rescore=rescore,
-            default=COCO,
-            areas=annotated_areas,
-            category=category,
-            **kwargs,
-        )
+    default_skeleton = COCO
+    person_areas = annotated_areas
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM and ARL, from 0 to 1 or -1.
 
         Raises:
-            ValueError: when a keypoint, score or box is not finite.
+            ValueError: A keypoint, score or box is not finite.
         """
         evaluation = self._evaluate(self._results(), _AREAS)
-        figures = {}
-        for name, kind in (("AP", "precision"), ("AR", "recall")):
-            figures[name] = average(evaluation, kind)
-            figures[f"{name}50"] = average(evaluation, kind, oks=0.5)
-            figures[f"{name}75"] = average(evaluation, kind, oks=0.75)
-            figures[f"{name}M"] = average(evaluation, kind, area="medium")
-            figures[f"{name}L"] = average(evaluation, kind, area="large")
-        return figures
+        return average_figures(evaluation, {"M": "medium", "L": "large"})

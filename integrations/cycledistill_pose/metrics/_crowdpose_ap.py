@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.metrics._ground_truth import box_areas
-from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average
-from cycledistill_pose.metrics._people import NMS
+from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average, average_figures
 from cycledistill_pose.skeletons import CROWDPOSE
 
 _AREAS = {"all": (0.0, 1e10)}
@@ -40,69 +35,32 @@ class CrowdPoseAP(KeypointAP):
      'AP_easy': -1.0, 'AP_medium': 1.0, 'AP_hard': -1.0}
 
     It differs from `CocoKeypointAP` in three things: a person's area is always 0.53 of the
-    annotated box, people are not told apart by size, and the precision is given once more over
+    annotated box, people are not split by size, and the precision is also computed over
     the easy (`crowdIndex` below 0.2), medium (below 0.8) and hard (the other) images alone, -1
-    where the file has none of a kind. All else, and all arguments, are the same: see there. The
-    reference toolbox evaluates CrowdPose with `nms=None`. CrowdPose's tool rounds the last three
-    figures to four decimals; here they are not rounded.
+    where the file has none of a kind. The arguments are the same, except that `sigmas` are by
+    default CrowdPose's where K is 14. The reference toolbox evaluates CrowdPose with `nms=None`.
+    CrowdPose's tool rounds the last three figures to four decimals; here they are not rounded.
 
     Li et al., "CrowdPose: Efficient Crowded Scenes Pose Estimation and A New Benchmark", CVPR
     2019.
 
-    Args:
-        annotations: as for `CocoKeypointAP`.
-        nms: "oks", "soft_oks" or None, which also scores people by their boxes alone.
-        nms_threshold: similarity above which the weaker of two people is dropped.
-        keypoint_score_threshold: keypoints of this score or less do not count in a person's.
-        sigmas: fall-off constants of the K keypoints. None: the category's own; otherwise
-            CrowdPose's where K is 14; otherwise by name.
-        rescore: whether keypoint scores count in a person's score. None: unless `nms` is None.
-        category: name of the category, where several have keypoints.
-        **kwargs: those of `torchmetrics.Metric`.
-
     Raises:
-        FileNotFoundError: when there is no annotation file.
-        TypeError: when annotations are of a wrong type.
-        ValueError: when an argument or the file is wrong.
+        FileNotFoundError: There is no annotation file.
+        TypeError: Annotations are of a wrong type.
+        ValueError: An argument or the file is wrong.
     """
 
-    def __init__(
-        self,
-        annotations: Annotations,
-        nms: NMS | None = "oks",
-        nms_threshold: float = 0.9,
-        keypoint_score_threshold: float = 0.2,
-        sigmas: Sequence[float] | None = None,
-        rescore: bool | None = None,
-        category: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            annotations,
-            nms=nms,
-            nms_threshold=nms_threshold,
-            keypoint_score_threshold=keypoint_score_threshold,
-            sigmas=sigmas,
-            rescore=rescore,
-            default=CROWDPOSE,
-            areas=box_areas,
-            category=category,
-            **kwargs,
-        )
+    default_skeleton = CROWDPOSE
+    person_areas = box_areas
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium and AP_hard, from 0 to 1 or -1.
 
         Raises:
-            ValueError: when a keypoint, score or box is not finite.
+            ValueError: A keypoint, score or box is not finite.
         """
         results = self._results()
-        evaluation = self._evaluate(results, _AREAS)
-        figures = {}
-        for name, kind in (("AP", "precision"), ("AR", "recall")):
-            figures[name] = average(evaluation, kind)
-            figures[f"{name}50"] = average(evaluation, kind, oks=0.5)
-            figures[f"{name}75"] = average(evaluation, kind, oks=0.75)
+        figures = average_figures(self._evaluate(results, _AREAS), {})
         for crowd, (low, high) in _CROWDS.items():
             images = [
                 image["id"]

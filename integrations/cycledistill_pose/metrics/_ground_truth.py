@@ -11,7 +11,7 @@ from pycocotools.coco import COCO as CocoFile
 
 from cycledistill_pose.annotations import AnnotatedPeople, KeypointFile
 
-# Area of a person by area of the box, where nobody has drawn the outline (CrowdPose).
+# Area of a person by area of the box, where no outline is annotated (CrowdPose).
 BOX_FILL = 0.53
 
 
@@ -31,11 +31,6 @@ def ground_truth(file: KeypointFile, areas: NDArray[np.float64], num_keypoints: 
 
     The people are those of the file, in their order. They get new ids from 1 on, because
     pycocotools takes a match with annotation 0 for none; their own ids stay as `annotation_id`.
-
-    Args:
-        file: what was read.
-        areas: `[N]` px^2.
-        num_keypoints: K; people without keypoints have K that are not labelled.
     """
     people = file.people
     points = people.keypoints

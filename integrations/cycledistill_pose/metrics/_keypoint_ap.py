@@ -1,4 +1,4 @@
-"""What COCO's and CrowdPose's average precision have in common."""
+"""The common part of COCO's and CrowdPose's average precision."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -39,25 +39,26 @@ class KeypointAP(Metric):
     people: list[Tensor]
     identities: list[Tensor]
 
+    default_skeleton: ClassVar[Skeleton]  # whose sigmas are taken where the file has none
+    person_areas: ClassVar[Callable[[AnnotatedPeople], NDArray[np.float64]]]
+
     def __init__(
         self,
         annotations: Annotations,
-        nms: NMS | None,
-        nms_threshold: float,
-        keypoint_score_threshold: float,
-        sigmas: Sequence[float] | None,
-        rescore: bool | None,
-        default: Skeleton,
-        areas: Callable[[AnnotatedPeople], NDArray[np.float64]],
-        category: str | None,
+        nms: NMS | None = "oks",
+        nms_threshold: float = 0.9,
+        keypoint_score_threshold: float = 0.2,
+        sigmas: Sequence[float] | None = None,
+        rescore: bool | None = None,
+        category: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if nms not in (*get_args(NMS), None):
-            raise ValueError(f'nms must be "oks", "soft_oks" or None, got {nms!r}')
+            raise ValueError(f'nms: expected "oks", "soft_oks" or None, got {nms!r}')
         file = KeypointFile.read(annotations, category)
-        found = _find_sigmas(sigmas, file, default)
-        self.ground_truth = ground_truth(file, areas(file.people), len(found))
+        found = _find_sigmas(sigmas, file, self.default_skeleton)
+        self.ground_truth = ground_truth(file, type(self).person_areas(file.people), len(found))
         self.scoring = Scoring(
             nms=nms,
             nms_threshold=float(nms_threshold),
@@ -84,7 +85,7 @@ class KeypointAP(Metric):
         box_scores: ArrayLike,
         ids: ArrayLike | None = None,
     ) -> None:
-        """Hand people over; tensors, arrays or lists.
+        """Add predicted people; tensors, arrays or lists.
 
         Args:
             image_ids: `[B]` integers that the annotation file has.
@@ -92,12 +93,12 @@ class KeypointAP(Metric):
             keypoint_scores: `[B, K]`.
             boxes_xyxy: `[B, 4]` the people's boxes (x1, y1, x2, y2) in px of the image.
             box_scores: `[B]`; 1 for annotated boxes.
-            ids: `[B]` integers that tell people apart, such as their positions in the data set
-                (an annotation's id serves, too); negative means unknown. A person handed over
-                twice counts once; without ids only if all numbers are the same.
+            ids: `[B]` integers that identify people, such as their positions in the data set or
+                annotation ids; negative means unknown. A person added twice counts once; without
+                ids, only if all numbers are the same.
 
         Raises:
-            ValueError: when a shape is wrong or an image id is unknown.
+            ValueError: A shape is wrong or an image id is unknown.
         """
         # Apple's GPUs have no float64.
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
@@ -122,15 +123,15 @@ class KeypointAP(Metric):
         self.identities.append(torch.stack((images, people_ids), dim=1))
 
     def results(self) -> list[dict[str, Any]]:
-        """People of all processes, scored and thinned out, in COCO's results format.
+        """People of all processes, scored and without duplicates, in COCO's results format.
 
         In a distributed run every process must call it.
 
         Returns:
-            dicts with `image_id`, `category_id`, `keypoints` (x, y, score for each) and `score`.
+            Dicts with `image_id`, `category_id`, `keypoints` (x, y, score for each) and `score`.
 
         Raises:
-            ValueError: when a keypoint, score or box is not finite.
+            ValueError: A keypoint, score or box is not finite.
         """
         with self.sync_context(dist_sync_fn=self.dist_sync_fn):
             return self._results()
@@ -147,7 +148,7 @@ class KeypointAP(Metric):
             write_json(path, results)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Join the states of all processes, those that have seen nobody included."""
+        """Join the states of all processes, including those without people."""
         self._fill_empty()
         super().sync(*args, **kwargs)
 
@@ -173,12 +174,12 @@ class KeypointAP(Metric):
     ) -> Tensor:
         tensor = torch.as_tensor(values).detach().to(self.device, dtype)
         if shape is None and tensor.ndim != 1:
-            raise ValueError(f"{name} must be [B], got {list(tensor.shape)}")
+            raise ValueError(f"{name}: expected [B], got {list(tensor.shape)}")
         if shape is not None and tensor.numel() == 0 and 0 in shape:
             return tensor.reshape(shape)
         if shape is not None and tensor.shape != shape:
             raise ValueError(
-                f"{name} must be {list(shape)} for {shape[0]} image_ids and "
+                f"{name}: expected {list(shape)} for {shape[0]} image_ids and "
                 f"{self.num_keypoints} keypoints, got {list(tensor.shape)}"
             )
         return tensor
@@ -208,18 +209,22 @@ class KeypointAP(Metric):
         return evaluation
 
 
-def average(evaluation: COCOeval, kind: str, oks: float | None = None, area: str = "all") -> float:
-    """Mean precision or recall of an evaluation, as pycocotools summarises it.
+def average_figures(evaluation: COCOeval, sizes: Mapping[str, str]) -> dict[str, float]:
+    """AP, AP50, AP75 and AP of each size, the same of AR; ``sizes`` are ranges of areas by letter.
 
-    Args:
-        evaluation: accumulated.
-        kind: "precision" or "recall".
-        oks: at this threshold alone. None: the mean over 0.50, 0.55, ..., 0.95.
-        area: label of the range of areas.
-
-    Returns:
-        a number from 0 to 1, or -1 where there is nobody to be found.
+    As in pycocotools: from 0 to 1, or -1 if there are no such people.
     """
+    figures = {}
+    for name, kind in (("AP", "precision"), ("AR", "recall")):
+        figures[name] = average(evaluation, kind)
+        figures[f"{name}50"] = average(evaluation, kind, oks=0.5)
+        figures[f"{name}75"] = average(evaluation, kind, oks=0.75)
+        figures |= {f"{name}{size}": average(evaluation, kind, area=sizes[size]) for size in sizes}
+    return figures
+
+
+def average(evaluation: COCOeval, kind: str, oks: float | None = None, area: str = "all") -> float:
+    """Mean precision or recall, over 0.50, 0.55, ..., 0.95 or at one threshold of OKS; or -1."""
     values = evaluation.eval[kind][..., 0, evaluation.params.areaRngLbl.index(area), 0]
     if oks is not None:
         values = values[np.isclose(evaluation.params.iouThrs, oks)]
@@ -249,7 +254,7 @@ def _find_sigmas(
     sigmas = tuple(float(sigma) for sigma in sigmas)
     if len(sigmas) != count or not min(sigmas) > 0:
         raise ValueError(
-            f"sigmas must be {count} positive numbers, one for each keypoint of the annotations, "
+            f"sigmas: expected {count} positive numbers, one for each keypoint of the annotations, "
             f"got {len(sigmas)}: {sigmas}"
         )
     return sigmas

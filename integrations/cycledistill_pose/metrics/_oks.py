@@ -40,19 +40,19 @@ def oks(
         areas_a: `[N]` px^2.
         areas_b: `[M]` px^2, or None.
         sigmas: K fall-off constants, already divided by 10 (COCO's 0.026, 0.025, ...).
-        visible_a: `[N, K]`; keypoints with a value above 0 alone are counted. None: all.
+        visible_a: `[N, K]`; only keypoints with a value above 0 count. None: all.
 
     Returns:
         `[N, M]` from 0 to 1 (0 where nothing is counted), a numpy array like all of this module.
 
     Raises:
-        ValueError: when the shapes do not match.
+        ValueError: The shapes do not match.
     """
     a, b = to_array(keypoints_a), to_array(keypoints_b)
     for name, poses in (("keypoints_a", a), ("keypoints_b", b)):
         if poses.ndim != 3 or poses.shape[1:] != (len(sigmas), 2):
             raise ValueError(
-                f"{name} must be [N, K, 2] with K = {len(sigmas)} like the sigmas, "
+                f"{name}: expected [N, K, 2] with K = {len(sigmas)} like the sigmas, "
                 f"got {list(poses.shape)}"
             )
     area = _check_length("areas_a", areas_a, len(a))[:, None]
@@ -66,7 +66,7 @@ def oks(
     counted = (to_array(visible_a) > 0)[:, None]
     if counted.shape != (len(a), 1, len(sigmas)):
         raise ValueError(
-            f"visible_a must be [N, K] = {[len(a), len(sigmas)]}, got {list(counted[:, 0].shape)}"
+            f"visible_a: expected [N, K] = {[len(a), len(sigmas)]}, got {list(counted[:, 0].shape)}"
         )
     return (similarity * counted).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
 
@@ -78,28 +78,28 @@ def oks_nms(
     threshold: float = 0.9,
     sigmas: Sequence[float] = COCO.sigmas,
 ) -> NDArray[np.intp]:
-    """The people that stay when of every two too similar ones the weaker goes.
+    """Non-maximum suppression: the people left when duplicates of better ones are removed.
 
     >>> import numpy as np
     >>> poses = np.stack([np.zeros((17, 2)), np.full((17, 2), 0.1), np.full((17, 2), 90.0)])
     >>> oks_nms(poses, scores=[0.7, 0.9, 0.8], areas=[100.0, 100.0, 100.0])
     array([1, 2])
 
-    The best is kept, those more similar to it than the threshold are dropped, and so on with the
-    rest. Of equal scores the later person comes first.
+    The best person is kept, those more similar to it than the threshold are removed, and so on with
+    the rest. Of equal scores, the later person comes first.
 
     Args:
         keypoints: `[N, K, 2]` px of one image.
         scores: `[N]` instance scores.
         areas: `[N]` px^2.
-        threshold: the highest similarity that two kept people may have.
+        threshold: The highest similarity that two kept people may have.
         sigmas: K fall-off constants.
 
     Returns:
         `[M]` indices of the kept people, best first.
 
     Raises:
-        ValueError: when the shapes do not match.
+        ValueError: The shapes do not match.
     """
     similarity = oks(keypoints, keypoints, areas, areas, sigmas)
     order = _descending(_check_length("scores", scores, len(similarity)))
@@ -119,30 +119,30 @@ def soft_oks_nms(
     sigmas: Sequence[float] = COCO.sigmas,
     max_people: int = 20,
 ) -> NDArray[np.intp]:
-    """The first people of an order in which similarity to a better one costs score.
+    """Soft non-maximum suppression: similarity to a better person lowers the score.
 
     >>> import numpy as np
     >>> poses = np.stack([np.zeros((17, 2)), np.full((17, 2), 0.1), np.full((17, 2), 90.0)])
     >>> soft_oks_nms(poses, scores=[0.7, 0.9, 0.8], areas=[100.0, 100.0, 100.0])
     array([1, 2, 0])
 
-    The best is taken, the scores of the others are multiplied by exp(-oks^2 / threshold) with
-    their similarity to it, and so on. Only the order comes from these scores: those who are taken
-    keep their instance scores.
+    The best person is taken, the scores of the others are multiplied by exp(-oks^2 / threshold),
+    where oks is their similarity to it, and so on. These scores only set the order; instance scores
+    stay the same.
 
     Args:
         keypoints: `[N, K, 2]` px of one image.
         scores: `[N]` instance scores.
         areas: `[N]` px^2.
-        threshold: the width of the Gaussian.
+        threshold: The width of the Gaussian.
         sigmas: K fall-off constants.
-        max_people: how many are taken at most.
+        max_people: Largest number of people.
 
     Returns:
         `[M]` indices of the people taken, in their order.
 
     Raises:
-        ValueError: when the shapes do not match.
+        ValueError: The shapes do not match.
     """
     similarity = oks(keypoints, keypoints, areas, areas, sigmas)
     remaining = _check_length("scores", scores, len(similarity))
@@ -172,5 +172,5 @@ def _descending(scores: NDArray[np.float64]) -> NDArray[np.intp]:
 def _check_length(name: str, values: ArrayLike, length: int) -> NDArray[np.float64]:
     array = to_array(values)
     if array.shape != (length,):
-        raise ValueError(f"{name} must be [N] = [{length}], got {list(array.shape)}")
+        raise ValueError(f"{name}: expected [N] = [{length}], got {list(array.shape)}")
     return array

@@ -12,7 +12,7 @@ from torchmetrics import Metric
 def pck(
     keypoints: Tensor, targets: Tensor, visible: Tensor, sizes: Tensor, threshold: float = 0.2
 ) -> Tensor:
-    """Share of keypoints that lie near the truth, the mean of the keypoints' own shares.
+    """Percentage of correct keypoints: those close to the truth, averaged over keypoints.
 
     >>> import torch
     >>> targets = torch.zeros(1, 2, 2)
@@ -23,17 +23,17 @@ def pck(
     Args:
         keypoints: `[B, K, 2]` px.
         targets: `[B, K, 2]` px, the truth.
-        visible: `[B, K]`; keypoints with a value above 0 alone are counted.
+        visible: `[B, K]`; only keypoints with a value above 0 count.
         sizes: `[B]` px, what distances are measured by: the longest side of the box, the torso,
             the head. People whose size is not positive are not counted.
-        threshold: a keypoint is correct when it is nearer than this share of the size.
+        threshold: A keypoint is correct when it is nearer than this share of the size.
 
     Returns:
-        a scalar from 0 to 1: the share of correct ones among the counted ones of each keypoint,
+        A scalar from 0 to 1: the share of correct ones among the counted ones of each keypoint,
         averaged over the keypoints that were counted at all; NaN where none was.
 
     Raises:
-        ValueError: when the shapes do not match, or a visible target is not finite.
+        ValueError: The shapes do not match, or a visible target is not finite.
     """
     return _mean_share(*_count(keypoints, targets, visible, sizes, threshold))
 
@@ -58,12 +58,12 @@ class PCK(Metric):
 
     Args:
         num_keypoints: K.
-        threshold: a keypoint is correct when it is nearer than this share of the person's size.
+        threshold: A keypoint is correct when it is nearer than this share of the person's size.
         size: "box", or the indices of two keypoints.
-        **kwargs: those of `torchmetrics.Metric`.
+        **kwargs: Those of `torchmetrics.Metric`.
 
     Raises:
-        ValueError: when an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     is_differentiable = False
@@ -82,12 +82,12 @@ class PCK(Metric):
     ) -> None:
         super().__init__(**kwargs)
         if not threshold > 0:
-            raise ValueError(f"threshold must be positive, got {threshold}")
+            raise ValueError(f"threshold: expected a positive number, got {threshold}")
         if isinstance(size, str) and size != "box":
-            raise ValueError(f'size must be "box" or the indices of two keypoints, got {size!r}')
+            raise ValueError(f'size: expected "box" or the indices of two keypoints, got {size!r}')
         if not isinstance(size, str) and not all(0 <= index < num_keypoints for index in size):
             raise ValueError(
-                f"size must be indices of two of {num_keypoints} keypoints, got {size}"
+                f"size: expected indices of two of {num_keypoints} keypoints, got {size}"
             )
         self.num_keypoints = num_keypoints
         self.threshold = threshold
@@ -108,15 +108,15 @@ class PCK(Metric):
         Args:
             keypoints: `[B, K, 2]` px.
             targets: `[B, K, 2]` px, the truth.
-            visible: `[B, K]`; keypoints with a value above 0 alone are counted.
+            visible: `[B, K]`; only keypoints with a value above 0 count.
             boxes_xyxy: `[B, 4]` px of the same image; needed where `size` is "box".
 
         Raises:
-            ValueError: when a shape is wrong, boxes are missing, or a visible target is not finite.
+            ValueError: A shape is wrong, boxes are missing, or a visible target is not finite.
         """
         if targets.ndim != 3 or targets.shape[1:] != (self.num_keypoints, 2):
             raise ValueError(
-                f"targets must be [B, K, 2] with K = {self.num_keypoints} (num_keypoints), "
+                f"targets: expected [B, K, 2] with K = {self.num_keypoints} (num_keypoints), "
                 f"got {list(targets.shape)}"
             )
         if not isinstance(self.size, str):
@@ -124,7 +124,7 @@ class PCK(Metric):
             sizes = (targets[:, first] - targets[:, second]).norm(dim=-1)
             sizes = sizes * ((visible[:, first] > 0) & (visible[:, second] > 0))
         elif boxes_xyxy is None:
-            raise ValueError('boxes_xyxy are needed to measure by, because size is "box"')
+            raise ValueError('boxes_xyxy: expected boxes, because size is "box", got None')
         else:
             sizes = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).amax(dim=-1)
         correct, counted = _count(keypoints, targets, visible, sizes, self.threshold)
@@ -146,17 +146,17 @@ def _count(
     """How often each keypoint was correct and how often it was counted, `[K]` each."""
     if keypoints.ndim != 3 or keypoints.shape[-1] != 2 or keypoints.shape != targets.shape:
         raise ValueError(
-            "keypoints and targets must both be [B, K, 2], got "
+            "keypoints and targets: expected both to be [B, K, 2], got "
             f"{list(keypoints.shape)} and {list(targets.shape)}"
         )
     if visible.shape != keypoints.shape[:2] or sizes.shape != keypoints.shape[:1]:
         raise ValueError(
-            f"visible must be [B, K] = {list(keypoints.shape[:2])} and sizes "
+            f"visible: expected [B, K] = {list(keypoints.shape[:2])} and sizes "
             f"{list(keypoints.shape[:1])}, got {list(visible.shape)} and {list(sizes.shape)}"
         )
     counted = (visible > 0) & (sizes > 0)[:, None]
     if not targets[visible > 0].isfinite().all():
-        raise ValueError("targets must be finite where visible, got NaN or infinity")
+        raise ValueError("targets: expected finite numbers where visible, got NaN or infinity")
     near = (keypoints - targets).norm(dim=-1) < threshold * sizes[:, None]
     return (near & counted).sum(dim=0), counted.sum(dim=0)
 

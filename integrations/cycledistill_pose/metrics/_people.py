@@ -1,4 +1,4 @@
-"""From predictions as they were handed over to the list of people that is evaluated."""
+"""Scored, distinct people in COCO's results format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cycledistill._files import replacing
+from cycledistill.saving._files import replacing
 from cycledistill_pose.metrics._oks import oks_nms, soft_oks_nms
 
 NMS = Literal["oks", "soft_oks"]
@@ -23,7 +23,7 @@ _BOX_PADDING = 1.25
 
 @dataclass(frozen=True)
 class Scoring:
-    """How people are scored and thinned out before they are evaluated."""
+    """How people are scored, and duplicates removed, before evaluation."""
 
     nms: NMS | None
     nms_threshold: float
@@ -49,13 +49,10 @@ def instance_scores(
 def distinct_people(identities: NDArray[np.int64], people: NDArray[np.float64]) -> NDArray[np.intp]:
     """Indices of people without repetition, by image and within an image by id.
 
-    A person that was handed over twice, such as those that a distributed sampler adds to fill the
-    last round, counts once: the same image and id, or where the id is unknown (-1) the very same
-    numbers in the same image.
+    ``identities`` `[N, 2]` are image id and person's id, ``people`` `[N, D]` everything else.
 
-    Args:
-        identities: `[N, 2]` image id and person's id.
-        people: `[N, D]` everything else about them.
+    A person that was added twice, for example by the padding of a distributed sampler, counts
+    once: the same image and id, or if the id is unknown (-1), the same numbers in the same image.
     """
     first: dict[tuple[int, int | bytes], int] = {}
     for index, (image, person) in enumerate(identities.tolist()):
@@ -69,15 +66,9 @@ def distinct_people(identities: NDArray[np.int64], people: NDArray[np.float64]) 
 def coco_results(
     identities: NDArray[np.int64], people: NDArray[np.float64], scoring: Scoring
 ) -> list[dict[str, Any]]:
-    """Distinct people, scored, thinned out image by image, in COCO's results format.
+    """Distinct people, scored, without duplicates within an image, in COCO's results format.
 
-    Args:
-        identities: `[N, 2]` image id and person's id.
-        people: `[N, 3 K + 5]` x and y of K keypoints, their K scores, box xyxy, box score.
-        scoring: how they are scored.
-
-    Raises:
-        ValueError: when a number is not finite; names the images.
+    ``people`` `[N, 3 K + 5]` are x and y of K keypoints, their K scores, box xyxy and box score.
     """
     finite = np.isfinite(people).all(axis=1)
     if not finite.all():

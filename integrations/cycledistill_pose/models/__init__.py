@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cycledistill_pose.models._create import create_model
 from cycledistill_pose.models._hrnet import HRNet
-from cycledistill_pose.models._macs import MacCount, count_macs
 from cycledistill_pose.models._pruning import TokenPruning
 from cycledistill_pose.models._sdpose import create_sdpose, sdpose_loss
 from cycledistill_pose.models._stem_net import StemNet
@@ -13,12 +12,10 @@ from cycledistill_pose.models._tokenreg import TokenReg
 
 __all__ = [
     "HRNet",
-    "MacCount",
     "StemNet",
     "TokenPose",
     "TokenPruning",
     "TokenReg",
-    "count_macs",
     "create_model",
     "create_sdpose",
     "sdpose_loss",

@@ -71,12 +71,10 @@ class Block(nn.Module):
         position: Tensor | None = None,
         pruning: BlockPruning | None = None,
     ) -> Tensor:
-        """Return the tokens after this block.
+        """`[B, T, D]` -> `[B, T, D]`.
 
-        Args:
-            tokens: `[B, T, D]`.
-            position: `[1 or B, T, D]`, added first (zero where nothing is to be added).
-            pruning: What this block does in a model that prunes; it then brings its own position.
+        ``position`` `[1 or B, T, D]` is added first. With ``pruning`` the block brings its own
+        position, and fewer tokens may come out.
         """
         if pruning is not None:
             position = pruning.position_of(tokens)

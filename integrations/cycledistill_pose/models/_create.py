@@ -69,7 +69,7 @@ def create_model(
         ValueError: No such name, no weights to start from, or options that do not fit.
     """
     if name not in MODELS:
-        raise ValueError(f"no model is called {name!r}; there are {', '.join(MODELS)}")
+        raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {name!r}")
     model_class, preset = MODELS[name]
     made_by = None if options.get("backbone") is not None else (name, dict(options))
     if options.get("backbone") is None:
@@ -85,5 +85,5 @@ def _backbone(name: str, pretrained: bool) -> nn.Module:
     if name == "tokenpose_b":
         return HRNet(stage1_width=32, pretrained=pretrained)
     if pretrained:
-        raise ValueError(f"{name} has no ImageNet weights; its StemNet is trained from nothing")
+        raise ValueError(f"{name} has no ImageNet weights; its StemNet is trained from scratch")
     return StemNet(width=32, num_blocks=2) if name.endswith("_nano") else StemNet()

@@ -1,4 +1,4 @@
-"""Taking one feature map from whatever a backbone returns."""
+"""Sizes that users give, and the feature map that a backbone returns."""
 
 from __future__ import annotations
 
@@ -9,19 +9,28 @@ import torch
 from torch import Tensor, nn
 
 
+def positive_integer(name: str, value: int) -> int:
+    """Return `value`, or raise a `ValueError` that names it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: expected an integer of 1 or more, got {value!r}")
+    return value
+
+
+def integer_pair(name: str, value: Sequence[int]) -> tuple[int, int]:
+    """Return `value` as a tuple, or raise a `ValueError` that names it."""
+    if isinstance(value, (int, str)) or len(value) != 2:
+        raise ValueError(f"{name}: expected two integers, got {value!r}")
+    first, second = value
+    return positive_integer(name, first), positive_integer(name, second)
+
+
 def probe_features(backbone: nn.Module, input_size: tuple[int, int]) -> Any:
     """Run a backbone once on a black image `(width, height)`, in evaluation mode."""
     modes = {module: module.training for module in backbone.modules()}
-    first = next(backbone.parameters(), None)
     width, height = input_size
-    image = torch.zeros(
-        1,
-        3,
-        height,
-        width,
-        device=None if first is None else first.device,
-        dtype=None if first is None else first.dtype,
-    )
+    image = torch.zeros(1, 3, height, width)
+    if (first := next(backbone.parameters(), None)) is not None:
+        image = image.to(first)
     backbone.eval()
     try:
         with torch.no_grad():
@@ -36,14 +45,7 @@ def choose_map(
 ) -> int | str | None:
     """Which of a backbone's outputs to use: `None` (it is one tensor), or an index or key.
 
-    Args:
-        features: What the backbone returned.
-        wanted_size: `(width, height)` of the map to look for where `index` is None.
-        index: The choice of the user.
-
-    Raises:
-        ValueError: There is no such output, none or several have the wanted size, or the
-            chosen one is not a `[B, C, H, W]` map.
+    That is the user's `index`, or else the only map of `wanted_size` (width, height).
     """
     if isinstance(features, Tensor):
         if index not in (None, 0):
@@ -72,7 +74,7 @@ def choose_map(
             raise ValueError(f"feature_index={index!r} is not one of the backbone's: {found}")
     shape = _shape(take_map(features, chosen))
     if len(shape) != 4:
-        raise ValueError(f"a feature map must be [B, C, H, W], the backbone yields {shape}")
+        raise ValueError(f"backbone: expected a feature map [B, C, H, W], got {shape}")
     return chosen
 
 
@@ -87,7 +89,7 @@ def _named(features: Any) -> dict[int | str, Any]:
     if isinstance(features, Sequence) and not isinstance(features, str):
         return dict(enumerate(features))
     raise ValueError(
-        "a backbone must return a tensor, or a list, tuple or mapping of them, "
+        "backbone: expected it to return a tensor, or a list, tuple or mapping of them, "
         f"got {type(features).__name__}"
     )
 

@@ -41,7 +41,7 @@ class HRNet(nn.Module):
         super().__init__()
         if width < 1 or stage1_width < 1:
             raise ValueError(
-                f"width and stage1_width of HRNet must be 1 or more, got {width} and {stage1_width}"
+                f"HRNet width and stage1_width: expected 1 or more, got {width} and {stage1_width}"
             )
         self.width = width
         self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)

@@ -17,18 +17,10 @@ def sine_position_embedding(height: int, width: int, dim: int) -> Tensor:
 
     Rows are counted 1..height, divided by the last one (plus 1e-6) and multiplied by 2 pi;
     columns likewise. Channels 2i and 2i + 1 of a half are the sine and the cosine of that angle
-    divided by `10000 ** (2 i / (dim / 2))`. The first half speaks of rows.
+    divided by `10000 ** (2 i / (dim / 2))`. The first half encodes rows.
 
-    Args:
-        height: Rows of the grid.
-        width: Columns of the grid.
-        dim: Channels, divisible by 4.
-
-    Returns:
-        `[1, height * width, dim]`, float32, cells in row-major order.
-
-    Raises:
-        ValueError: `dim` is not divisible by 4.
+    Returns `[1, height * width, dim]`, float32, cells in row-major order; `dim` must be divisible
+    by 4.
     """
     if dim % 4:
         raise ValueError(f"a 2-D sine embedding needs dim divisible by 4, got dim={dim}")

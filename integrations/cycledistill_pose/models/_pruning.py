@@ -26,8 +26,8 @@ class TokenPruning:
     over the keypoints. The order of the kept tokens is that of their scores. Source: PPT (Ma et
     al., 2022, https://arxiv.org/abs/2209.08194).
 
-    The ratio is `keep_ratio` in evaluation mode, and in training mode for as long as nobody
-    called the model's `set_epoch(epoch)`. Once it is called, training follows the schedule of
+    The ratio is `keep_ratio` in evaluation mode, and in training mode until the model's
+    `set_epoch(epoch)` is called. Once it is called, training follows the schedule of
     PPT: 1 for `warmup_epochs`, then half a cosine down to `keep_ratio` over the next
     `anneal_epochs`. PPT's own training moves along it with every step (a fraction of an epoch), the
     recipes of this package with every epoch, so that shapes change no more often than that.
@@ -53,13 +53,13 @@ class TokenPruning:
         object.__setattr__(self, "blocks", blocks)
         if not blocks or blocks[0] < 0 or list(blocks) != sorted(set(blocks)):
             raise ValueError(
-                f"blocks of TokenPruning must be ascending indices from 0 on, got {blocks}"
+                f"blocks of TokenPruning: expected ascending indices from 0 on, got {blocks}"
             )
         if not 0 < self.keep_ratio <= 1:
-            raise ValueError(f"keep_ratio must lie in (0, 1], got {self.keep_ratio}")
+            raise ValueError(f"keep_ratio: expected a number in (0, 1], got {self.keep_ratio}")
         if self.warmup_epochs < 0 or self.anneal_epochs < 0:
             raise ValueError(
-                "warmup_epochs and anneal_epochs must be 0 or more, "
+                "warmup_epochs and anneal_epochs: expected 0 or more, "
                 f"got {self.warmup_epochs} and {self.anneal_epochs}"
             )
 
@@ -162,13 +162,9 @@ class BlockPruning:
 
 @torch.no_grad()
 def select_tokens(query: Tensor, key: Tensor, num_keypoints: int, num_kept: int) -> Tensor:
-    """Indices `[B, num_keypoints + num_kept]` of the tokens that stay.
+    """Indices `[B, num_keypoints + num_kept]` of the tokens that stay, keypoints first.
 
-    Args:
-        query: `[B, heads, T, d]`, keypoint tokens first.
-        key: `[B, heads, T, d]`.
-        num_keypoints: Number of keypoint tokens; all of them stay, in front.
-        num_kept: Number of visual tokens that stay.
+    Queries and keys are `[B, heads, T, d]`.
     """
     logits = query[:, :, :num_keypoints] @ key.transpose(-2, -1) * query.shape[-1] ** -0.5
     attention = F.softmax(logits.float(), dim=-1)

@@ -13,6 +13,10 @@ from cycledistill_pose.models._create import create_model
 from cycledistill_pose.models._token_model import TokenModel
 from cycledistill_pose.models._tokenreg import TokenReg
 
+# The released code, not the paper's text: without a norm after the blocks, tokens that chase a
+# constant can grow without end.
+DETACH_TEACHER = False
+
 SDPOSE_MODELS: dict[str, tuple[str, int]] = {
     "sdpose_t": ("tokenpose_t", 3),
     "sdpose_s_v1": ("tokenpose_s_v1", 2),
@@ -62,9 +66,7 @@ def create_sdpose(
         ValueError: No such name, or options that do not fit.
     """
     if name not in SDPOSE_MODELS:
-        raise ValueError(
-            f"no SDPose model is called {name!r}; there are {', '.join(SDPOSE_MODELS)}"
-        )
+        raise ValueError(f"SDPose model: expected one of {', '.join(SDPOSE_MODELS)}, got {name!r}")
     network, cycles = SDPOSE_MODELS[name]
     model = create_model(network, num_keypoints, pretrained=pretrained, **options)
     return CycleWrapper(model, cycles if num_cycles is None else num_cycles, blocks="blocks")
@@ -75,7 +77,7 @@ def sdpose_loss(
     task_loss: Callable[..., Tensor] | None = None,
     *,
     token_weight: float | Mapping[str, float] = 5e-6,
-    detach_teacher: bool = False,
+    detach_teacher: bool = DETACH_TEACHER,
     **options: Any,
 ) -> CycleDistillLoss:
     """The loss of SDPose (eq. 4): a task loss on every cycle, and two groups of tokens distilled.
@@ -94,7 +96,7 @@ def sdpose_loss(
             `cycledistill_pose.losses.HeatmapMSELoss` otherwise; the targets of both are
             `(target, weight)`. RLELoss has parameters of its own: give
             `criterion.parameters()` to the optimiser, too.
-        token_weight: Of both groups, or `{"keypoint": ..., "visual": ...}`; 0 switches one off.
+        token_weight: Weight of both groups, or `{"keypoint": ..., "visual": ...}`; 0 turns one off.
         detach_teacher: False, the released code: gradient into both cycles' tokens. True, the
             paper's text: none into the later one's. There is no norm after the blocks, so a
             student that chases a constant can make the tokens grow without end (seen in training
@@ -112,7 +114,7 @@ def sdpose_loss(
         groups = {"keypoint": slice(0, plain), "visual": slice(plain, None)}
     else:
         raise TypeError(
-            "model must be a TokenPose or TokenReg, a CycleWrapper around one, or the number of "
+            "model: expected a TokenPose or TokenReg, a CycleWrapper around one, or the number of "
             f"keypoints, got {type(plain).__name__}"
         )
     if task_loss is None:

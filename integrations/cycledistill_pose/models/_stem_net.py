@@ -31,7 +31,7 @@ class StemNet(nn.Module):
         super().__init__()
         if width < 1 or num_blocks < 1:
             raise ValueError(
-                f"width and num_blocks of StemNet must be 1 or more, got {width} and {num_blocks}"
+                f"width and num_blocks of StemNet: expected 1 or more, got {width} and {num_blocks}"
             )
         self.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width, momentum=0.1)

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cycledistill_pose.models._block import Block
-from cycledistill_pose.models._checks import integer_pair, positive_integer
-from cycledistill_pose.models._features import choose_map, probe_features, take_map
+from cycledistill_pose.models._features import (
+    choose_map,
+    integer_pair,
+    positive_integer,
+    probe_features,
+    take_map,
+)
 from cycledistill_pose.models._position import sine_position_embedding
 from cycledistill_pose.models._pruning import PruningPass, TokenPruning
 from cycledistill_pose.models._stem_net import StemNet
@@ -39,18 +44,19 @@ class TokenModel(nn.Module):
         self,
         num_keypoints: int,
         input_size: Sequence[int],
+        *,
         feature_size: Sequence[int],
-        dim: int,
-        depth: int,
-        num_heads: int,
-        mlp_ratio: float,
-        patch_size: Sequence[int],
-        position_embedding: PositionEmbedding,
-        backbone: nn.Module | None,
-        feature_index: int | str | None,
-        pruning: TokenPruning | None,
         head_hidden_dim: int,
         head_outputs: int,
+        dim: int = 192,
+        depth: int = 12,
+        num_heads: int = 8,
+        mlp_ratio: float = 3.0,
+        patch_size: Sequence[int] = (4, 3),
+        position_embedding: PositionEmbedding = "sine-full",
+        backbone: nn.Module | None = None,
+        feature_index: int | str | None = None,
+        pruning: TokenPruning | None = None,
     ) -> None:
         super().__init__()
         self.num_keypoints = positive_integer("num_keypoints", num_keypoints)
@@ -62,13 +68,13 @@ class TokenModel(nn.Module):
         self._epoch: float | None = None
         if position_embedding not in POSITION_EMBEDDINGS:
             raise ValueError(
-                f"position_embedding must be one of {', '.join(POSITION_EMBEDDINGS)}, "
+                f"position_embedding: expected one of {', '.join(POSITION_EMBEDDINGS)}, "
                 f"got {position_embedding!r}"
             )
         if positive_integer("dim", dim) % positive_integer("num_heads", num_heads):
             raise ValueError(f"dim={dim} is not divisible by num_heads={num_heads}")
         if mlp_ratio <= 0:
-            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
+            raise ValueError(f"mlp_ratio: expected a positive number, got {mlp_ratio}")
         if pruning is not None and pruning.blocks[-1] >= positive_integer("depth", depth):
             raise ValueError(
                 f"pruning names block {pruning.blocks[-1]}, but depth={depth} has blocks "
@@ -107,11 +113,7 @@ class TokenModel(nn.Module):
         }
 
     def set_epoch(self, epoch: float) -> None:
-        """Tell the pruning schedule where training stands; without pruning nothing happens.
-
-        Args:
-            epoch: Counted from 0; a fraction is fine.
-        """
+        """Tell the pruning schedule the epoch, counted from 0; a fraction is fine."""
         self._epoch = epoch
 
     def keep_ratio(self) -> float:
@@ -153,7 +155,7 @@ class TokenModel(nn.Module):
         width, height = self.input_size
         if images.ndim != 4 or images.shape[1:] != (3, height, width):
             raise ValueError(
-                f"images must be [B, 3, {height}, {width}] (input_size is {width} wide and "
+                f"images: expected [B, 3, {height}, {width}] (input_size is {width} wide and "
                 f"{height} high), got {list(images.shape)}"
             )
         features = take_map(self.backbone(images), self._feature_index)

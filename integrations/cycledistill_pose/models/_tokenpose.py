@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from cycledistill_pose.models._checks import integer_pair
-from cycledistill_pose.models._pruning import TokenPruning
-from cycledistill_pose.models._token_model import PositionEmbedding, TokenModel
+from cycledistill_pose.models._features import integer_pair
+from cycledistill_pose.models._token_model import TokenModel
 
 
 class TokenPose(TokenModel):
@@ -31,22 +31,25 @@ class TokenPose(TokenModel):
         num_keypoints: K.
         input_size: `(width, height)` of the images in px.
         heatmap_size: `(width, height)` of the heatmaps in px.
-        dim: Width of the tokens; divisible by `num_heads`, and by 4 for a sine embedding.
-        depth: Number of blocks.
-        num_heads: Heads of the attention; its scale is `(dim / num_heads) ** -0.5`.
-        mlp_ratio: Hidden width of a block's MLP in units of `dim`.
-        patch_size: `(height, width)` of a patch, in cells of the feature map. Mind the order:
-            it is that of the published tables.
-        position_embedding: `"sine-full"` adds a fixed sine embedding to the visual tokens at
-            the input and again before every block but the first; `"sine"` only at the input;
-            `"learnable"` adds a learned one to all tokens at the input.
-        backbone: Any module that maps images to a `[B, C, h, w]` feature map, or to several of
-            them, as timm's `features_only` models do; a `StemNet` by default.
-        feature_index: Which of several feature maps to use; by default the one of
-            `heatmap_size`.
         head_hidden_dim: Hidden width of the head, by default an eighth of the cells of a heatmap.
             Below `2 * dim` the head has no hidden layer.
-        pruning: Drop visual tokens on the way; see `TokenPruning`.
+        **options: Of the network:
+
+            - `dim` (192): width of the tokens; divisible by `num_heads`, and by 4 for a sine
+              embedding.
+            - `depth` (12): number of blocks.
+            - `num_heads` (8): heads of the attention; its scale is `(dim / num_heads) ** -0.5`.
+            - `mlp_ratio` (3.0): hidden width of a block's MLP in units of `dim`.
+            - `patch_size` (4, 3): `(height, width)` of a patch, in cells of the feature map. Mind
+              the order: it is that of the published tables.
+            - `position_embedding`: `"sine-full"` (the default) adds a fixed sine embedding to the
+              visual tokens at the input and again before every block but the first; `"sine"` only
+              at the input; `"learnable"` adds a learned one to all tokens at the input.
+            - `backbone`: any module that maps images to a `[B, C, h, w]` feature map, or to
+              several of them, as timm's `features_only` models do; a `StemNet` by default.
+            - `feature_index`: which of several feature maps to use; by default the one of
+              `heatmap_size`.
+            - `pruning`: drop visual tokens on the way; see `TokenPruning`.
 
     Shapes:
         images `[B, 3, H, W]` -> heatmaps `[B, K, heatmap height, heatmap width]`.
@@ -62,33 +65,17 @@ class TokenPose(TokenModel):
         input_size: Sequence[int] = (192, 256),
         heatmap_size: Sequence[int] = (48, 64),
         *,
-        dim: int = 192,
-        depth: int = 12,
-        num_heads: int = 8,
-        mlp_ratio: float = 3.0,
-        patch_size: Sequence[int] = (4, 3),
-        position_embedding: PositionEmbedding = "sine-full",
-        backbone: nn.Module | None = None,
-        feature_index: int | str | None = None,
         head_hidden_dim: int | None = None,
-        pruning: TokenPruning | None = None,
+        **options: Any,
     ) -> None:
         width, height = integer_pair("heatmap_size", heatmap_size)
         super().__init__(
             num_keypoints=num_keypoints,
             input_size=input_size,
             feature_size=(width, height),
-            dim=dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            patch_size=patch_size,
-            position_embedding=position_embedding,
-            backbone=backbone,
-            feature_index=feature_index,
-            pruning=pruning,
             head_hidden_dim=width * height // 8 if head_hidden_dim is None else head_hidden_dim,
             head_outputs=width * height,
+            **options,
         )
         self.heatmap_size = (width, height)
 

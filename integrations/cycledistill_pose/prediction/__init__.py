@@ -1,4 +1,4 @@
-"""From a picture and boxes of people to keypoints in the picture."""
+"""Images and boxes to keypoints."""
 
 from cycledistill_pose.prediction._cycles import predict_cycles
 from cycledistill_pose.prediction._detector import PersonDetector

@@ -33,10 +33,10 @@ class FoundBoxes:
     """Boxes of each image, by its name.
 
     Attributes:
-        images: one entry for each image.
-        total: boxes in the file.
-        left_out: how many were left out, by reason.
-        first_frame: number of a video's first frame in the file.
+        images: One entry for each image.
+        total: Boxes in the file.
+        left_out: Number of boxes left out, by reason.
+        first_frame: Number of a video's first frame in the file.
     """
 
     images: dict[str, ImageBoxes]
@@ -81,17 +81,13 @@ def read_boxes(
             (xywh), score, category_id}`` (the last two may lack), or a COCO-format annotation
             file.
         names: Paths of the images, relative to ``folder``.
-        folder: Where they are.
+        folder: Folder of the images.
         threshold: Boxes of a lower score are left out.
         skeleton: The network's: boxes of another category than its own are left out, and so are
-            crowds. Categories are told apart by name where the file names them, else by id.
+            crowds. Categories are compared by name if the file names them, otherwise by id.
         category_id: Take the boxes of this category instead.
         video: The names are frames: boxes belong to them by number.
         first_frame: Number of the first frame; None takes it from the file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not as described; a box could belong to several images; or none is left.
     """
     file = BoxFile.read(source, "boxes", default_score=1.0)
     categories = _categories(file, skeleton, category_id)
@@ -173,8 +169,8 @@ def _refuse(
         box = others[0]
         name = box.file_name or file.image_names.get(box.image_id or 0) or box.image_id
         raise ValueError(
-            f"{file.title} is for other images: its {found.total} boxes are for {name!r} and the "
-            f"like, none for {names[0]!r}{' and the like' if len(names) > 1 else ''}"
+            f"{file.title} is for other images: its {found.total} boxes are for images such as "
+            f"{name!r}, none for {names[0]!r}"
         )
     reason = ""
     if skeleton is not None and found.left_out["of another category"]:
@@ -185,4 +181,4 @@ def _refuse(
             f"{skeleton.category_id} {skeleton.category or ''}".rstrip()
             + ": --category-id takes the boxes of another one"
         )
-    raise ValueError(f"{file.title}: no box is left of {found}{reason}")
+    raise ValueError(f"{file.title}: no boxes are left of {found}{reason}")

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cycledistill.export import Exportable
 from cycledistill_pose.annotations import check_same_keypoints
-from cycledistill_pose.codecs import HeatmapCodec
-from cycledistill_pose.codecs._decoder import KeypointDecoder
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -35,11 +34,7 @@ Outputs = dict[str, Tensor]
 def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     """Load a folder that `save_plain` wrote; None when it is another kind of folder.
 
-    The example inputs are drawn people; `read_images` crops whole images to the network's input.
-
-    Raises:
-        FileNotFoundError: A file is missing.
-        ValueError: A file is broken.
+    The example inputs are generated people; `read_images` crops whole images for the network.
     """
     if not str(config.get("format", "")).startswith("cycledistill_pose/"):
         return None
@@ -72,6 +67,29 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     )
 
 
+class KeypointDecoder(nn.Module):
+    """A codec's `decode` as the last layer of a network.
+
+    >>> import torch
+    >>> decoder = KeypointDecoder(RegressionCodec(input_size=(192, 256)))
+    >>> decoder(torch.tensor([[[0.25, 0.25, 0.0, 0.0]]]))
+    {'keypoints': tensor([[[48., 64.]]]), 'scores': tensor([[0.5000]])}
+    """
+
+    def __init__(self, codec: HeatmapCodec | RegressionCodec) -> None:
+        super().__init__()
+        self.codec = codec
+
+    def forward(self, outputs: Tensor) -> dict[str, Tensor]:
+        """Keypoints `[B, K, 2]` in px of the input and scores `[B, K]`."""
+        keypoints, scores = self.codec.decode(outputs)
+        return {"keypoints": keypoints, "scores": scores}
+
+    def extra_repr(self) -> str:
+        """The codec, for ``repr``."""
+        return repr(self.codec)
+
+
 def _inputs(crops: Sequence[Any]) -> tuple[Tensor]:
     return (normalize_images(torch.from_numpy(np.stack(crops))).contiguous(),)
 
@@ -86,8 +104,8 @@ def _whole(predictor: PosePredictor, path: Path) -> Any:
 def _moved(distances: Tensor) -> str:
     middle, most = distances.quantile(0.5), distances.quantile(0.95)
     return (
-        f"  keypoints move by {distances.mean():.2f} px of the input in the mean (median "
-        f"{middle:.2f}, 95 % by less than {most:.2f}, one by {distances.max():.1f})"
+        f"  keypoints move by {distances.mean():.2f} px of the input on average (median "
+        f"{middle:.2f}, 95 % by less than {most:.2f}, at most {distances.max():.1f})"
     )
 
 
@@ -103,7 +121,7 @@ def _annotated(
         file,
         images,
         predictor.input_size,
-        udp=getattr(predictor.codec, "method", "") == "udp",
+        udp=predictor.codec.udp_crops,
     )
     batch = torch.utils.data.default_collate([people[index] for index in range(len(people))])
     to_image = invert_matrix(batch["crop_matrix"])
@@ -129,15 +147,14 @@ def _metadata(predictor: PosePredictor) -> dict[str, str]:
     codec, skeleton = predictor.codec, predictor.skeleton
     decoding: dict[str, Any] = {"kind": "regression"}
     if isinstance(codec, HeatmapCodec):
-        decoding = {"kind": "heatmap", "method": codec.method, "sigma": codec.sigma}
-        decoding["stride"] = codec.stride
+        decoding = {"kind": "heatmap", **codec.to_dict(), "stride": codec.stride}
     values = {
         "input_size": predictor.input_size,
         "color_order": "RGB",
         "mean": IMAGENET_MEAN,
         "std": IMAGENET_STD,
         "padding": PADDING,
-        "udp": decoding.get("method") == "udp",
+        "udp": codec.udp_crops,
         "codec": decoding,
         "keypoint_names": skeleton.keypoint_names,
         "flip_pairs": [

@@ -27,17 +27,7 @@ def number_images(names: Sequence[str]) -> list[int]:
 
 
 class ImageMatcher:
-    """Finds a box's image by the path that its file gives, and by number where it gives none.
-
-    Args:
-        names: paths of the images, relative to ``folder``.
-        folder: where they are.
-        file: that the boxes are from.
-        boxes: those to be matched.
-
-    Raises:
-        ValueError: when a name could be of several images, or several names of one.
-    """
+    """Finds a box's image by the path that its file gives, and by number where it gives none."""
 
     def __init__(
         self, names: Sequence[str], folder: Path, file: BoxFile, boxes: Sequence[Box]
@@ -101,13 +91,10 @@ class ImageMatcher:
 
 
 class FrameMatcher:
-    """Finds a box's frame by number, counted from where the file says.
+    """Finds a box's frame by number.
 
-    Args:
-        names: of the frames, in order.
-        boxes: the file. It counts from 0 where it has a frame 0, from its first image where it
-            lists as many images in a row as there are frames, and else from 1.
-        first: number of the first frame, where that is known.
+    The file counts from 0 where it has a frame 0, from its first image where it lists as many
+    images in a row as there are frames, and else from 1; or from ``first``.
     """
 
     def __init__(self, names: Sequence[str], boxes: BoxFile, first: int | None) -> None:

@@ -14,18 +14,15 @@ import numpy.typing as npt
 import torch
 
 from cycledistill import CycleWrapper
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.checkpoints import load_plain, save_plain
-from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec, codec_for
 from cycledistill_pose.data import crop_matrix, invert_matrix, normalize_images, transform_points
-from cycledistill_pose.data._picture import read_rgb
-from cycledistill_pose.data._warp import crop_image
+from cycledistill_pose.data._crop import crop_image
+from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.models import TokenPose, TokenReg
-from cycledistill_pose.prediction._codec import codec_for
 from cycledistill_pose.prediction._cycles import predict_cycles
 from cycledistill_pose.skeletons import Skeleton
-
-Pixels = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[Any]
 
 
 class Prediction(NamedTuple):
@@ -36,20 +33,20 @@ class Prediction(NamedTuple):
 
 
 class PosePredictor:
-    """Call with an image and boxes to get keypoints.
+    """Predicts the keypoints of people in images.
 
-    ``plain`` is the network. For a single pass it runs as it is, and several threads may call one
-    predictor at once; ``model`` is the same, or for more passes the network in a `CycleWrapper`.
-    The network may be moved, and be of any floating-point type: ``predictor.plain.bfloat16()``.
+    ``plain`` is the network, and ``model`` what runs: the network itself in a single pass, which
+    several threads may share, or a `CycleWrapper` around it. The network can be moved, and have any
+    floating-point type: ``predictor.plain.bfloat16()``.
 
     Args:
         model: The plain network.
         skeleton: Its keypoints.
         codec: Decodes its output.
         num_cycles: Passes through the blocks.
-        flip_test: Average with the outputs for the mirrored crops. Left out, with a warning, where
-            the skeleton has no flip pairs.
-        batch_size: People at a time.
+        flip_test: Average with the outputs for the mirrored crops. Ignored, with a warning, if the
+            skeleton has no flip pairs.
+        batch_size: People in a batch.
 
     Raises:
         ValueError: ``num_cycles`` or ``batch_size`` is below 1.
@@ -66,9 +63,9 @@ class PosePredictor:
     ) -> None:
         for name, value in (("num_cycles", num_cycles), ("batch_size", batch_size)):
             if value < 1:
-                raise ValueError(f"{name} must be 1 or more, got {value}")
+                raise ValueError(f"{name}: expected 1 or more, got {value}")
         if flip_test and not skeleton.flip_pairs:
-            warnings.warn("flip_test is left out: the skeleton has no flip pairs", stacklevel=2)
+            warnings.warn("flip_test is ignored: the skeleton has no flip pairs", stacklevel=2)
         self.plain = model.eval()
         self.model = model if num_cycles == 1 else CycleWrapper(model, num_cycles, "blocks").eval()
         self.input_size = model.input_size
@@ -83,7 +80,7 @@ class PosePredictor:
         """Predict with a plain network that was saved.
 
         Args:
-            source: Its folder, or its name on the Hugging Face hub (``"owner/name"``).
+            source: Its folder, or its name on the Hugging Face Hub (``"owner/name"``).
             **options: As for the class.
 
         Raises:
@@ -102,7 +99,8 @@ class PosePredictor:
         """Write the plain network as a folder that `from_pretrained` and `push_to_hub` take.
 
         Args:
-            folder: Where to; an empty one, or one that this wrote, is replaced.
+            folder: Folder to write; an existing one is replaced if it is empty or contains such a
+                network and nothing else.
             training: For the model card, see `save_plain`.
             scores: For the model card, see `save_plain`.
 
@@ -112,13 +110,10 @@ class PosePredictor:
         """
         if self.plain.made_by is None:
             raise ValueError(
-                "this network cannot be made again from a name and options: it does not come from "
-                "create_model, or with backbone=..."
+                "this network cannot be rebuilt from a name and options: it was not made by "
+                "create_model, or was given a backbone"
             )
-        codec = {}
-        if isinstance(self.codec, HeatmapCodec):
-            names = ("sigma", "method", "blur_kernel")
-            codec = {name: getattr(self.codec, name) for name in names}
+        codec = self.codec.to_dict()
         return save_plain(
             self.plain, folder, *self.plain.made_by, self.skeleton, codec, training, scores
         )
@@ -136,17 +131,17 @@ class PosePredictor:
 
         Args:
             image: Path, encoded bytes, Pillow image or array: RGB `[H, W, 3]`, grey `[H, W]`, or
-                with alpha, of bytes or 16 bits. A path and a Pillow image are turned upright by
-                their EXIF orientation. A list or tuple (or array `[B, H, W, 3]`) is several
-                images, whose people share batches.
-            boxes_xyxy: `[N, 4]` px of the image; None takes the whole image as one person. For
-                several images a list of these.
-            size: (width, height) of the image that the boxes were measured in, where it is known.
-                If it is that of a photo as it is stored, on its side, the photo is not turned, as
-                in training. For several images a list of these.
+                with alpha, 8 or 16 bits. Files and Pillow images are rotated upright by their
+                EXIF orientation. A list or tuple (or array `[B, H, W, 3]`) means several images,
+                whose people share batches.
+            boxes_xyxy: `[N, 4]` px of the image; None treats the whole image as one person. For
+                several images, a list of these.
+            size: (width, height) of the image that the boxes were measured in, if known. If it is
+                that of a photo as stored, on its side, the photo is not rotated, as in training.
+                For several images, a list of these.
 
         Returns:
-            keypoints and scores, all finite; for several images a list of these.
+            Keypoints and scores, all finite; for several images, a list of these.
 
         Raises:
             BadImageError: An image cannot be decoded, or is not of the size said.
@@ -185,7 +180,7 @@ class PosePredictor:
 
     def _people(
         self, images: list[Any], boxes: list[Any], sizes: list[Any]
-    ) -> Iterator[tuple[int, Pixels, FloatArray]]:
+    ) -> Iterator[tuple[int, ImageArray, FloatArray]]:
         """Index of the image, crop and its matrix, person by person; images are read in turn."""
         for index, (image, of_image, size) in enumerate(zip(images, boxes, sizes, strict=True)):
             is_path = isinstance(image, str | os.PathLike)
@@ -195,7 +190,7 @@ class PosePredictor:
             chosen = np.asarray([[0, 0, width, height]] if of_image is None else of_image, float)
             chosen = chosen.reshape(0, 4) if chosen.size == 0 else chosen
             if chosen.ndim != 2 or chosen.shape[1] != 4:
-                raise ValueError(f"boxes_xyxy must have shape [N, 4], got {list(chosen.shape)}")
+                raise ValueError(f"boxes_xyxy: expected shape [N, 4], got {list(chosen.shape)}")
             empty = ~(np.isfinite(chosen).all(1) & (chosen[:, 2:] > chosen[:, :2]).all(1))
             if empty.any():
                 raise ValueError(f"boxes_xyxy: {chosen[empty][0].tolist()} has no extent")
@@ -203,7 +198,7 @@ class PosePredictor:
                 crops, matrices = self.crop(pixels, box[None])
                 yield index, crops[0], matrices[0]
 
-    def _run(self, crops: Pixels, matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def _run(self, crops: ImageArray, matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Keypoints `[N, K, 2]` px of the images and scores `[N, K]` of crops `[N, h, w, 3]`."""
         weights = next(self.plain.parameters())
         images = normalize_images(torch.from_numpy(crops).to(weights.device), dtype=weights.dtype)
@@ -219,8 +214,8 @@ class PosePredictor:
             )
         return points, scores
 
-    def crop(self, pixels: Pixels, boxes_xyxy: npt.ArrayLike) -> tuple[Pixels, FloatArray]:
-        """What the network gets to see of an image.
+    def crop(self, pixels: ImageArray, boxes_xyxy: npt.ArrayLike) -> tuple[ImageArray, FloatArray]:
+        """Crop people for the network.
 
         Args:
             pixels: RGB bytes `[H, W, 3]`.
@@ -230,8 +225,8 @@ class PosePredictor:
             RGB bytes `[N, h, w, 3]` of the network's input size, and the maps `[N, 2, 3]` from px
             of the image to px of these.
         """
-        udp = getattr(self.codec, "method", "") == "udp"
-        matrices = crop_matrix(np.asarray(boxes_xyxy, float), self.input_size, udp=udp)
+        boxes = np.asarray(boxes_xyxy, float)
+        matrices = crop_matrix(boxes, self.input_size, udp=self.codec.udp_crops)
         crops = [crop_image(pixels, matrix, self.input_size) for matrix in matrices]
         return np.stack(crops), matrices
 

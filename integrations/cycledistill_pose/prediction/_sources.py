@@ -7,11 +7,10 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from cycledistill._files import image_files
+from cycledistill.saving._files import image_files
+from cycledistill_pose.data._picture import ImageArray
 
-Pixels = npt.NDArray[np.uint8]
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm")
 
 
@@ -19,10 +18,6 @@ class Images:
     """The image files of a folder and its subfolders, or one file.
 
     ``names`` are their paths relative to ``folder``; hidden files and folders are left out.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: The folder has no images.
     """
 
     def __init__(self, source: Path) -> None:
@@ -40,12 +35,7 @@ class Images:
 
 
 class Video:
-    """The frames of a video; frame 1 is called ``000001.png``.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read as a video.
-    """
+    """The frames of a video; frame 1 is called ``000001.png``."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -62,12 +52,12 @@ class Video:
             raise ValueError(f"{path} has no frame that can be read")
         self.names = [f"{number:06d}.png" for number in range(1, count + 1)]
 
-    def __iter__(self) -> Iterator[Pixels]:
+    def __iter__(self) -> Iterator[ImageArray]:
         capture = self._open()
         for _ in self.names:
             fine, frame = capture.read()
             if not fine:
-                raise ValueError(f"{self.path} breaks off before its end")
+                raise ValueError(f"{self.path} ends before its last frame")
             yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
         capture.release()
 

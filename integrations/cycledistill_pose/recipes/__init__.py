@@ -1,38 +1,34 @@
-"""What the pose examples share: options, data, a whole run. Needs the extra ``[train]``."""
+"""Parts of the recipes in ``examples/``: options, people, evaluation. Needs extra ``[train]``."""
+
+from __future__ import annotations
 
 from cycledistill_pose.recipes._build import (
-    build_codec,
     build_criterion,
     build_model,
-    input_size_of,
+    build_teacher,
     model_options,
-    wrap_model,
 )
-from cycledistill_pose.recipes._config import PoseConfig
-from cycledistill_pose.recipes._data import PoseData, load_data
+from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
-from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
-from cycledistill_pose.recipes._files import OpenFiles, open_files
-from cycledistill_pose.recipes._report import report
-from cycledistill_pose.recipes._train import PoseRun, train_pose
+from cycledistill_pose.recipes._finish import PoseRun, finish_run
+from cycledistill_pose.recipes._open import open_evaluation, open_people
+from cycledistill_pose.recipes._people import EvaluationPeople, TrainingPeople, people_rows
 
 __all__ = [
     "EvaluationOptions",
-    "OpenFiles",
+    "EvaluationPeople",
     "PoseConfig",
-    "PoseData",
     "PoseRun",
-    "build_codec",
+    "TrainingPeople",
     "build_criterion",
     "build_model",
+    "build_teacher",
     "evaluate_cycles",
-    "input_size_of",
-    "load_data",
+    "finish_run",
     "model_options",
-    "open_files",
-    "report",
+    "open_evaluation",
+    "open_people",
+    "people_rows",
     "save_predictions",
     "scores_by_cycle",
-    "train_pose",
-    "wrap_model",
 ]

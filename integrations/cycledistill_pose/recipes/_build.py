@@ -1,20 +1,19 @@
-"""Network, wrapper, codec and loss of a config."""
+"""Network and loss of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill import CycleDistillLoss, CycleWrapper, FoldLoss
+from cycledistill.training import find_trained, start_from
 from cycledistill_pose.checkpoints import (
     load_plain,
     load_reference_checkpoint,
     to_reference_state_dict,
 )
-from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
+from cycledistill_pose.losses import as_truth
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model, sdpose_loss
-from cycledistill_pose.models._create import MODELS
-from cycledistill_pose.prediction._codec import codec_for
 from cycledistill_pose.recipes._config import PoseConfig
 
 
@@ -27,19 +26,8 @@ def model_options(config: PoseConfig) -> dict[str, Any]:
     return options
 
 
-def input_size_of(config: PoseConfig) -> tuple[int, int]:
-    """Width and height of the network's input in px.
-
-    Raises:
-        ValueError: There is no such model.
-    """
-    if config.model not in MODELS:
-        raise ValueError(f"no model is called {config.model!r}; there are {', '.join(MODELS)}")
-    return config.input_size or MODELS[config.model][1].get("input_size", (192, 256))
-
-
 def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
-    """The plain network.
+    """The plain network, with its initial weights.
 
     Raises:
         ValueError: There is no such model, or an option or the initial weights do not fit it.
@@ -56,20 +44,38 @@ def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
     return model
 
 
-def wrap_model(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper:
-    """The network in a wrapper with the mode's cycles."""
-    return CycleWrapper(model, blocks="blocks", **config.wrapper_options())
+def build_teacher(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper | None:
+    """The frozen teacher of mode fold, whose weights the network takes if it is to start from them.
+
+    Args:
+        config: The options.
+        model: The plain network that is to learn from it.
+
+    Raises:
+        FileNotFoundError: The folder has no network.
+        ValueError: The teacher is another kind of network.
+    """
+    if config.folded_from is None:
+        return None
+    found = find_trained(config.folded_from)
+    network = load_plain(found.network).model
+    if type(network) is not type(model) or network.input_size != model.input_size:
+        raise ValueError(
+            f"folded_from={config.folded_from} is a {type(network).__name__} for images of "
+            f"{network.input_size}, expected a {type(model).__name__} for {model.input_size}"
+        )
+    teacher = CycleWrapper(network, num_cycles=found.cycles, blocks="blocks").eval()
+    if config.warm_start:
+        start_from(model, teacher, config.folded_from)
+    return teacher
 
 
-def build_codec(config: PoseConfig, model: TokenPose | TokenReg) -> HeatmapCodec | RegressionCodec:
-    """What turns keypoints into the network's targets, and its outputs into keypoints."""
-    return codec_for(model, sigma=config.sigma, method=config.codec)
-
-
-def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDistillLoss:
-    """The paper's eq. 4 with the ablations of its tables 5 to 7."""
+def build_criterion(
+    config: PoseConfig, model: TokenPose | TokenReg, teacher: CycleWrapper | None = None
+) -> CycleDistillLoss | FoldLoss:
+    """The paper's eq. 4 with the ablations of its tables 5 to 7; in mode fold `FoldLoss`."""
     distill = config.mode == "distill"
-    return sdpose_loss(
+    criterion = sdpose_loss(
         model,
         token_weight={
             "keypoint": config.keypoint_weight if distill else 0.0,
@@ -79,3 +85,7 @@ def build_criterion(config: PoseConfig, model: TokenPose | TokenReg) -> CycleDis
         task_cycles=config.task_cycles if distill else "last",
         teacher=config.teacher if distill else "next",
     )
+    if teacher is None:
+        return criterion
+    task = criterion.task_loss
+    return FoldLoss(task, teacher, config.truth_weight, prediction_distance=as_truth(task))

@@ -1,4 +1,4 @@
-"""Options of a pose run, and the presets."""
+"""Options of an evaluation, and of a run that trains and evaluates."""
 
 from __future__ import annotations
 
@@ -9,42 +9,110 @@ from typing import Literal
 from cycledistill.training import CycledConfig, free
 from cycledistill_pose.codecs._heatmap import HeatmapMethod
 from cycledistill_pose.data import PoseAugmentation
-from cycledistill_pose.recipes._evaluation_options import EvaluationOptions
+from cycledistill_pose.models._sdpose import DETACH_TEACHER
+
+
+@dataclass
+class EvaluationOptions:
+    """The people to evaluate on, and how AP is measured, in training runs and comparisons."""
+
+    data_root: Path | None = free(None)
+    """Folder of the data set. None generates people, which needs no data."""
+
+    dataset: Literal["coco", "crowdpose", "files"] = "coco"
+    """Layout of data_root: COCO 2017 (annotations/person_keypoints_{train,val}2017.json,
+    {train,val}2017/), CrowdPose (annotations/crowdpose_{train,val,test}.json, images/; trained on
+    train + val, tested on test), or files named by the options for annotations and images."""
+
+    val_annotations: Path | None = free(None)
+    """COCO-format JSON to evaluate on, relative to data_root."""
+
+    val_images: Path | None = free(None)
+    """Folder of its images, relative to data_root."""
+
+    category: str | None = None
+    """Name of the category to read, where several in the annotations have keypoints."""
+
+    detections: Path | None = free(None)
+    """A detector's boxes for the evaluation, as JSON: a list of {image_id, category_id, bbox
+    (xywh), score}. None evaluates on the annotated boxes. If the images have no annotated people,
+    predictions are written without AP."""
+
+    detection_threshold: float = 0.0
+    """Ignore detected boxes with a lower score."""
+
+    skip_bad_images: bool = False
+    """Skip and count people in missing or broken images instead of stopping."""
+
+    easy_synthetic: bool = False
+    """Generate one whole, upright person in each picture, seen from the front: an easy task for
+    very small networks."""
+
+    nms: Literal["oks", "soft_oks", "none"] = "oks"
+    """How duplicate detections of a person are removed in evaluations."""
+
+    nms_threshold: float = 0.9
+    """Similarity above which the lower-scoring of two people is removed."""
+
+    keypoint_score_threshold: float = 0.2
+    """Keypoints with at most this score do not count towards a person's score."""
+
+    eval_batch_size: int = free(64)
+    """Batch size in evaluations."""
+
+    num_synthetic_val: int = 200
+    """Generated pictures to evaluate on."""
 
 
 @dataclass
 class PoseConfig(EvaluationOptions, CycledConfig):
     """Train a pose network, cycled and distilled into one pass."""
 
+    mode: Literal["plain", "cycle", "distill", "fold"] = "distill"  # type: ignore[assignment]
+    """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
+    table 6). distill: loss on every cycle, tokens distilled, used with one (paper, tables 1, 5, 7).
+    fold: one cycle, taught by the run in folded_from, which is frozen."""
+
+    folded_from: Path | None = free(None)
+    """Folder of the finished run that teaches in mode fold: one of mode cycle, of a network of the
+    same size."""
+
+    warm_start: bool = True
+    """Start from the teacher's weights in mode fold."""
+
+    truth_weight: float = 0.1
+    """Weight of the annotations in mode fold; the teacher's predictions have the rest of 1."""
+
     train_annotations: Path | None = free(None)
-    """COCO-format JSON to train on, relative to data_root, in place of the layout's. Any category
-    with keypoints will do: names, flip pairs and sigmas come from the file."""
+    """COCO-format JSON to train on, relative to data_root, instead of the layout's own file. Any
+    category with keypoints works: names, flip pairs and sigmas are read from the file."""
 
     train_images: Path | None = free(None)
     """Folder of its images, relative to data_root."""
 
     flip_pairs: str | None = None
-    """Keypoints that change places in a mirror image, as left_eye:right_eye,left_ear:right_ear; by
-    default those of the file, or of its names. none mirrors nothing: no random mirroring in
-    training, and no flip test."""
+    """Keypoints that trade places in a mirror image, as left_eye:right_eye,left_ear:right_ear; by
+    default taken from the file, or from the keypoint names. none turns mirroring off, in training
+    and in the flip test."""
 
     num_synthetic: int = 8000
-    """Synthetic people to train on, other ones in every epoch."""
+    """Generated people to train on, new ones in every epoch."""
 
     model: str = "tokenpose_s_v1"
     """Plain network: tokenpose_t, tokenpose_s_v1, tokenpose_s_v2, tokenpose_b, tokenpose_nano;
     tokenreg_s, tokenreg_nano for regression."""
 
     pretrained: bool = False
-    """Start the backbone from ImageNet weights (tokenpose_b alone has them; downloads)."""
+    """Start the backbone from ImageNet weights (only tokenpose_b has them; downloads)."""
 
     initial_weights: Path | None = free(None)
     """Start from a released SDPose, TokenPose or DistilPose checkpoint, or from the folder of a
-    plain network of ours. With another number of keypoints the keypoint tokens start afresh."""
+    plain network saved by this package. If the number of keypoints differs, the keypoint tokens
+    are initialised anew."""
 
     input_size: tuple[int, int] | None = None
-    """Width and height of the input in pixels; None keeps the model's own. Likewise the next
-    five."""
+    """Width and height of the input in pixels. None keeps the model's own value, here and for
+    the next five options."""
 
     heatmap_size: tuple[int, int] | None = None
     """Width and height of the heatmaps in pixels."""
@@ -73,9 +141,10 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     teacher: Literal["next", "last"] = "next"
     """Which cycle a cycle learns from (next: paper, table 7, 3 -> 2 -> 1)."""
 
-    detach_teacher: bool = False
-    """Treat the later cycle's tokens as constants, as the paper's text says. Its released code does
-    not; without a norm after the blocks tokens can then grow without end."""
+    detach_teacher: bool = DETACH_TEACHER
+    """Treat the later cycle's tokens as constants, as the paper's text says. The released code does
+    not. In these networks, which have no norm after the blocks, it can make tokens grow without
+    bound."""
 
     codec: HeatmapMethod = "fit"
     """Heatmap targets and their decoding (dark: the paper's released recipe; fit: the same targets,
@@ -94,16 +163,22 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     """Random crops of people."""
 
     reduced_decoding: bool = False
-    """Decode images at half, quarter or eighth size where the crop is shrunk by as much anyway."""
+    """Decode large images at half, quarter or eighth size where the crop is shrunk that much
+    anyway."""
 
     crop_cache: Path | None = free(None)
-    """Folder in which decoded parts of images are kept (4 bytes a pixel); no pixel changes."""
+    """Folder that caches decoded parts of images (4 bytes a pixel). Crops stay the same."""
 
     flip_test: bool = True
-    """Average the outputs for the image and its mirror image in evaluations."""
+    """In evaluations, average the outputs for the image and its mirror image."""
 
     pictures: int = free(12)
     """People in the picture of predictions beside the truth."""
+
+    @property
+    def training_cycles(self) -> int:
+        """Cycles that training runs in this mode."""
+        return 1 if self.mode == "fold" else super().training_cycles
 
     def validate(self) -> None:
         """Check ranges.
@@ -112,11 +187,21 @@ class PoseConfig(EvaluationOptions, CycledConfig):
             ValueError: An option is out of its range; the text names it.
         """
         super().validate()
+        if (self.mode == "fold") != (self.folded_from is not None):
+            raise ValueError(
+                f"mode=fold and --folded-from FOLDER belong together, got mode={self.mode} and "
+                f"folded_from={self.folded_from}"
+            )
+        if not 0 <= self.truth_weight <= 1:
+            raise ValueError(f"truth_weight must lie in [0, 1], got {self.truth_weight}")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError(f"milestones must be rising epochs, got {self.milestones}")
-        named = (self.train_annotations, self.train_images)
-        if (named[0] is None) != (named[1] is None):
-            raise ValueError("train_annotations and train_images go together; give both")
-        named = (self.val_annotations, self.val_images)
-        if (named[0] is None) != (named[1] is None):
-            raise ValueError("val_annotations and val_images go together; give both")
+            raise ValueError(f"milestones: expected rising epochs, got {self.milestones}")
+        check_file_options(self)
+
+
+def check_file_options(options: EvaluationOptions) -> None:
+    """Check that annotations and images are named together."""
+    for split in ("train", "val"):
+        names = [f"{split}_annotations", f"{split}_images"]
+        if len({getattr(options, name, None) is None for name in names}) > 1:
+            raise ValueError(f"{names[0]} and {names[1]} go together; give both")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,7 @@ from cycledistill_pose.data import invert_matrix, normalize_images, pose_loader,
 from cycledistill_pose.drawing import prediction_grid, save_picture
 from cycledistill_pose.metrics import PCK, CocoKeypointAP, CrowdPoseAP
 from cycledistill_pose.prediction import predict_cycles
-from cycledistill_pose.recipes._config import PoseConfig
-from cycledistill_pose.recipes._data import PoseData
+from cycledistill_pose.recipes._people import EvaluationPeople
 
 PCK_THRESHOLD = 0.1
 
@@ -30,26 +30,32 @@ class CycleMetrics(NamedTuple):
 
 def evaluate_cycles(
     model: CycleWrapper,
-    data: PoseData,
+    people: EvaluationPeople,
     codec: HeatmapCodec | RegressionCodec,
-    config: PoseConfig,
     num_cycles: int,
+    flip_indices: Sequence[int] | None = None,
+    num_workers: int = 0,
 ) -> list[CycleMetrics]:
     """Predict everybody once; the metrics of 1, 2, ... ``num_cycles`` cycles.
 
     Each process predicts its own share of the people; computing a metric joins them.
+
+    Args:
+        model: The network, in eval mode.
+        people: The people to predict.
+        codec: The network's.
+        num_cycles: The most cycles.
+        flip_indices: For the flip test; see `predict_cycles`.
+        num_workers: Processes that load images.
     """
     device = next(model.parameters()).device
-    flip_indices = data.skeleton.flip_indices if config.flip_test else None
-    has_truth = data.val is data.truth
+    crops = people.crops(codec.input_size, codec.udp_crops)
+    num_keypoints = people.skeleton.num_keypoints
     metrics = [
-        CycleMetrics(
-            data.make_metric(),
-            PCK(data.skeleton.num_keypoints, PCK_THRESHOLD) if has_truth else None,
-        )
+        CycleMetrics(people.metric(), None if people.boxes else PCK(num_keypoints, PCK_THRESHOLD))
         for _ in range(num_cycles)
     ]
-    for batch in evaluation_loader(data.val, config.eval_batch_size, config.num_workers):
+    for batch in evaluation_loader(crops, people.options.eval_batch_size, num_workers):
         images = normalize_images(batch["image"].to(device))
         to_image = invert_matrix(batch["crop_matrix"])
         truth = transform_points(batch["keypoints"], to_image)
@@ -64,7 +70,7 @@ def evaluate_cycles(
     return metrics
 
 
-def scores_by_cycle(metrics: list[CycleMetrics]) -> dict[str, float]:
+def scores_by_cycle(metrics: Sequence[CycleMetrics]) -> dict[str, float]:
     """``{"AP/1": ..., "AP50/1": ..., "PCK/1": ..., "AP/2": ...}`` in percent.
 
     PCK counts keypoints nearer to the truth than 0.1 of the box's longer side.
@@ -79,31 +85,32 @@ def scores_by_cycle(metrics: list[CycleMetrics]) -> dict[str, float]:
 
 
 def save_predictions(
-    model: CycleWrapper,
-    data: PoseData,
-    codec: HeatmapCodec | RegressionCodec,
-    config: PoseConfig,
     path: Path,
+    model: CycleWrapper,
+    people: EvaluationPeople,
+    codec: HeatmapCodec | RegressionCodec,
+    num_cycles: int,
+    flip_indices: Sequence[int] | None = None,
+    count: int = 12,
 ) -> None:
     """Write a picture of people with their true and predicted skeletons side by side.
 
-    Where nobody is annotated, the detected people are drawn, and no truth.
+    If no people are annotated, the detected ones are drawn, without truth.
     """
     device = next(model.parameters()).device
-    shown = data.truth or data.val
-    count = min(config.pictures, len(shown))
-    chosen = torch.linspace(0, len(shown) - 1, count).round().int().tolist()
-    people = torch.utils.data.Subset(shown, chosen)
-    batch: dict[str, Any] = next(iter(pose_loader(people, batch_size=count)))
+    shown = people.annotated if people.has_truth else people
+    crops = shown.crops(codec.input_size, codec.udp_crops)
+    count = min(count, len(crops))
+    chosen = torch.linspace(0, len(crops) - 1, count).round().int().tolist()
+    batch = next(iter(pose_loader(torch.utils.data.Subset(crops, chosen), batch_size=count)))
     images = normalize_images(batch["image"].to(device))
-    flip_indices = data.skeleton.flip_indices if config.flip_test else None
-    cycles = predict_cycles(model, images, codec, config.training_cycles, flip_indices)
-    labels = ["1 cycle", *(f"{cycle} cycles" for cycle in range(2, len(cycles) + 1))]
+    cycles = predict_cycles(model, images, codec, num_cycles, flip_indices)
+    labels = ["1 cycle", *(f"{cycle} cycles" for cycle in range(2, num_cycles + 1))]
     picture = prediction_grid(
         np.asarray(batch["image"]),
         {label: keypoints for label, (keypoints, _) in zip(labels, cycles, strict=True)},
-        None if data.truth is None else batch["keypoints"],
+        batch["keypoints"] if people.has_truth else None,
         visible=batch["visible"],
-        skeleton=data.skeleton,
+        skeleton=people.skeleton,
     )
     save_picture(path, picture)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cycledistill_pose.skeletons._known import COCO, CROWDPOSE
-from cycledistill_pose.skeletons._skeleton import Skeleton
+from cycledistill_pose.skeletons._skeleton import COCO, CROWDPOSE, Skeleton
 
 __all__ = ["COCO", "CROWDPOSE", "Skeleton"]

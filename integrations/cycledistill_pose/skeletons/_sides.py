@@ -1,4 +1,4 @@
-"""Which keypoints change places in a mirror, as far as their names say."""
+"""Flip pairs from the names of keypoints."""
 
 from __future__ import annotations
 

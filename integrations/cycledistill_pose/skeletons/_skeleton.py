@@ -1,4 +1,4 @@
-"""What a person (or any other object) with named keypoints is made of."""
+"""Named keypoints of a person, or of any other object."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Skeleton:
     0.026
 
     Attributes:
-        name: what the skeleton is called in messages.
+        name: Name of the skeleton in messages.
         keypoint_names: K names, in the order of the annotation files.
-        flip_pairs: pairs of keypoints that change places when an image is mirrored. Without any,
-            nothing is mirrored: neither in training nor in the flip test.
+        flip_pairs: Pairs of keypoints that trade places when an image is mirrored. Without any,
+            there is no mirroring, neither in training nor in the flip test.
         sigmas: K fall-off constants of the object keypoint similarity (COCO's ``sigmas``,
             already divided by 10).
-        limbs: pairs of keypoints that are joined by a line when drawn.
-        upper_body: keypoints of the upper half. Half-body augmentation cuts people along this
-            split; it leaves people whole where either half is empty.
-        category_id: of the annotation file that they were read from; goes into results.
-        category: name of the category there, or None where it is not known. These two do not
-            count when skeletons are compared.
+        limbs: Pairs of keypoints that are joined by a line in drawings.
+        upper_body: Keypoints of the upper half, for half-body augmentation, which does nothing if
+            either half is empty.
+        category_id: Category id of the annotation file that they were read from; goes into results.
+        category: Name of the category there, or None if unknown. Comparisons of skeletons ignore
+            these two.
 
     Raises:
-        ValueError: when an index is out of range, a keypoint is in two flip pairs, names repeat,
+        ValueError: An index is out of range, a keypoint is in two flip pairs, names repeat,
             or the number of sigmas is not the number of names.
     """
 
@@ -54,36 +54,28 @@ class Skeleton:
     category: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        count = len(self.keypoint_names)
+        title, count = f"skeleton {self.name!r}", len(self.keypoint_names)
         if count == 0:
-            raise ValueError(f"skeleton {self.name!r}: keypoint_names is empty")
+            raise ValueError(f"{title}: keypoint_names is empty")
         repeated = sorted({n for n in self.keypoint_names if self.keypoint_names.count(n) > 1})
         if repeated:
-            raise ValueError(f"skeleton {self.name!r}: keypoint_names repeat {repeated}")
+            raise ValueError(f"{title}: keypoint_names repeat {repeated}")
         if len(self.sigmas) != count:
-            raise ValueError(
-                f"skeleton {self.name!r}: {len(self.sigmas)} sigmas for {count} keypoint names"
-            )
+            raise ValueError(f"{title}: {len(self.sigmas)} sigmas for {count} keypoint names")
         if not all(0 < sigma < math.inf for sigma in self.sigmas):
-            raise ValueError(
-                f"skeleton {self.name!r}: sigmas must be above 0 and finite, got {self.sigmas}"
-            )
-        used = {
-            "flip_pairs": [i for pair in self.flip_pairs for i in pair],
-            "limbs": [i for pair in self.limbs for i in pair],
-            "upper_body": list(self.upper_body),
-        }
+            raise ValueError(f"{title}: sigmas: expected finite numbers above 0, got {self.sigmas}")
+        paired = [index for pair in self.flip_pairs for index in pair]
+        joined = [index for pair in self.limbs for index in pair]
+        used = {"flip_pairs": paired, "limbs": joined, "upper_body": self.upper_body}
         for name, indices in used.items():
-            wrong = [i for i in indices if not 0 <= i < count]
+            wrong = [index for index in indices if not 0 <= index < count]
             if wrong:
                 raise ValueError(
-                    f"skeleton {self.name!r}: {name} names keypoints {wrong}, "
+                    f"{title}: {name} names keypoints {wrong}, "
                     f"but there are {count} (0 to {count - 1})"
                 )
-        if len(set(used["flip_pairs"])) != len(used["flip_pairs"]):
-            raise ValueError(
-                f"skeleton {self.name!r}: a keypoint stands in two flip_pairs: {self.flip_pairs}"
-            )
+        if len(set(paired)) != len(paired):
+            raise ValueError(f"{title}: a keypoint is in two flip_pairs: {self.flip_pairs}")
 
     @property
     def num_keypoints(self) -> int:
@@ -112,12 +104,12 @@ class Skeleton:
         ((0, 1),)
 
         Raises:
-            ValueError: when a pair is not of two names, or a name is not among the keypoints.
+            ValueError: A pair is not of two names, or a name is not among the keypoints.
         """
         indices = []
         for pair in pairs:
             if len(pair) != 2 or isinstance(pair, str):
-                raise ValueError(f"flip pairs must be pairs of keypoint names, got {pair!r}")
+                raise ValueError(f"flip pairs: expected pairs of keypoint names, got {pair!r}")
             unknown = [name for name in pair if name not in self.keypoint_names]
             if unknown:
                 raise ValueError(
@@ -151,22 +143,20 @@ class Skeleton:
         Flip pairs are names that differ in ``left``/``right`` (or ``l``/``r``) alone, unless the
         category has ``flip_pairs`` of its own: pairs of names, or of numbers that count from 1.
         The limbs are the category's ``skeleton``, which counts from 1 too. The lower half of the
-        body is every name that speaks of hip, knee, ankle, leg or foot. A category with the very
+        body is every name with hip, knee, ankle, leg or foot in it. A category with exactly the
         names of COCO or CrowdPose gives that skeleton.
 
         Args:
-            category: with ``keypoints`` (names) and maybe ``skeleton``, ``flip_pairs``, ``id``,
+            category: With ``keypoints`` (names) and maybe ``skeleton``, ``flip_pairs``, ``id``,
                 ``name``, ``sigmas``.
             sigmas: K values; otherwise the category's own ``sigmas``, otherwise those of the
                 COCO and CrowdPose keypoints of the same name, otherwise ``default_sigma``.
-            default_sigma: for keypoints that nobody has measured.
+            default_sigma: For all other keypoints.
 
         Raises:
-            ValueError: when the category has no keypoint names, or its limbs or flip pairs do not
+            ValueError: The category has no keypoint names, or its limbs or flip pairs do not
                 fit them.
         """
-        from cycledistill_pose.skeletons._known import known_sigma, known_skeleton
-
         title = str(category.get("name", "object"))
         listed = category.get("keypoints") or ()
         names = () if isinstance(listed, str) else tuple(str(name) for name in listed)
@@ -174,14 +164,15 @@ class Skeleton:
             raise ValueError(
                 f"category {title!r} (id {category.get('id')}) has no keypoint names: its "
                 '"keypoints" must list them, such as ["nose", "left_eye", "right_eye"]; '
-                "or hand a Skeleton over"
+                "or pass a Skeleton"
             )
         given = sigmas if sigmas is not None else category.get("sigmas")
-        skeleton = known_skeleton(names)
+        known = tuple(_ALIASES.get(name, name) for name in names)
+        skeleton = next((s for s in (COCO, CROWDPOSE) if s.keypoint_names == known), None)
         if skeleton is None:
             limbs = _from_one(category.get("skeleton"), title, "skeleton", names)
             upper = tuple(i for i, name in enumerate(names) if not _LOWER_BODY.search(name.lower()))
-            scales = tuple(known_sigma(name) or default_sigma for name in names)
+            scales = tuple(_SIGMAS.get(name, default_sigma) for name in known)
             pairs = find_flip_pairs(names)
             skeleton = cls(title, names, pairs, scales, limbs, upper)
         changes: dict[str, Any] = {}
@@ -212,3 +203,50 @@ def _from_one(
             f"count from 1 to {len(names)}"
         )
     return indices
+
+
+def _sides(*parts: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{part}" for part in parts for side in ("left", "right"))
+
+
+_BODY = _sides("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+_BODY_SIGMAS = (
+    *(0.079, 0.079, 0.072, 0.072, 0.062, 0.062),
+    *(0.107, 0.107, 0.087, 0.087, 0.089, 0.089),
+)
+
+COCO = Skeleton(
+    name="coco",
+    keypoint_names=("nose", *_sides("eye", "ear"), *_BODY),
+    flip_pairs=tuple((left, left + 1) for left in range(1, 17, 2)),
+    sigmas=(0.026, 0.025, 0.025, 0.035, 0.035, *_BODY_SIGMAS),
+    limbs=(
+        *((0, 1), (0, 2), (1, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
+        *((5, 6), (5, 7), (7, 9), (6, 8), (8, 10)),
+        *((5, 11), (6, 12), (11, 12), (11, 13), (13, 15), (12, 14), (14, 16)),
+    ),
+    upper_body=tuple(range(11)),
+    category="person",
+)
+
+CROWDPOSE = Skeleton(
+    name="crowdpose",
+    keypoint_names=(*_BODY, "top_head", "neck"),
+    flip_pairs=tuple((left, left + 1) for left in range(0, 12, 2)),
+    sigmas=(*_BODY_SIGMAS, 0.079, 0.079),
+    limbs=(
+        *((12, 13), (13, 0), (13, 1), (0, 1), (0, 2), (2, 4), (1, 3), (3, 5)),
+        *((0, 6), (1, 7), (6, 7), (6, 8), (8, 10), (7, 9), (9, 11)),
+    ),
+    upper_body=(0, 1, 2, 3, 4, 5, 12, 13),
+    category="person",
+)
+
+# CrowdPose's own files say "head" where others say "top_head".
+_ALIASES = {"head": "top_head", "head_top": "top_head"}
+# COCO's wins where both have a keypoint.
+_SIGMAS = {
+    name: sigma
+    for skeleton in (CROWDPOSE, COCO)
+    for name, sigma in zip(skeleton.keypoint_names, skeleton.sigmas, strict=True)
+}

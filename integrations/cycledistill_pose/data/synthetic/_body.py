@@ -35,8 +35,8 @@ class Body(NamedTuple):
     Attributes:
         joints: `[3]` each, in body heights, the pelvis at the origin.
         pelvis: Frame `[3, 3]`; likewise the next two.
-        chest: Of the trunk.
-        head: Of the head.
+        chest: Chest of the trunk.
+        head: Head of the head.
         head_size: Its size, 1 for most adults.
         girth: Thickness of trunk and limbs, about 1.
     """
@@ -50,12 +50,7 @@ class Body(NamedTuple):
 
 
 def draw_body(rng: np.random.Generator, easy: bool = False) -> Body:
-    """A person of random build in a random pose, seen from a random side.
-
-    Args:
-        rng: Source of all randomness.
-        easy: Upright and seen from the front.
-    """
+    """A person of random build in a random pose, seen from a random side."""
     child = rng.random() < 0.15
     build = rng.normal(1.0, 0.05, 7).clip(0.88, 1.12) * np.where(child, 0.9, 1.0)
     torso, shoulders, hips, upper_arm, forearm, thigh, shin = build * (

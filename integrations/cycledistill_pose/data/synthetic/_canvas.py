@@ -12,13 +12,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Canvas:
-    """RGB floats 0 to 255 `[H, W, 3]`, and depth and owner (0: nobody) of each pixel.
-
-    Args:
-        pixels: What is behind everything.
-        light: Direction to the light `[3]`, z towards the viewer.
-        ambient: Brightness of what is turned away from it.
-    """
+    """RGB floats 0 to 255 `[H, W, 3]`, and depth and owner (0: nobody) of each pixel."""
 
     def __init__(self, pixels: Floats, light: Any, ambient: float) -> None:
         self.height, self.width = pixels.shape[:2]
@@ -43,7 +37,7 @@ class Canvas:
         """Paint a round part about an axis where nothing painted before is nearer.
 
         Args:
-            start: x, y and depth in px.
+            start: X, y and depth in px.
             end: Likewise.
             radii: Two or more in px, at even steps along the axis.
             colour: `[3]`, or a function of the place along the axis (0 to 1) and the normal's x, y

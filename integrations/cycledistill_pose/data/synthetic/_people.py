@@ -1,4 +1,4 @@
-"""Drawn people without end: as samples, as COCO files, and to look at."""
+"""Generated people: as samples, as COCO files, and as pictures to look at."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cycledistill._files import replacing_folder
+from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data._augmentation import PoseAugmentation
-from cycledistill_pose.data._sample import Cropping
-from cycledistill_pose.data._warp import crop_image
+from cycledistill_pose.data._crop import crop_image
+from cycledistill_pose.data._sample import Cropping, Person
 from cycledistill_pose.data.synthetic._scene import Scene, draw_scene
 from cycledistill_pose.drawing import draw_skeleton
+from cycledistill_pose.drawing._picture import encode_picture
 from cycledistill_pose.skeletons import COCO
 
 
@@ -31,12 +31,11 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
     >>> sample["image"].shape, int(sample["visible"].sum()) > 4
     (torch.Size([128, 96, 3]), True)
 
-    Each sample is cut out of a picture of its own with one to four people, sometimes behind
-    something: the most visible person; the dict is that of `CocoKeypoints`. A body has random
-    proportions and a pose within what joints can do, and is seen from any side. Faces, collars and
-    feet tell front from back, so left and right can be learnt. Everything follows from ``seed`` and
-    the index (and the epoch, if ``fresh``). Use ``write_coco`` for files, which is also the way to
-    measure AP on these people.
+    Each sample is the most visible person of a picture of its own, which shows one to four people,
+    sometimes behind something; the dict is that of `CocoKeypoints`. Bodies have random proportions,
+    anatomically possible poses and any orientation. Faces, collars and feet distinguish front and
+    back, so left and right can be learnt. Everything depends on ``seed`` and index only (and on the
+    epoch, if ``fresh``). ``coco`` and ``write_coco`` give annotations to measure AP with.
 
     Args:
         length: Number of samples.
@@ -46,10 +45,10 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         udp: Crop for unbiased data processing.
         image_size: (width, height) of the pictures that people are cut from; by default about
             three quarters of the input.
-        fresh: Other people in every epoch.
-        easy: One whole upright person in each picture, seen from the front, with nothing in the
-            way: a first task for very small networks.
-        seed: Of everything.
+        fresh: New people in every epoch.
+        easy: One whole, upright person in each picture, seen from the front, with nothing in the
+            way: an easy task for very small networks.
+        seed: Seed of everything.
 
     Attributes:
         epoch: The epoch whose augmentation (and people, if ``fresh``) are drawn.
@@ -102,15 +101,12 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         index %= self._length
         stream = self.epoch if self.fresh else 0
         scene = _scene(self.seed, index, self._image_size, stream, self.easy)
-        person = scene.people[0]
-        keypoints = person.keypoints[:, :2]
-        visible = (person.keypoints[:, 2] > 0).astype(np.float32)
-        key = (self.seed, self.epoch, index)
-        matrix, flip = self._cropping.draw_matrix(key, person.box_xyxy, keypoints, visible)
+        found = scene.people[0]
+        visible = (found.keypoints[:, 2] > 0).astype(np.float32)
+        person = Person(found.box_xyxy, found.keypoints[:, :2], visible, 1.0, index, index)
+        matrix, flip = self._cropping.draw_matrix((self.seed, self.epoch, index), person)
         crop = crop_image(scene.image, matrix, self.input_size)
-        return self._cropping.sample(
-            crop, matrix, flip, keypoints, visible, person.box_xyxy, 1.0, index, index
-        )
+        return self._cropping.sample(crop, matrix, flip, person)
 
     @staticmethod
     def coco(
@@ -139,7 +135,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         image_size: tuple[int, int] = (200, 240),
     ) -> Path:
-        """Write a folder in COCO's layout, whole or not at all; nothing if it is there already.
+        """Write a folder in COCO's layout, unless the same one exists already.
 
         ``annotations/person_keypoints_{train,val}2017.json``, ``train2017/``, ``val2017/``. The
         same arguments give the same files, and a folder written with other arguments is an error.
@@ -148,7 +144,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             root: Folder to write; must not exist, or be one that this wrote.
             num_train: Pictures to train on, with 1.6 people each on average.
             num_val: Pictures to test on.
-            seed: Of everything; train and val never share a picture.
+            seed: Seed of everything; train and val never share a picture.
             image_size: (width, height).
 
         Returns:
@@ -177,9 +173,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
                 for number in range(1, count + 1):
                     scene = _scene(seed, number, image_size, stream)
                     name = _describe(content, scene, number + (stream - 1) * num_train)
-                    bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-                    data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-                    (partial / f"{split}2017" / name).write_bytes(data.tobytes())
+                    (partial / f"{split}2017" / name).write_bytes(encode_picture(scene.image))
                 path = partial / "annotations" / f"person_keypoints_{split}2017.json"
                 path.write_text(json.dumps(content))
             (partial / "synthetic.json").write_text(recipe)
@@ -203,7 +197,7 @@ def contact_sheet(
         rows: Rows.
         image_size: (width, height) of each.
         skeletons: Whether the lower half shows the keypoints that are labelled.
-        seed: Of the pictures.
+        seed: Seed of the pictures.
     """
     pictures = []
     for number in range(columns * rows):

@@ -37,14 +37,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator, width: int, height: int, easy: bool = False) -> Scene:
-    """Draw one to four people in front of something, and now and then behind something.
-
-    Args:
-        rng: Source of all randomness.
-        width: Px of the picture.
-        height: Px of the picture.
-        easy: One whole upright person, seen from the front, with nothing in the way.
-    """
+    """Draw one to four people in front of something, and now and then behind something."""
     while True:
         light = np.array([rng.normal(0, 0.6), -abs(rng.normal(0.6, 0.3)), 1.0])
         backdrop = _draw_backdrop(rng, width, height)

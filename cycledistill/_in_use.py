@@ -1,0 +1,49 @@
+"""Several cycles in calls that do not go through the wrapper, such as those of ``generate``."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+
+@contextmanager
+def calls_replaced(
+    plain: nn.Module, blocks: Sequence[nn.Module], call: Callable[..., Any]
+) -> Iterator[None]:
+    """Let ``call`` answer each call of the model, or of a part of it that runs all of its blocks.
+
+    A model that generates calls itself; one that holds another (an adapter's model, say) has that
+    one generate, which then calls itself.
+
+    Args:
+        plain: The model.
+        blocks: Its blocks.
+        call: Gets the module that is called, its own ``forward``, and the arguments.
+    """
+    with ExitStack() as exits:
+        for module in plain.modules():
+            if set(blocks).issubset(module.modules()) and not isinstance(module, nn.ModuleList):
+                exits.enter_context(_forward_replaced(module, call))
+        yield
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
+    own, original = module.__dict__.get("forward"), module.forward
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return call(module, original, args, kwargs)
+
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.__dict__["forward"] = own

@@ -1,0 +1,69 @@
+"""Trained networks of earlier runs, as teachers and to compare with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from torch import nn
+
+from cycledistill import CycleWrapper
+
+
+class TrainedRun(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+        network: Folder of the plain network.
+        cycles: Cycles that it is meant to be used with.
+        options: The run's options; empty for a network without its run.
+    """
+
+    network: Path
+    cycles: int
+    options: dict[str, Any]
+
+
+def find_trained(folder: Path) -> TrainedRun:
+    """Find the network of a finished run.
+
+    Args:
+        folder: The run's ``output_dir``, with ``config.yaml`` and ``plain/``; or a folder with
+            ``model.safetensors`` and ``config.json`` alone, which is used with one cycle.
+
+    Raises:
+        FileNotFoundError: It is neither.
+    """
+    options: dict[str, Any] = {}
+    if (folder / "config.yaml").is_file():
+        options = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+    network = folder / "plain" if options else folder
+    if not (network / "model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"{network} has no model.safetensors: expected the folder of a finished run, with "
+            "config.yaml and plain/, or that of a saved network"
+        )
+    cycles = options["num_cycles"] if options.get("mode") in ("cycle", "grow") else 1
+    return TrainedRun(network, cycles, options)
+
+
+def start_from(student: nn.Module, teacher: CycleWrapper, folder: Path) -> None:
+    """Give a plain student the weights of its teacher.
+
+    Args:
+        student: The plain model.
+        teacher: The teacher, wrapped.
+        folder: Where the teacher is from, for errors.
+
+    Raises:
+        ValueError: They are not of one size.
+    """
+    weights = teacher.state_dict()
+    own = student.state_dict()
+    if weights.keys() != own.keys() or any(weights[n].shape != own[n].shape for n in own):
+        raise ValueError(
+            f"the student cannot start from the weights of {folder}, which is another network; use "
+            "--no-warm-start, or give the student its size"
+        )
+    student.load_state_dict(weights)

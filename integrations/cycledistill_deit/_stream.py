@@ -1,0 +1,126 @@
+"""Images that come one after the other, as timm's readers of shards yield them."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from cycledistill.training._evaluation import place_of_process
+from cycledistill.training._sampler import mix_seed
+
+
+class TrainingStream(Dataset[tuple[Tensor, int]]):
+    """A stream that stands in for a data set with indices: any index gets whatever comes next.
+
+    The trainer can so plan its steps as usual, while the reader gives each process and worker
+    shards of its own. When an epoch begins or is resumed, the shards are shuffled by the seed and
+    the epoch and read from the start; a worker that runs out of images before the epoch ends
+    starts over. An index that is asked for several times in a row (repeated augmentation) is the
+    same image each time.
+
+    Args:
+        name: As the user wrote it, for errors.
+        reader: One of timm's that can be iterated over, yields (PIL image, label), and has
+            ``num_samples``, ``common_seed``, ``dist_rank`` and ``dist_num_replicas``.
+        transform: From a PIL image to the input.
+        num_classes: Labels are from 0 to below this.
+        seed: Of the run.
+        repeats: Copies of each image in an epoch.
+    """
+
+    def __init__(
+        self, name: str, reader: Any, transform: Any, num_classes: int, seed: int, repeats: int = 1
+    ) -> None:
+        self.name = name
+        self.reader = reader
+        self.transform = transform
+        self.num_classes = num_classes
+        self.seed = seed
+        self.repeats = repeats
+        self._epoch = 0
+        self._samples: Iterator[tuple[Image.Image, Any]] | None = None
+        self._last: tuple[int, Image.Image, int] | None = None
+
+    def __len__(self) -> int:
+        return int(self.reader.num_samples)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin the shards of an epoch, unless they are being read; copies count as epochs."""
+        if epoch // self.repeats != self._epoch:
+            self._epoch = epoch // self.repeats
+            self._samples = self._last = None
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if self._last is None or self._last[0] != index:
+            image, label = self._next()
+            self._last = index, image, checked_label(label, self.num_classes, self.name)
+        return self.transform(self._last[1]), self._last[2]
+
+    def _next(self) -> tuple[Image.Image, Any]:
+        if self._samples is not None:
+            for sample in self._samples:
+                return sample
+        rank, world_size = place_of_process()
+        reader = copy.copy(self.reader)  # as it was before it read anything
+        reader.common_seed = mix_seed(self.seed, self._epoch) % 2**31
+        reader.dist_rank, reader.dist_num_replicas = rank, world_size
+        self._samples = iter(reader)
+        for sample in self._samples:
+            return sample
+        worker = get_worker_info()
+        raise ValueError(
+            f"{self.name}: no image for process {rank} of {world_size}, worker "
+            f"{0 if worker is None else worker.id} of {1 if worker is None else worker.num_workers}"
+            ": expected a shard at least for each of them; lower --num-workers, or make more shards"
+        )
+
+
+class EvaluationStream(IterableDataset[tuple[Tensor, int]]):
+    """A stream to evaluate on: every image once, each on one process and in one worker.
+
+    Args:
+        name: As the user wrote it, for errors.
+        reader: As for `TrainingStream`, not shuffled.
+        transform: From a PIL image to the input.
+        num_classes: Labels are from 0 to below this.
+    """
+
+    def __init__(self, name: str, reader: Any, transform: Any, num_classes: int) -> None:
+        self.name = name
+        self.reader = reader
+        self.transform = transform
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return int(self.reader.num_samples)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+        # Every process reads all: with shares of their own, timm's readers give processes equally
+        # many, and so some images twice.
+        reader = copy.copy(self.reader)
+        reader.dist_rank, reader.dist_num_replicas = 0, 1
+        rank, world_size = place_of_process()
+        for image, label in islice(reader, rank, None, world_size):
+            yield self.transform(image), checked_label(label, self.num_classes, self.name)
+
+
+def checked_label(label: Any, num_classes: int, name: str) -> int:
+    """The label as a number.
+
+    Raises:
+        ValueError: It is none of the classes.
+    """
+    number = operator.index(label) if hasattr(label, "__index__") else -1
+    if not 0 <= number < num_classes:
+        raise ValueError(
+            f"{name}: found the label {label!r}, expected 0 to {num_classes - 1} "
+            f"({num_classes} classes)"
+        )
+    return number

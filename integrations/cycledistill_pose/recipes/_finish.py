@@ -1,0 +1,106 @@
+"""The end of a run: scores, pictures and the plain network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+
+from cycledistill.training import is_main_process
+from cycledistill_pose.checkpoints import save_plain
+from cycledistill_pose.checkpoints._card import SHOWN_SCORES
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
+from cycledistill_pose.recipes._build import model_options
+from cycledistill_pose.recipes._config import PoseConfig
+from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
+from cycledistill_pose.recipes._people import EvaluationPeople
+
+
+class PoseRun(NamedTuple):
+    """What a run came to.
+
+    Attributes:
+        scores: Percent by metric and number of cycles, such as ``{"AP/1": ..., "AP/2": ...}``;
+            empty if no people are annotated.
+        plain: Folder of the plain network.
+        predictions: Picture of predictions beside the truth.
+        results: Predictions in COCO's format.
+    """
+
+    scores: dict[str, float]
+    plain: Path
+    predictions: Path
+    results: Path
+
+
+def finish_run(
+    config: PoseConfig,
+    trained: Any,
+    people: EvaluationPeople,
+    codec: HeatmapCodec | RegressionCodec,
+    summary: Mapping[str, Any],
+) -> PoseRun:
+    """Evaluate the trained network, write predictions and the plain network, and report.
+
+    Args:
+        config: The options.
+        trained: The `CycleWrapper`; unwrapped on the main process.
+        people: The people to evaluate on.
+        codec: The network's.
+        summary: Further lines for the model card.
+    """
+    cycles, out = config.training_cycles, Path(config.output_dir)
+    flip = people.skeleton.flip_indices if config.flip_test else None
+    metrics = evaluate_cycles(trained, people, codec, cycles, flip, config.num_workers)
+    run = PoseRun(
+        scores_by_cycle(metrics), out / "plain", out / "predictions.png", out / "results.json"
+    )
+    metrics[config.inference_cycles - 1].ap.save_results(run.results)
+    if is_main_process():
+        save_predictions(run.predictions, trained, people, codec, cycles, flip, config.pictures)
+        training = {**summary, **dataclasses.asdict(config)}
+        if isinstance(codec, RegressionCodec):  # these options are the heatmaps'
+            del training["codec"], training["sigma"]
+        save_plain(
+            trained.unwrap(),
+            run.plain,
+            config.model,
+            model_options(config),
+            people.skeleton,
+            codec.to_dict(),
+            training=training,
+            scores=run.scores,
+        )
+        _report(config, run)
+    return run
+
+
+def _report(config: PoseConfig, run: PoseRun) -> None:
+    """Say what happened, where the files are and what to try next."""
+    found = dict.fromkeys(name.split("/")[0] for name in run.scores)
+    names = [name for name in found if name in SHOWN_SCORES]
+    table = Table(title="Percent by number of cycles in use")
+    table.add_column("cycles", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for cycle in range(1, config.training_cycles + 1):
+        values = [run.scores.get(f"{name}/{cycle}") for name in names]
+        table.add_row(str(cycle), *("-" if v is None else f"{v:.1f}" for v in values))
+    console = Console(markup=False, highlight=False)
+    console.print(table if names else "No AP: the images to evaluate on have no annotated people")
+    console.print(
+        f"Predictions beside the truth:  {run.predictions}\n"
+        f"The plain network:             {run.plain} (model.safetensors, config.json "
+        "and a model card)\n"
+        f"Predictions in COCO's format:  {run.results}\n"
+        f"Log and curves:                {config.output_dir}/log.jsonl, curves.png\n"
+        f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER;\n"
+        "           the same with --mode plain and another --output-dir, then\n"
+        "           cycledistill-pose evaluate with both; --data-root with a COCO folder;\n"
+        "           --preset paper; --help for the rest (commands are beside this Python)",
+        soft_wrap=True,
+    )

@@ -1,0 +1,117 @@
+"""The annotation files of a run, found, read and compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cycledistill_pose.annotations import BoxFile, KeypointFile, check_same_keypoints
+from cycledistill_pose.data import SyntheticPeople, check_coco_root, check_crowdpose_root
+from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig, check_file_options
+from cycledistill_pose.recipes._people import EvaluationPeople, TrainingPeople, loading_options
+from cycledistill_pose.skeletons import CROWDPOSE, Skeleton
+
+
+def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
+    """Read and compare the files of a run.
+
+    Raises:
+        FileNotFoundError: Files are missing; the text names them and where to get them.
+        ValueError: A file is not what it should be, or the keypoints of two of them differ.
+    """
+    check_file_options(config)
+    if config.data_root is None:
+        for name in ("flip_pairs", "category", "crop_cache"):
+            if getattr(config, name) is not None:
+                raise ValueError(f"{name} is for image files, but there is no data_root")
+        return TrainingPeople(config, None, None), open_evaluation(config, config.seed)
+    annotations, images = _find(config, "train", "val")[0]
+    file = KeypointFile.read(annotations, config.category, _forced(config))
+    if config.flip_pairs is not None:
+        pairs = parse_flip_pairs(config.flip_pairs)
+        file = file.with_skeleton(file.skeleton.with_flip_pairs(pairs))
+    val = open_evaluation(config, config.seed, file.skeleton, **loading_options(config))
+    check_same_keypoints(file.named, val.file.named)
+    return TrainingPeople(config, file, images), val
+
+
+def open_evaluation(
+    options: EvaluationOptions, seed: int = 0, skeleton: Skeleton | None = None, **loading: Any
+) -> EvaluationPeople:
+    """Read the files to evaluate on; those to train on need not be there.
+
+    Args:
+        options: The people to evaluate on.
+        seed: Seed of generated ones.
+        skeleton: The network's keypoints.
+        **loading: Further options of `CocoKeypoints`.
+
+    Raises:
+        FileNotFoundError: Files are missing; the text names them and where to get them.
+        ValueError: A file is not what it should be.
+    """
+    check_file_options(options)
+    loading.setdefault("bad_images", "skip" if options.skip_bad_images else "error")
+    annotations: Any
+    images: Any
+    if options.data_root is not None:
+        annotations, images = _find(options, "val")[0]
+    elif options.category is None:
+        annotations, images = SyntheticPeople.coco(
+            options.num_synthetic_val, seed=seed + 1, easy=options.easy_synthetic
+        )
+    else:
+        raise ValueError("category is for image files, but there is no data_root")
+    file = KeypointFile.read(annotations, options.category, _forced(options), fallback=skeleton)
+    boxes = options.detections
+    return EvaluationPeople(
+        file,
+        images,
+        None if boxes is None else BoxFile.read(boxes, "detections"),
+        skeleton or file.skeleton,
+        options,
+        loading,
+    )
+
+
+def parse_flip_pairs(text: str) -> list[list[str]]:
+    """``[["left_eye", "right_eye"], ...]`` of ``left_eye:right_eye,...``; nothing of ``none``."""
+    if text.strip() == "none":
+        return []
+    pairs = [[name.strip() for name in pair.split(":")] for pair in text.split(",")]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs):
+        raise ValueError(
+            f"flip_pairs: expected left_eye:right_eye,left_ear:right_ear or none, got {text!r}"
+        )
+    return pairs
+
+
+def _forced(options: EvaluationOptions) -> Skeleton | None:
+    is_crowdpose = options.dataset == "crowdpose" and options.data_root is not None
+    return CROWDPOSE if is_crowdpose else None
+
+
+def _find(options: EvaluationOptions, *splits: str) -> list[tuple[Any, Path]]:
+    """For each split its annotations, one file or several, and the folder of its images."""
+    assert options.data_root is not None
+    root = Path(options.data_root)
+    found: dict[str, tuple[Any, Path]] = {}
+    for split in splits:
+        annotations, images = (
+            getattr(options, f"{split}_{what}", None) for what in ("annotations", "images")
+        )
+        if annotations is not None and images is not None:
+            found[split] = (root / annotations, root / images)
+    missing = [split for split in splits if split not in found]
+    if missing and options.dataset == "files":
+        flags = [f"--{split}-annotations and --{split}-images" for split in splits]
+        raise ValueError(f"--dataset files needs {', '.join(flags)}")
+    if missing and options.dataset == "coco":
+        found |= check_coco_root(root, missing)
+    elif missing:
+        parts = {"train": ["train", "val"], "val": ["test"]}
+        files = check_crowdpose_root(root, [part for split in missing for part in parts[split]])
+        for split in missing:
+            annotations = [files[part].annotations for part in parts[split]]
+            found[split] = (annotations, files[parts[split][0]].images)
+    return [found[split] for split in splits]

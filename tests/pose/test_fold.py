@@ -1,0 +1,116 @@
+"""A pose network taught by a frozen one that was trained in cycles."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pose_coco import train
+
+from cycledistill import CycleWrapper, FoldLoss
+from cycledistill_pose import load_plain
+from cycledistill_pose.losses import HeatmapMSELoss, RLELoss, as_truth
+from cycledistill_pose.recipes import PoseConfig, build_criterion, build_model, build_teacher
+
+TINY = PoseConfig(
+    model="tokenpose_nano",
+    input_size=(48, 64),
+    heatmap_size=(12, 16),
+    dim=48,
+    depth=2,
+    epochs=1,
+    batch_size=16,
+    milestones=(),
+    warmup_steps=2,
+    num_workers=0,
+    num_synthetic=32,
+    num_synthetic_val=6,
+    pictures=4,
+    device="cpu",
+)
+
+
+def test_the_distance_is_the_task_loss_with_the_teacher_as_truth() -> None:
+    torch.manual_seed(0)
+    one, other = torch.rand(2, 3, 4, 5, 6)
+    found = as_truth(HeatmapMSELoss())(one, other)
+    torch.testing.assert_close(found, (one - other).square().mean())
+    rle = RLELoss()
+    student, teacher = torch.rand(2, 3, 4, 4) + 0.1
+    expected = rle(student, teacher[..., :2], torch.ones(3, 4))
+    torch.testing.assert_close(as_truth(rle)(student, teacher), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["tokenpose_nano", "tokenreg_nano"])
+def test_grow_then_fold(tmp_path: Path, model: str) -> None:
+    base = replace(TINY, model=model)
+    if model == "tokenreg_nano":
+        base = replace(base, heatmap_size=None)
+    grown = replace(base, mode="cycle", output_dir=tmp_path / "grown")
+    train(grown)
+    folding = replace(
+        base,
+        mode="fold",
+        folded_from=tmp_path / "grown",
+        output_dir=tmp_path / "folded",
+        truth_weight=0.25,
+    )
+    network = build_model(folding, 17)
+    teacher = build_teacher(folding, network)
+    assert teacher is not None
+    assert teacher.num_cycles == 2
+    weights = load_plain(tmp_path / "grown" / "plain").model.state_dict()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, weights[name]), "it starts from the teacher's weights"
+
+    criterion = build_criterion(folding, network, teacher)
+    assert isinstance(criterion, FoldLoss)
+    images = torch.rand(2, 3, 64, 48)
+    prediction = network.eval()(images)
+    shape = prediction.shape if model == "tokenpose_nano" else (*prediction.shape[:2], 2)
+    target, weight = torch.rand(shape), torch.ones(2, 17)
+    losses = criterion(prediction, target, weight, inputs=images)
+    with torch.no_grad():
+        told = CycleWrapper(load_plain(tmp_path / "grown" / "plain").model, 2, "blocks").eval()(
+            images, num_cycles=2
+        )
+    task = criterion.task_loss
+    expected = 0.25 * task(prediction, target, weight) + 0.75 * as_truth(task)(prediction, told)
+    torch.testing.assert_close(losses.total, expected)
+
+    run = train(folding)
+    assert set(run.scores) >= {"AP/1"}
+    assert "AP/2" not in run.scores
+    assert load_plain(run.plain).model is not None
+
+
+def test_a_fresh_student_keeps_its_own_weights(tmp_path: Path) -> None:
+    train(replace(TINY, mode="cycle", output_dir=tmp_path / "grown"))
+    config = replace(
+        TINY, mode="fold", folded_from=tmp_path / "grown", warm_start=False, output_dir=tmp_path
+    )
+    torch.manual_seed(5)
+    network = build_model(config, 17)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    build_teacher(config, network)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    smaller = build_model(replace(config, dim=24), 17)
+    with pytest.raises(ValueError, match=r"cannot start from the weights of .*grown.*warm-start"):
+        build_teacher(replace(config, warm_start=True), smaller)
+    other = build_model(replace(config, model="tokenreg_nano", heatmap_size=None), 17)
+    with pytest.raises(ValueError, match=r"is a TokenPose for .*expected a TokenReg"):
+        build_teacher(config, other)
+
+
+def test_options_that_belong_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"mode=fold and --folded-from FOLDER belong together"):
+        replace(TINY, mode="fold").validate()
+    with pytest.raises(ValueError, match=r"belong together, got mode=distill and folded_from="):
+        replace(TINY, folded_from=tmp_path).validate()
+    with pytest.raises(ValueError, match=r"truth_weight must lie in \[0, 1\], got 2"):
+        replace(TINY, truth_weight=2.0).validate()
+    with pytest.raises(FileNotFoundError, match=r"has no model.safetensors: expected the folder"):
+        train(replace(TINY, mode="fold", folded_from=tmp_path, output_dir=tmp_path / "run"))

@@ -16,14 +16,12 @@ from timm.data import ImageDataset, create_transform, resolve_model_data_config
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 
-from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill import CycleDistillLoss, CycleWrapper, suggest_blocks
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--images", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
 parser.add_argument("--model", default="vit_small_patch16_224", help="with --images")
-parser.add_argument(
-    "--blocks", help="what is cycled, such as blocks.4:8; by default a middle third"
-)
+parser.add_argument("--blocks", help="what is cycled, such as blocks.4:8; else what is suggested")
 parser.add_argument("--num-cycles", type=int, default=2, help="1 for plain fine-tuning")
 parser.add_argument("--epochs", type=int, default=30)
 parser.add_argument("--lr", type=float, default=1e-3)
@@ -59,7 +57,7 @@ if options.images is not None:
     val = ImageDataset(options.images / "val", transform=transform)
     model.reset_classifier(len(few.reader.class_to_idx))
 else:
-    size = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 4}
+    size = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **size)
     model.pretrained_cfg.update(input_size=(3, 8, 8))
     pixels, digits = map(torch.tensor, load_digits(return_X_y=True))
@@ -70,8 +68,9 @@ else:
     pretraining.unwrap()
     few, val = random_split(new, (200, len(new) - 200))
 
-blocks = options.blocks or f"blocks.{len(model.blocks) // 3}:{len(model.blocks) * 2 // 3}"
+blocks = options.blocks or suggest_blocks(model, next(iter(DataLoader(few, 64)))[0]).blocks
 cycled = CycleWrapper(model, options.num_cycles, blocks, gate=True)  # begins as the plain model
+print(f"{cycled.num_cycles} cycle(s) through {blocks}")
 train(cycled, few, options.epochs, options.lr)
 for n in range(1, options.num_cycles + 1):
     print(f"{accuracy(n):.1f} % in {n} cycle(s)")

@@ -38,10 +38,8 @@ def encode(text: str) -> Tensor:
     return torch.tensor(tokenizer.encode(text, add_special_tokens=False))
 
 
-text = options.text.read_text("utf-8") if options.text else "\n".join(topics.values())
-tokens = encode(text)
-held_out = tokens[-len(tokens) // 10 :]
-tokens = tokens[: -len(held_out)]
+tokens = encode(options.text.read_text("utf-8") if options.text else "\n".join(topics.values()))
+tokens, held_out = tokens.tensor_split([len(tokens) * 9 // 10])
 
 
 def windows(source: Tensor, count: int, length: int = 64) -> Tensor:

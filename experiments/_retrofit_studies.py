@@ -70,6 +70,14 @@ PRETRAINED = Study(
     plot="differences",
 )
 
+PRETRAINED_LONGER = Study(
+    title="Do they where training is four times as long?",
+    variants=_ways(replace(_FEW, epochs=4 * _FEW.epochs)),
+    seeds=_FRESH,
+    baselines=_PLAIN,
+    plot="differences",
+)
+
 _MORE = RetrofitRun("text", "plain", epochs=1, batch_size=8)
 _LOOPED = replace(_MORE, mode="cycle")
 _GATED = replace(_LOOPED, gate=True, gate_rate=_GATE_RATE)
@@ -91,5 +99,6 @@ PRETRAINED_TEXT = Study(
 RETROFIT_STUDIES = {
     "pretrained-rate": PRETRAINED_RATE,
     "pretrained": PRETRAINED,
+    "pretrained-longer": PRETRAINED_LONGER,
     "pretrained-text": PRETRAINED_TEXT,
 }

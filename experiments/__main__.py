@@ -142,7 +142,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         records = {name: results_of(name).read() for name in STUDIES}
         others = {"headline": headline(STUDIES, records)}
-        for name in ("pretrained", "pretrained-text"):
+        for name in ("pretrained", "pretrained-longer", "pretrained-text"):
             others[f"{name}-cycles"] = each_cycle(STUDIES[name], records[name])
         for written in write_page(options.page, STUDIES, records, others):
             print(written)

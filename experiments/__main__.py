@@ -4,6 +4,7 @@ python -m experiments run digits      # start it as often as there are cores to 
 python -m experiments status
 python -m experiments report          # rewrites the tables and plots of docs/results/lab.md
 python -m experiments keep            # copies weights of one seed to experiments/weights/
+python -m experiments pretrain images # or text: weights that the retrofit studies start from
 python -m experiments score KEY --images FOLDER   # of those; FOLDER has CLASS/*.jpg
 """
 
@@ -19,12 +20,15 @@ from pathlib import Path
 import torch
 
 from experiments._config import RunConfig
+from experiments._each_cycle import each_cycle
 from experiments._headline import headline
 from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
 from experiments._pointers import PointerRun, train_pointers
+from experiments._pretrain import PRETRAINING, pretrain
 from experiments._report import write_page
 from experiments._results import Results, weights_file
+from experiments._retrofit import RetrofitRun, retrofit
 from experiments._studies import STUDIES
 from experiments._study import Study
 from experiments._train import ROOT, train
@@ -60,7 +64,10 @@ def run(study: Study, results: Results, device: str = "auto", variants: Sequence
 
 
 def _run_alone(
-    config: RunConfig | PointerRun, results: Results, device: str, again: bool = False
+    config: RunConfig | PointerRun | RetrofitRun,
+    results: Results,
+    device: str,
+    again: bool = False,
 ) -> int:
     """A run and, before it, its teacher's; nothing where another process has one of them.
 
@@ -79,6 +86,8 @@ def _run_alone(
         start = time.perf_counter()
         if isinstance(config, PointerRun):
             record = train_pointers(config)
+        elif isinstance(config, RetrofitRun):
+            record = retrofit(config, results.work)
         else:
             record = train(config, results.work / config.key, device)
         if not recorded:
@@ -88,7 +97,7 @@ def _run_alone(
     return done + 1
 
 
-def _words(config: RunConfig | PointerRun) -> str:
+def _words(config: RunConfig | PointerRun | RetrofitRun) -> str:
     """What differs from the defaults."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
     defaults = {field.name: field.default for field in fields(config)}
@@ -108,6 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
     reporting = commands.add_parser("report", help="rewrite tables and plots from the results")
     reporting.add_argument("--page", type=Path, default=PAGE)
     commands.add_parser("keep", help="keep the weights of reported runs in the repository")
+    pretraining = commands.add_parser("pretrain", help="train what the retrofit studies start from")
+    pretraining.add_argument("task", choices=PRETRAINING)
     scoring = commands.add_parser("score", help="the accuracy of kept weights on other images")
     scoring.add_argument("key", help="of the record: the name of a file in experiments/weights/")
     scoring.add_argument("--images", type=Path, required=True, help="folder with CLASS/*.jpg")
@@ -123,13 +134,17 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.command == "keep":
         for written in keep(STUDIES.values(), WORK, WEIGHTS):
             print(written)
+    elif options.command == "pretrain":
+        torch.set_num_threads(1)
+        print(pretrain(options.task, WORK))
     elif options.command == "score":
         print(json.dumps(score(load_kept(options.key, WEIGHTS), options.images)))
     else:
         records = {name: results_of(name).read() for name in STUDIES}
-        for written in write_page(
-            options.page, STUDIES, records, {"headline": headline(STUDIES, records)}
-        ):
+        others = {"headline": headline(STUDIES, records)}
+        for name in ("pretrained", "pretrained-longer", "pretrained-text"):
+            others[f"{name}-cycles"] = each_cycle(STUDIES[name], records[name])
+        for written in write_page(options.page, STUDIES, records, others):
             print(written)
 
 

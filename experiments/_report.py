@@ -79,8 +79,11 @@ def table(study: Study, records: Records) -> str:
     """The study as a Markdown table."""
     found = rows(study, records)
     bases = {row.name: row for row in found if row.name in study.baselines}
-    head = ["variant", "epochs", "training TMACs", "MACs in use", "runs", f"{study.metric}, %"]
-    head += ["last cycle, %", *(f"minus {name!r}" for name in study.baselines)]
+    head = ["variant", "epochs", "training TMACs", "MACs in use", "runs", study.score]
+    head += [
+        study.score.replace(study.metric, "last cycle"),
+        *(f"minus {name!r}" for name in study.baselines),
+    ]
     head += [f"last cycle minus {study.deep!r}"] * (study.deep is not None)
     lines = [head, ["---", *["--:"] * (len(head) - 1)]]
     for row in found:
@@ -112,12 +115,13 @@ def draw(study: Study, records: Records, path: Path) -> None:
     if study.plot == "cost":
         figure, axes = plt.subplots(figsize=(9.5, 4.4), layout="constrained")
         _draw_costs(axes, found)
-        axes.set_ylabel(f"{study.metric} ({study.split}), %")
+        axes.set_ylabel(study.score.replace(study.metric, f"{study.metric} ({study.split})"))
     else:
         figure, axes = plt.subplots(figsize=(9.5, 1.2 + 0.3 * len(found)), layout="constrained")
         _draw_differences(axes, found, study.baselines[0])
         axes.set_xlabel(
-            f"{study.metric} ({study.split}) minus that of {study.baselines[0]!r}, points"
+            f"{study.metric} ({study.split}) minus that of {study.baselines[0]!r}"
+            + ", points" * (study.score != study.metric)
         )
     axes.grid(alpha=0.3)
     image = io.BytesIO()

@@ -9,8 +9,9 @@ from typing import Literal
 from experiments._config import TEACHER_SEED, RunConfig
 from experiments._image_run import ImageRun
 from experiments._pointers import PointerRun
+from experiments._retrofit import RetrofitRun
 
-Run = RunConfig | ImageRun | PointerRun
+Run = RunConfig | ImageRun | PointerRun | RetrofitRun
 
 # Seeds of studies that choose something are not those of studies that report.
 CHOOSING = (100, 101)
@@ -70,6 +71,11 @@ class Study:
     def metric(self) -> str:
         """Name of the score."""
         return next(iter(self.variants.values())).metric
+
+    @property
+    def score(self) -> str:
+        """Name and unit of the score."""
+        return self.metric + ", %" * (self.metric != "perplexity")
 
     def runs(self) -> list[Run]:
         """All runs, seed by seed, so that a study that is stopped early has whole seeds."""

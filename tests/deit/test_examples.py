@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from PIL import Image
+from sklearn.datasets import load_digits
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -126,3 +129,29 @@ def test_wrap_timm_vit_learns():
     assert float(last.split("top-1 ")[1].split(" %")[0]) > 60
     assert "to the last bit" in done.stdout
     assert len((EXAMPLES / "wrap_timm_vit.py").read_text().splitlines()) < 60
+
+
+@pytest.mark.slow
+def test_pretrained_vit_is_finetuned_and_its_result_finetuned_again(tmp_path):
+    first = run("finetune_pretrained_vit.py", "--epochs", 4, "--output", tmp_path / "first")
+    assert first.returncode == 0, first.stderr
+    assert "2 cycle(s) through blocks.2:4" in first.stdout
+    digits = load_digits()
+    for index, (image, digit) in enumerate(zip(digits.images[:80], digits.target, strict=False)):
+        folder = tmp_path / "digits" / ("train" if index < 50 else "val") / str(digit)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image * 15).astype("uint8")).save(folder / f"{index}.png")
+    again = run(
+        "finetune_pretrained_vit.py", "--images", tmp_path / "digits",
+        "--model", f"local-dir:{tmp_path / 'first'}", "--blocks", "blocks.1:3",
+        "--num-cycles", 1, "--epochs", 1, "--lr", 0, "--output", tmp_path / "again",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert "% in 1 cycle(s)" in again.stdout and "in 2 cycle(s)" not in again.stdout
+    ours, theirs = (
+        timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).state_dict()
+        for name in ("first", "again")
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours if "head." not in name)
+    assert len((EXAMPLES / "finetune_pretrained_vit.py").read_text().splitlines()) < 80

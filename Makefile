@@ -17,7 +17,7 @@ PACKAGES := cycledistill integrations/cycledistill_pose integrations/cycledistil
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
 
-demo: $(DEMO_READY) ## train a small model on images that come along, and say what happened
+demo: $(DEMO_READY) ## train a small model on generated images and say what happened
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python examples/pose_coco.py
 
 test: check tests docs ## everything that must pass: check, tests, docs

@@ -61,7 +61,7 @@ else:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **size)
     model.pretrained_cfg.update(input_size=(3, 8, 8))
     pixels, digits = map(torch.tensor, load_digits(return_X_y=True))
-    images = pixels.float().reshape(-1, 1, 8, 8).expand(-1, 3, -1, -1) / 16
+    images = pixels.float().reshape(-1, 1, 8, 8).expand(-1, 3, -1, -1) / 8 - 1
     old, new = (TensorDataset(images[part], digits[part]) for part in (digits < 5, digits >= 5))
     pretraining = CycleWrapper(model, num_cycles=1)
     train(pretraining, old, epochs=15, lr=2e-3)

@@ -13,6 +13,7 @@ _FRESH = (30, 31, 32, 33, 34)
 
 _BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
 _KEPT = (_BEST_PLAIN[0], _BEST_PLAIN[2], "grown: two cycles in use", "folded")
+_CHOSEN = "folded, truth weight 0.3"  # by the study of choices
 _TEACHERS = ("grown: two cycles in use", "twice the blocks")
 
 
@@ -47,6 +48,7 @@ def _whole(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
         "plain": plain,
         _TEACHERS[0]: grown,
         "folded": folded,
+        _CHOSEN: replace(folded, truth_weight=0.3),
         **_lengths(plain, equal),
         "folded, fresh student": replace(folded, warm=False),
         "born again: a plain teacher": replace(_folded(plain, plain), warm=False),
@@ -78,6 +80,11 @@ def _choices(plain: ImageRun) -> dict[str, ImageRun]:
         "four cycles": _folded(plain, _grown(plain, 4)),
         "four times the epochs": replace(folded, epochs=4 * plain.epochs),
         "two grown teachers": _folded(plain, _grown(plain), _grown(plain)),
+        "truth weight 0.3, temperature 4": replace(folded, truth_weight=0.3, temperature=4.0),
+        "truth weight 0.5, temperature 4": replace(folded, truth_weight=0.5, temperature=4.0),
+        "two grown teachers, truth weight 0.3, temperature 4": replace(
+            _folded(plain, _grown(plain), _grown(plain)), truth_weight=0.3, temperature=4.0
+        ),
     }
 
 
@@ -97,8 +104,8 @@ FOLD_64 = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS,
-    kept=_KEPT,
-    headline=Headline("one block x 64, 5,000 images", _TEACHERS[0], "folded"),
+    kept=(*_KEPT, _CHOSEN),
+    headline=Headline("one block x 64, 5,000 images", _TEACHERS[0], _CHOSEN),
 )
 
 _WIDE = replace(_FEW, width=128)
@@ -111,8 +118,8 @@ FOLD_128 = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS,
-    kept=_KEPT[1:4:2],
-    headline=Headline("one block x 128, 5,000 images", _TEACHERS[0], "folded"),
+    kept=(_KEPT[1], _CHOSEN),
+    headline=Headline("one block x 128, 5,000 images", _TEACHERS[0], _CHOSEN),
 )
 
 FOLD_THREE_BLOCKS = Study(
@@ -122,7 +129,7 @@ FOLD_THREE_BLOCKS = Study(
     baselines=_BEST_PLAIN,
     plot="differences",
     teachers=_TEACHERS,
-    headline=Headline("three blocks x 64, 5,000 images", _TEACHERS[0], "folded"),
+    headline=Headline("three blocks x 64, 5,000 images", _TEACHERS[0], _CHOSEN),
 )
 
 _ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)

@@ -25,8 +25,9 @@ class CycleLosses(NamedTuple):
             (one group named ``"all"`` where none were given).
         predictions: Prediction distance of each pair of cycles, unweighted, `[N - 1]`; empty
             without prediction distillation.
-        scales: Root mean square of each cycle's tokens, `[N]`, no part of the loss. Where it grows
-            much from cycle to cycle, see ``cycle_norm`` and ``gate`` of `CycleWrapper`.
+        scales: Root mean square of a token's channels in each cycle, the mean over all tokens,
+            `[N]`; no part of the loss. Where it grows much from cycle to cycle, see ``cycle_norm``
+            and ``gate`` of `CycleWrapper`.
     """
 
     total: Tensor
@@ -274,7 +275,7 @@ class CycleDistillLoss(nn.Module):
 
 @torch.no_grad()
 def _scales(tokens: Sequence[Tensor]) -> Tensor:
-    return torch.stack([at_least_float32(t).square().mean().sqrt() for t in tokens])
+    return torch.stack([at_least_float32(t).square().mean(-1).sqrt().mean() for t in tokens])
 
 
 def _weights_of_groups(

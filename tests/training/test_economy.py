@@ -78,6 +78,8 @@ def test_what_is_read_together_is_what_was_read_apart() -> None:
                 "predictions/1": losses.predictions[0].item(),
                 "tokens/first/1": losses.tokens["first"][0].item(),
                 "tokens/rest/1": losses.tokens["rest"][0].item(),
+                "scale/1": losses.scales[0].item(),
+                "scale/2": losses.scales[1].item(),
             }
         )
         assert not kept[-1][1].requires_grad  # a graph that is kept keeps its memory

@@ -61,6 +61,7 @@ def test_a_grown_network_is_folded_into_a_plain_one(tmp_path):
         done = run("deit_imagenet.py", *short, "--mode", mode, "--output-dir", tmp_path / name)
         assert done.returncode == 0, done.stderr
     fold = (*short, "--mode", "fold", "--teacher", tmp_path / "g", "--beside", tmp_path / "p")
+    fold = (*fold, "--truth-weight", "0.1")  # little truth, so that the teacher's part shows
     first = run("deit_imagenet.py", *fold, "--output-dir", tmp_path / "f")
     assert first.returncode == 0, first.stderr
     rows = [line for line in first.stdout.splitlines() if " M │" in line and "%" in line]

@@ -72,10 +72,6 @@ class CycledCall:
             left = left + setup.input_injection * first
         return left if self.teacher is None else self.teacher.enter(left, cycle)
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cycled:
-        """Call the model with these arguments."""
-        raise NotImplementedError
-
     def begin_exit(self, tokens: Tensor, inputs: Any, first_is_batch: bool) -> EarlyExit:
         """Early exit, from the first cycle's tokens on; see `EarlyExit`."""
         assert self.exit_tolerance is not None

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cycledistill._batched import BatchedPass
 from cycledistill._call import call_plain
 from cycledistill._calls import OrdinaryCalls
-from cycledistill._cycled_call import CycledCall
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
 from cycledistill._hooks import Attachment, NoFastPath, detach_copies, detach_stale
@@ -361,7 +360,7 @@ class CycleWrapper(Facade):
             if self.batched and cycles > 1 and plain is self.plain:
                 if not self._verified:
                     self._verify_once(compiling, cycles, args, kwargs)
-                kind: type[CycledCall] = BatchedPass
+                kind: type[BatchedPass | OrdinaryCalls] = BatchedPass
             else:
                 kind = OrdinaryCalls
             call = kind(setup, plain, teacher, cycles, exit_tolerance, keep_all)

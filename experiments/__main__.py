@@ -26,12 +26,13 @@ from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
 from experiments._pointers import PointerRun, train_pointers
 from experiments._pretrain import PRETRAINING, pretrain
+from experiments._record import ROOT
 from experiments._report import write_page
 from experiments._results import Results, weights_file
 from experiments._retrofit import RetrofitRun, retrofit
 from experiments._studies import STUDIES
 from experiments._study import Study
-from experiments._train import ROOT, train
+from experiments._train import train
 from experiments._weights import keep, load_kept, score
 
 RESULTS = ROOT / "experiments" / "results"

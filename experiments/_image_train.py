@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import shutil
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,10 @@ from torch.nn import functional
 from experiments._image_data import SeededImages, cifar10
 from experiments._image_run import ImageRun
 from experiments._images import Split
+from experiments._record import commit, record
 from experiments._results import save_weights, weights_file
 from experiments._task import first_samples
-from experiments._train import commit, device_words, macs_of_cycles
+from experiments._train import macs_of_cycles
 from experiments._vit import Found, SeededViT, initial_weights, plain_model, stacked
 
 _CHECKPOINT_SECONDS = 60.0
@@ -75,20 +74,15 @@ def train_seeds(
         save_weights(own, weights_file(one.key, work), None)
         metrics = {name: round(float(values[place]), 4) for name, values in scores.items()}
         records.append(
-            {
-                "key": one.key,
-                "config": one.as_dict(),
-                "seed": one.seed,
-                "commit": revision,
-                "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-                "torch": torch.__version__,
-                "device": f"{platform.machine()} {device_words(data.labels.device)}",
-                "threads": torch.get_num_threads(),
-                # A seed's share of the time of all that were trained at once.
-                "budget": {**cost, "wall_seconds": round(seconds, 1), "resumed": resumed},
-                "metrics": metrics if finite else {},
-                "diverged": "" if finite else "non-finite weights",
-            }
+            record(
+                one,
+                revision,
+                data.labels.device,
+                {**cost, "resumed": resumed},
+                seconds,  # a seed's share of the time of all that were trained at once
+                metrics if finite else {},
+                "" if finite else "non-finite weights",
+            )
         )
     return records
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timezone
 from typing import Any, Literal
 
 import torch
@@ -13,7 +11,8 @@ from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleWrapper
 from experiments._config import hash_of
-from experiments._train import commit, macs_of_cycles
+from experiments._record import commit, record
+from experiments._train import macs_of_cycles
 
 _STEPS = 1000
 
@@ -131,25 +130,14 @@ def train_pointers(config: PointerRun) -> dict[str, Any]:
     score = round(100 * float((found == reached).double().mean()), 4)
     tokens = torch.zeros(1, config.places, config.width)
     macs = macs_of_cycles(cycled.unwrap(), pointers[:1], tokens, config.cycles)
-    return {
-        "key": config.key,
-        "config": config.as_dict(),
-        "seed": config.seed,
-        "commit": revision,
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "device": f"{platform.machine()} cpu",
-        "threads": torch.get_num_threads(),
-        "budget": {
-            "epochs": config.epochs,
-            "training_macs": 3 * macs * config.batch_size * steps,
-            "macs_in_use": macs,
-            "wall_seconds": round(time.perf_counter() - start, 1),
-            "resumed": False,
-        },
-        "metrics": {f"test/accuracy/{config.cycles}": score},
-        "diverged": "",
+    budget = {
+        "epochs": config.epochs,
+        "training_macs": 3 * macs * config.batch_size * steps,
+        "macs_in_use": macs,
     }
+    metrics = {f"test/accuracy/{config.cycles}": score}
+    seconds = time.perf_counter() - start
+    return record(config, revision, torch.device("cpu"), budget, seconds, metrics)
 
 
 def _task_loss(logits: Tensor, reached: Tensor) -> Tensor:

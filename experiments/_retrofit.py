@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +13,9 @@ from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleWrapper, FoldLoss, count_macs
 from experiments._config import TEACHER_SEED, hash_of
+from experiments._record import commit, record
 from experiments._results import save_weights, weights_file
 from experiments._retrofit_tasks import RetrofitTask, load_retrofit_task
-from experiments._train import commit
 
 
 @dataclass(frozen=True)
@@ -136,25 +134,13 @@ def retrofit(config: RetrofitRun, work: Path) -> dict[str, Any]:
             scores = task.scores(cycled.eval(), split, task.cycles_scored(config.training_cycles))
             for cycles, score in enumerate(scores, 1):
                 metrics[f"{split}/{config.metric}/{cycles}"] = round(score, 4)
-    return {
-        "key": config.key,
-        "config": config.as_dict(),
-        "seed": config.seed,
-        "commit": revision,
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "device": f"{platform.machine()} cpu",
-        "threads": torch.get_num_threads(),
-        "budget": {
-            "epochs": config.epochs,
-            "training_macs": cost,
-            "macs_in_use": macs[config.cycles_in_use],
-            "wall_seconds": round(time.perf_counter() - start, 1),
-            "resumed": False,
-        },
-        "metrics": metrics,
-        "diverged": diverged,
+    budget = {
+        "epochs": config.epochs,
+        "training_macs": cost,
+        "macs_in_use": macs[config.cycles_in_use],
     }
+    seconds = time.perf_counter() - start
+    return record(config, revision, torch.device("cpu"), budget, seconds, metrics, diverged)
 
 
 def _model(config: RetrofitRun, task: RetrofitTask) -> CycleWrapper:

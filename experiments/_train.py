@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import platform
 import shutil
-import subprocess
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +24,9 @@ from cycledistill.training import (
 from experiments._config import RunConfig
 from experiments._images import load_images
 from experiments._people import load_people
+from experiments._record import commit, record
 from experiments._results import save_weights, weights_file
 from experiments._task import Task
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, Any]:
@@ -90,20 +85,11 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
             diverged = str(error).partition(":")[0]
     seconds = time.perf_counter() - start
     shutil.rmtree(folder)
-    return {
-        "key": config.key,
-        "config": config.as_dict(),
-        "seed": config.seed,
-        "commit": revision,
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-        "device": f"{platform.machine()} {device_words(next(cycled.parameters()).device)}",
-        "threads": torch.get_num_threads(),
-        # Of this process: only a run that was never stopped has its whole time here.
-        "budget": {**cost, "wall_seconds": round(seconds, 1), "resumed": resumed},
-        "metrics": metrics,
-        "diverged": diverged,
-    }
+    trained_on = next(cycled.parameters()).device
+    # Of this process: only a run that was never stopped has its whole time here.
+    return record(
+        config, revision, trained_on, {**cost, "resumed": resumed}, seconds, metrics, diverged
+    )
 
 
 def load_task(config: RunConfig) -> Task:
@@ -129,11 +115,6 @@ def macs_of_cycles(model: nn.Module, example: Tensor, tokens: Tensor, cycles: in
     blocks: Any = model.blocks
     again = count_macs(nn.Sequential(*blocks), tokens).with_attention_products
     return once + (cycles - 1) * again
-
-
-def device_words(device: torch.device) -> str:
-    """The GPU's name, or the kind of the device."""
-    return f"{torch.cuda.get_device_name(device)}, TF32" if device.type == "cuda" else device.type
 
 
 def make_model(config: RunConfig, task: Task) -> CycleWrapper:
@@ -242,22 +223,3 @@ def _training_macs(
     drawn = range(config.min_cycles or config.training_cycles, config.training_cycles + 1)
     later = sum(of(cycles) for cycles in drawn) / len(drawn)
     return round(config.cycles_from * of(1) + (1 - config.cycles_from) * later)
-
-
-@functools.cache
-def commit() -> str:
-    """The checkout's commit, with a plus where the code that a run uses was changed since.
-
-    Asked once, when the first run starts: what a process has loaded does not change under it.
-    """
-    paths = ["cycledistill", "integrations", ":(glob)experiments/*.py"]
-    try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        return head + "+" * bool(_git("status", "--porcelain", "--", *paths))
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
-    return done.stdout.strip()

@@ -12,24 +12,8 @@ from pose_coco import train
 from cycledistill import CycleWrapper, FoldLoss
 from cycledistill_pose import load_plain
 from cycledistill_pose.losses import HeatmapMSELoss, RLELoss, as_truth
-from cycledistill_pose.recipes import PoseConfig, build_criterion, build_model, build_teacher
-
-TINY = PoseConfig(
-    model="tokenpose_nano",
-    input_size=(48, 64),
-    heatmap_size=(12, 16),
-    dim=48,
-    depth=2,
-    epochs=1,
-    batch_size=16,
-    milestones=(),
-    warmup_steps=2,
-    num_workers=0,
-    num_synthetic=32,
-    num_synthetic_val=6,
-    pictures=4,
-    device="cpu",
-)
+from cycledistill_pose.recipes import build_criterion, build_model, build_teacher
+from tests.pose.tiny import TINY
 
 
 def test_the_distance_is_the_task_loss_with_the_teacher_as_truth() -> None:

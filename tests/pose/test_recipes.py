@@ -19,7 +19,6 @@ from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
 from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.models import TokenPruning, create_model, sdpose_loss
 from cycledistill_pose.recipes import (
-    PoseConfig,
     build_criterion,
     build_model,
     evaluate_cycles,
@@ -27,24 +26,9 @@ from cycledistill_pose.recipes import (
     open_people,
     scores_by_cycle,
 )
+from tests.pose.tiny import TINY
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-TINY = PoseConfig(
-    model="tokenpose_nano",
-    input_size=(48, 64),
-    heatmap_size=(12, 16),
-    dim=48,
-    depth=2,
-    epochs=1,
-    batch_size=16,
-    milestones=(),
-    warmup_steps=2,
-    num_workers=0,
-    num_synthetic=32,
-    num_synthetic_val=6,
-    pictures=4,
-    device="cpu",
-)
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -109,6 +109,15 @@ def table(study: Study, records: Records) -> str:
     return markdown(lines)
 
 
+def has_plot(study: Study, records: Records) -> bool:
+    """Whether there is something to draw: of differences, a run beside its baseline's."""
+    found = {row.name: row.values for row in rows(study, records) if row.values}
+    if study.plot == "cost":
+        return bool(found)
+    base = found.pop(study.baselines[0], None)
+    return base is not None and any(paired_difference(own, base) for own in found.values())
+
+
 def draw(study: Study, records: Records, path: Path) -> None:
     """The study's plot, with 95 % intervals of means or of differences."""
     found = [row for row in rows(study, records) if row.values]
@@ -202,9 +211,9 @@ def section(name: str, study: Study, records: Records) -> str:
         table(study, records),
         "",
         f"Recorded in `experiments/results/` ({made}{'; '.join(devices)}).",
-        "",
-        f"![{study.title}](../pictures/lab-{name}.png)",
     ]
+    if has_plot(study, records):
+        lines += ["", f"![{study.title}](../pictures/lab-{name}.png)"]
     return "\n".join(lines)
 
 
@@ -249,7 +258,7 @@ def write_page(
             )
     written = []
     for name, study in studies.items():
-        if any(config.key in records[name] for config in study.runs()):
+        if has_plot(study, records[name]):
             picture = page.parent.parent / "pictures" / f"lab-{name}.png"
             draw(study, records[name], picture)
             written.append(picture)

@@ -434,6 +434,25 @@ def test_page_keeps_what_people_wrote(tmp_path: Path) -> None:
         write_page(page, {"t": study}, {"t": {record["key"]: record}})
 
 
+def test_without_anything_to_compare_there_is_no_picture(tmp_path: Path) -> None:
+    study = study_of(plain=replace(TINY, mode="plain"), other=TINY)
+    study = replace(study, baselines=("plain",), plot="differences")
+    page = tmp_path / "docs" / "results" / "lab.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("<!-- s: begin -->\n<!-- s: end -->\n")
+    names = {name: study.run(name, study.seeds[0]) for name in ("plain", "other")}
+    scores = {"test_accuracy_1": 90.0, "test_accuracy_2": 91.0}
+    records = {run.key: record_of(run, **scores) for run in names.values()}
+    alone = {names["plain"].key: records[names["plain"].key]}
+    assert write_page(page, {"s": study}, {"s": alone}) == [page]
+    assert "![" not in page.read_text() and "1 of 4 runs" in page.read_text()
+    assert [path.suffix for path in write_page(page, {"s": study}, {"s": records})] == [
+        ".md",
+        ".png",
+    ]
+    assert "![" in page.read_text()
+
+
 def test_the_committed_page_is_that_of_the_committed_results() -> None:
     text = PAGE.read_text("utf-8")
     for name, study in STUDIES.items():

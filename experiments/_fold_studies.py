@@ -97,6 +97,41 @@ FOLD_CHOICES = Study(
     plot="differences",
 )
 
+
+def _more_images(plain: ImageRun) -> dict[str, ImageRun]:
+    """Mixed images, and images whose labels are not used, at the arithmetic of the others."""
+    folded = replace(_folded(plain, _grown(plain)), truth_weight=0.3)
+    longer = 4 * plain.epochs
+    unlabelled = replace(folded, unlabelled=True, epochs=round(plain.epochs / 9))
+    return {
+        "plain": plain,
+        _CHOSEN: folded,
+        "plain, mixup": replace(plain, mixup=True),
+        "plain, mixup, four times the epochs": replace(plain, mixup=True, epochs=longer),
+        "folded, mixup": replace(folded, mixup=True),
+        "folded, mixup, four times the epochs": replace(folded, mixup=True, epochs=longer),
+        "self-training: a plain teacher, 40,000 unlabelled images": replace(
+            unlabelled, teachers=(plain,)
+        ),
+        "folded, 40,000 unlabelled images": unlabelled,
+        "folded, 40,000 unlabelled images, four times the epochs": replace(
+            unlabelled, epochs=4 * unlabelled.epochs
+        ),
+        "self-training, four times the epochs": replace(
+            unlabelled, teachers=(plain,), epochs=4 * unlabelled.epochs
+        ),
+    }
+
+
+FOLD_MORE_IMAGES = Study(
+    title="What do mixed images, and images without labels, add to folding one block x 64?",
+    variants=_more_images(_FEW),
+    seeds=CHOOSING,
+    baselines=("plain", _CHOSEN),
+    split="val",
+    plot="differences",
+)
+
 FOLD_64 = Study(
     title="Does growing, then folding help a single pass of one block x 64 on 5,000 images?",
     variants=_whole(_FEW, equal=3.42),
@@ -215,6 +250,17 @@ SPEEDS_CHOICES = Study(
     deep=_TEACHERS[0],
 )
 
+SPEEDS_64 = Study(
+    title="Can one network of one block x 64 be used with one cycle and with two, each as good as "
+    "a network trained for it on 5,000 images?",
+    variants=_speeds(_FEW),
+    seeds=_FRESH,
+    baselines=("plain",),
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    deep=_TEACHERS[0],
+)
+
 SPEEDS_ALL = Study(
     title="Can one network of one block x 64 be used with one cycle and with two, each as good as "
     "a network trained for it on 45,000 images?",
@@ -288,6 +334,7 @@ POINTERS_8 = Study(
 
 FOLD_STUDIES = {
     "fold-choices": FOLD_CHOICES,
+    "fold-more-images": FOLD_MORE_IMAGES,
     "fold-64": FOLD_64,
     "fold-128": FOLD_128,
     "fold-three-blocks": FOLD_THREE_BLOCKS,
@@ -295,6 +342,7 @@ FOLD_STUDIES = {
     "fold-128-all": FOLD_128_ALL,
     "fold-tiny-all": FOLD_TINY_ALL,
     "speeds-choices": SPEEDS_CHOICES,
+    "speeds-64": SPEEDS_64,
     "speeds-all": SPEEDS_ALL,
     "lspet-fold": LSPET_FOLD,
     "lspet-fold-regression": LSPET_FOLD_REGRESSION,

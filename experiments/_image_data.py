@@ -38,12 +38,12 @@ class SeededImages:
     """Training images and the random numbers of each seed.
 
     Args:
-        train: Images `[N, 3, H, W]` uint8 and labels.
+        train: Images `[N, 3, H, W]` uint8 and labels, -1 for images without one.
         seeds: One for each network that is trained.
         device: Where batches are made; the random numbers are the CPU's everywhere.
 
     Attributes:
-        mean: Of the training images' channels, in grey levels, `[1, 3, 1, 1]`.
+        mean: Of the labelled training images' channels, in grey levels, `[1, 3, 1, 1]`.
         deviation: Likewise.
     """
 
@@ -51,7 +51,8 @@ class SeededImages:
         train = Split(train.images.to(device), train.labels.to(device))
         self.labels = train.labels
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        deviation, mean = torch.std_mean(train.images.float(), dim=(0, 2, 3), keepdim=True)
+        labelled = train.images[train.labels >= 0].float()
+        deviation, mean = torch.std_mean(labelled, dim=(0, 2, 3), keepdim=True)
         self.mean, self.deviation = mean, deviation
         count, channels, self._side, _ = train.images.shape
         padded = mean.round().to(torch.uint8).expand(count, channels, *(2 * [self._side + 8]))
@@ -84,3 +85,8 @@ class SeededImages:
         rows, columns = place // (2 * _PADDING + 1), place % (2 * _PADDING + 1)
         images = self._windows[mirrored, indices, rows, columns]
         return self.normalized(images), self.labels[indices]
+
+    def shares(self) -> Tensor:
+        """A share of each seed's batch that stays when images are mixed, 0 to 1, `[S]`."""
+        drawn = [torch.rand((), generator=own) for own in self.generators]
+        return torch.stack(drawn).to(self.labels.device)

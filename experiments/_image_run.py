@@ -42,6 +42,11 @@ class ImageRun:
             both after a norm without parameters.
         own_norms: Whether the norms of later cycles have parameters of their own, kept in use.
         adapter_rank: Of low-rank additions to the linear layers in later cycles, kept in use.
+        mixup: Whether each batch's images are mixed with those of the same batch in another order,
+            with one uniformly drawn share for each step and seed (Mixup with alpha 1). Teachers
+            see the same mixed images.
+        unlabelled: Whether the teachers also teach on the training images beyond
+            ``train_samples``, which then count in an epoch; their labels are not used.
         label_smoothing: Of the cross entropy.
         dropout: Rate behind the projections of attention and MLP, and behind the embedding.
         batch_size: Samples of a step; what is left over in an epoch is left out.
@@ -68,6 +73,8 @@ class ImageRun:
     token_weight: float = 0.0
     own_norms: bool = False
     adapter_rank: int = 0
+    mixup: bool = False
+    unlabelled: bool = False
     label_smoothing: float = 0.0
     dropout: float = 0.0
     batch_size: int = 125
@@ -78,6 +85,8 @@ class ImageRun:
     def __post_init__(self) -> None:
         if self.warm and not self.teachers:
             raise ValueError("warm=True starts from the first teacher's weights, got no teachers")
+        if self.unlabelled and not (self.teachers and self.train_samples):
+            raise ValueError("unlabelled=True needs teachers and train_samples")
         if self.prediction_weight and (self.teachers or not self.every_cycle):
             raise ValueError("prediction_weight is for every_cycle=True without teachers")
         if self.every_cycle and len(self.teachers) not in (0, 1, self.cycles):

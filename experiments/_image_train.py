@@ -26,6 +26,7 @@ from experiments._vit import Found, SeededViT, initial_weights, plain_model, sta
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3
+UNLABELLED = -1
 
 
 def train_seeds(
@@ -52,7 +53,13 @@ def train_seeds(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = True
     train, val, test = cifar10(work)
-    train = train.take(first_samples(config, len(train.labels)))
+    train = Split(train.images, train.labels.clone())
+    found = len(train.labels)
+    labelled = first_samples(config, found)
+    if config.unlabelled:
+        train.labels[labelled.stop :] = UNLABELLED
+    else:
+        train = train.take(labelled)
     data = SeededImages(train, [one.seed for one in configs], device)
     teachers = [
         SeededViT(own[0], stacked([load_file(weights_file(one.key, work), device) for one in own]))
@@ -65,7 +72,7 @@ def train_seeds(
         for name, split in (("val", val), ("test", test))
         for kind, values in _scores(model, teachers, data, split).items()
     }
-    cost = _cost(config, len(train.labels))
+    cost = _cost(config, found)
     seconds = (time.perf_counter() - start) / len(configs)
     records = []
     for place, one in enumerate(configs):
@@ -126,7 +133,9 @@ def _trained(
                 epoch * steps + number, total, round(config.warmup * total)
             )
             chosen = orders[:, number * config.batch_size : (number + 1) * config.batch_size]
-            loss = _loss(model, teachers, *data.batch(chosen))
+            images, labels = data.batch(chosen)
+            shares = data.shares() if config.mixup else None
+            loss = _loss(model, teachers, images, labels, shares)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -152,13 +161,25 @@ def _schedule(step: int, total: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def _loss(model: SeededViT, teachers: list[SeededViT], images: Tensor, labels: Tensor) -> Tensor:
-    """The seeds' losses, summed, so that each seed's gradient is that of its own loss."""
+def _loss(
+    model: SeededViT,
+    teachers: list[SeededViT],
+    images: Tensor,
+    labels: Tensor,
+    shares: Tensor | None = None,
+) -> Tensor:
+    """The seeds' losses, summed, so that each seed's gradient is that of its own loss.
+
+    With ``shares`` `[S]` images and labels are mixed with those before them in the batch.
+    """
     config = model.config
+    if shares is not None:
+        own = shares[:, None, None, None, None]
+        images = own * images + (1 - own) * images.roll(1, 1)
     with torch.no_grad():
         taught = [own.cycles(images, own.config.used)[0] for own in teachers]
     found = model.cycles(images, config.cycles, every=config.every_cycle)
-    truths = [_cross_entropy(one.logits, labels, config.label_smoothing) for one in found]
+    truths = [_cross_entropy(one.logits, labels, config.label_smoothing, shares) for one in found]
     if not teachers:
         later = [_log_mean([one.logits.detach()], 1.0) for one in found[1:]]
         pairs = zip(found[:-1], later, strict=True)
@@ -177,9 +198,25 @@ def _loss(model: SeededViT, teachers: list[SeededViT], images: Tensor, labels: T
     return loss / len(found)
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    flat, truth = logits.flatten(0, 1), labels.flatten()
-    return len(logits) * functional.cross_entropy(flat, truth, label_smoothing=smoothing)
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, smoothing: float, shares: Tensor | None
+) -> Tensor:
+    """Mean over each seed's labelled images, summed over seeds."""
+
+    def of(truth: Tensor) -> Tensor:
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1),
+            truth.flatten(),
+            ignore_index=UNLABELLED,
+            label_smoothing=smoothing,
+            reduction="none",
+        )
+        return losses.view(truth.shape).sum(1) / (truth != UNLABELLED).sum(1)
+
+    found = of(labels)
+    if shares is not None:
+        found = shares * found + (1 - shares) * of(labels.roll(1, 1))
+    return found.sum()
 
 
 def _log_mean(logits: list[Tensor], temperature: float) -> Tensor:
@@ -223,15 +260,18 @@ def _scores(
     return {kind: 100 * hits / len(split.labels) for kind, hits in right.items()}
 
 
-def _cost(config: ImageRun, samples: int) -> dict[str, Any]:
+def _cost(config: ImageRun, found: int) -> dict[str, Any]:
     """What training and use cost an ordinary program, which computes every token.
+
+    ``found`` is the number of all training images.
 
     Training has the forward and the backward pass, taken to be three forward passes, the frozen
     teachers' forward passes, and the teachers' own training.
     """
+    samples = found if config.unlabelled else config.train_samples or found
     used = samples // config.batch_size * config.batch_size * config.epochs
     taught = sum(_macs(own, own.used) for own in config.teachers)
-    before = sum(_cost(own, samples)["training_macs"] for own in config.teachers)
+    before = sum(_cost(own, found)["training_macs"] for own in config.teachers)
     own = _FORWARD_AND_BACKWARD * _macs(config, config.cycles) * used
     return {
         "epochs": config.epochs,

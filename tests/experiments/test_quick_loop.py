@@ -179,6 +179,56 @@ def test_loss_of_the_joint_recipe_and_of_both_speeds() -> None:
     torch.testing.assert_close(both, expected_both, rtol=1e-4, atol=1e-5)
 
 
+def test_mixed_images_have_both_labels_and_a_teacher_that_sees_them_mixed() -> None:
+    student, grown = moved(TINY, 0, 1), moved(GROWN, 2, 3)
+    images, labels = torch.randn(2, 5, 3, 32, 32), torch.randint(0, 10, (2, 5))
+    labels[:, 1] = _image_train.UNLABELLED
+    shares = torch.tensor([0.25, 0.8])
+    found = _image_train._loss(
+        SeededViT(FOLDED, stacked(student)),
+        [SeededViT(GROWN, stacked(grown))],
+        images,
+        labels,
+        shares,
+    )
+    expected = torch.zeros(())
+    for place, share in enumerate(shares.tolist()):
+        own, before = images[place], images[place][[4, 0, 1, 2, 3]]
+        mixed = share * own + (1 - share) * before
+        logits = timm_model(TINY, student[place])(mixed)
+        teacher = CycleWrapper(timm_model(GROWN, grown[place]), blocks="blocks").eval()
+        told = (teacher(mixed, num_cycles=2) / 2).softmax(-1)
+        truth = torch.zeros(())
+        for part, order in ((share, [0, 1, 2, 3, 4]), (1 - share, [4, 0, 1, 2, 3])):
+            labelled = [i for i in range(5) if order[i] != 1]  # image 1 has no label
+            classes = labels[place][[order[i] for i in labelled]]
+            truth = truth + part * functional.cross_entropy(logits[labelled], classes)
+        expected = expected + 0.1 * truth + 0.9 * reference_kl(logits, told, 2.0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_unlabelled_images_count_in_an_epoch_and_their_labels_do_not_matter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = replace(GROWN, train_samples=20)
+    config = replace(FOLDED, teachers=(few,), train_samples=20, unlabelled=True)
+    found = []
+    for labels in (SPLITS[0].labels, torch.cat([SPLITS[0].labels[:20], torch.zeros(20).long()])):
+        splits = (Split(SPLITS[0].images, labels), *SPLITS[1:])
+        monkeypatch.setattr(_image_train, "cifar10", lambda cache, splits=splits: splits)
+        work = tmp_path / str(len(found))
+        (teacher,) = train_seeds([few], work)
+        (record,) = train_seeds([config], work)
+        whole, own = (record["budget"][name] for name in ("training_macs", "student_macs"))
+        assert whole - own == teacher["budget"]["training_macs"]
+        found.append((record["metrics"], record["budget"]["student_macs"]))
+        assert torch.equal(splits[0].labels, labels)  # the data stay what they were
+    assert found[0] == found[1]
+    (alone,) = train_seeds([replace(config, unlabelled=False)], work)
+    assert found[0][1] == 2 * alone["budget"]["student_macs"]
+    assert alone["metrics"] != found[0][0]
+
+
 def test_seeds_at_once_are_what_each_is_alone(tmp_path: Path) -> None:
     results = Results(tmp_path / "r" / "s.jsonl", tmp_path / "together")
     assert run_seeds([FOLDED.seeded(seed) for seed in (3, 4)], results) == 4  # and two teachers

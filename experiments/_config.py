@@ -16,7 +16,7 @@ class RunConfig:
     """Everything that changes what a run learns.
 
     >>> plain = RunConfig(task="digits", mode="plain", epochs=10, seed=3)
-    >>> plain.training_cycles, RunConfig(task="digits", mode="cycle", epochs=10).cycles_in_use
+    >>> plain.training_cycles, RunConfig(task="digits", mode="cycle", epochs=10).inference_cycles
     (1, 2)
 
     A field that is added later gets the default that does what was done before; a default never
@@ -109,7 +109,7 @@ class RunConfig:
         return 1 if self.mode in ("plain", "fold") else self.num_cycles
 
     @property
-    def cycles_in_use(self) -> int:
+    def inference_cycles(self) -> int:
         """Cycles that the trained model is meant to be used with."""
         return self.num_cycles if self.mode == "cycle" else 1
 

@@ -15,7 +15,7 @@ class ImageRun:
     >>> plain = ImageRun(epochs=10)
     >>> grown = ImageRun(epochs=10, cycles=2, used=2)
     >>> folded = ImageRun(epochs=10, teachers=(grown,), warm=True).seeded(3)
-    >>> folded.seed, folded.teachers[0].seed, folded.cycles_in_use
+    >>> folded.seed, folded.teachers[0].seed, folded.inference_cycles
     (3, 1003, 1)
 
     A field that is added later gets the default that does what was done before.
@@ -106,7 +106,7 @@ class ImageRun:
         return self.cycles
 
     @property
-    def cycles_in_use(self) -> int:
+    def inference_cycles(self) -> int:
         """Cycles that the trained model is meant to be used with."""
         return self.used
 

@@ -49,7 +49,7 @@ class PointerRun:
         return self.cycles
 
     @property
-    def cycles_in_use(self) -> int:
+    def inference_cycles(self) -> int:
         """Cycles that the trained model is meant to be used with."""
         return self.cycles
 

@@ -67,7 +67,7 @@ def _row(study: Study, name: str, found: Mapping[int, Mapping[str, Any]]) -> Row
     return Row(
         name,
         config,
-        score(config.cycles_in_use),
+        score(config.inference_cycles),
         score(config.training_cycles),
         len(found) - len(finished),
         budget.get("training_macs", math.nan),

@@ -68,7 +68,7 @@ class RetrofitRun:
         return self.num_cycles if self.mode in ("cycle", "distill") else 1
 
     @property
-    def cycles_in_use(self) -> int:
+    def inference_cycles(self) -> int:
         """Cycles that the trained model is meant to be used with."""
         return self.num_cycles if self.mode == "cycle" else 1
 
@@ -137,7 +137,7 @@ def retrofit(config: RetrofitRun, work: Path) -> dict[str, Any]:
     budget = {
         "epochs": config.epochs,
         "training_macs": cost,
-        "macs_in_use": macs[config.cycles_in_use],
+        "macs_in_use": macs[config.inference_cycles],
     }
     seconds = time.perf_counter() - start
     return record(config, revision, torch.device("cpu"), budget, seconds, metrics, diverged)

@@ -66,7 +66,7 @@ def train(config: RunConfig, folder: Path, device: str = "auto") -> dict[str, An
         "epochs": config.epochs,
         "training_macs": _training_macs(config, options, cycled, task),
         "macs_in_use": count_macs(
-            cycled, task.example, num_cycles=config.cycles_in_use
+            cycled, task.example, num_cycles=config.inference_cycles
         ).with_attention_products,
     }
     resumed = (folder / "checkpoints").is_dir()

@@ -26,6 +26,7 @@ from experiments._vit import Found, SeededViT, initial_weights, plain_model, sta
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3
+_COMPILED_FROM = 1_000_000  # samples of a run, for which compiling takes less than it saves
 UNLABELLED = -1
 
 
@@ -126,6 +127,8 @@ def _trained(
     model = SeededViT(config, weights, training=True)
     steps = len(data.labels) // config.batch_size
     total, saved = config.epochs * steps, time.monotonic()
+    compiled = total * config.batch_size >= _COMPILED_FROM
+    loss_of: Any = torch.compile(_loss) if compiled else _loss
     for epoch in range(begin, config.epochs):
         orders = data.orders()
         for number in range(steps):
@@ -135,7 +138,7 @@ def _trained(
             chosen = orders[:, number * config.batch_size : (number + 1) * config.batch_size]
             images, labels = data.batch(chosen)
             shares = data.shares() if config.mixup else None
-            loss = _loss(model, teachers, images, labels, shares)
+            loss = loss_of(model, teachers, images, labels, shares)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -30,14 +30,15 @@ from cycledistill.training import (
     FitResult,
     WarmupCosine,
     budget_rows,
-    evaluation_loader,
     fit,
-    gather_over_processes,
-    is_main_process,
     parse_cli,
     run_cli,
     start_from,
-    steps_per_epoch,
+)
+from cycledistill.training.processes import (
+    evaluation_loader,
+    gather_over_processes,
+    is_main_process,
 )
 from cycledistill_deit import (
     PRESETS,
@@ -79,7 +80,7 @@ def train(config: ClassificationConfig) -> None:
     optimizer = create_optimizer_v2(
         cycled, opt="adamw", lr=config.scaled_lr, weight_decay=config.weight_decay
     )
-    steps = steps_per_epoch(config, len(data.train))  # type: ignore[arg-type]
+    steps = config.steps_per_epoch(len(data.train))  # type: ignore[arg-type]
     schedule = WarmupCosine(
         total_steps=config.epochs * steps,
         warmup_steps=config.warmup_epochs * steps,

@@ -27,7 +27,6 @@ from cycledistill.training import (
     fit,
     parse_cli,
     run_cli,
-    steps_per_epoch,
 )
 from cycledistill_pose import PoseAugmentation, normalize_images
 from cycledistill_pose.codecs import codec_for
@@ -114,7 +113,7 @@ def train(config: PoseConfig) -> PoseRun:
     optimizer = torch.optim.Adam(
         [*cycled.parameters(), *criterion.parameters()], lr=config.scaled_lr
     )
-    steps = steps_per_epoch(config, len(train_set))
+    steps = config.steps_per_epoch(len(train_set))
     schedule = WarmupSteps(
         warmup_steps=config.warmup_steps,
         start=1e-3,

@@ -34,21 +34,13 @@ from cycledistill.training._errors import (  # noqa: E402
     NonFiniteLossError,
     TrainingError,
 )
-from cycledistill.training._evaluation import (  # noqa: E402
-    evaluation_loader,
-    gather_over_processes,
-    is_main_process,
-    sum_over_processes,
-)
 from cycledistill.training._evaluator import BestEvaluation  # noqa: E402
-from cycledistill.training._fit import fit  # noqa: E402
 from cycledistill.training._log import read_log  # noqa: E402
+from cycledistill.training._module import Losses  # noqa: E402
 from cycledistill.training._nonfinite import replay  # noqa: E402
-from cycledistill.training._parallel import Losses  # noqa: E402
-from cycledistill.training._sampler import steps_per_epoch  # noqa: E402
 from cycledistill.training._schedule import WarmupCosine, WarmupSteps  # noqa: E402
 from cycledistill.training._trained import TrainedRun, find_trained, start_from  # noqa: E402
-from cycledistill.training._trainer import FitResult, Trainer  # noqa: E402
+from cycledistill.training._trainer import FitResult, Trainer, fit  # noqa: E402
 
 __all__ = [
     "BestEvaluation",
@@ -66,12 +58,9 @@ __all__ = [
     "WarmupSteps",
     "budget_rows",
     "draw_curves",
-    "evaluation_loader",
     "find_trained",
     "fit",
     "free",
-    "gather_over_processes",
-    "is_main_process",
     "load_weights",
     "parse_cli",
     "read_log",
@@ -79,7 +68,5 @@ __all__ = [
     "run_cli",
     "save_config",
     "start_from",
-    "steps_per_epoch",
-    "sum_over_processes",
     "training_macs",
 ]

@@ -6,7 +6,6 @@ from typing import Any
 
 from cycledistill import CycleWrapper, count_macs
 from cycledistill.training._config import TrainConfig
-from cycledistill.training._sampler import steps_per_epoch
 
 # A backward pass computes two products for each one of the forward pass.
 _FORWARD_AND_BACKWARD = 3
@@ -24,7 +23,7 @@ def training_macs(config: TrainConfig, model: CycleWrapper, *inputs: Any, num_sa
         *inputs: What it is called with for one sample.
         num_samples: Samples of the training set.
     """
-    per_epoch = min(steps_per_epoch(config, num_samples) * config.batch_size, num_samples)
+    per_epoch = min(config.steps_per_epoch(num_samples) * config.batch_size, num_samples)
     return _FORWARD_AND_BACKWARD * _forward_macs(model, *inputs) * config.epochs * per_epoch
 
 

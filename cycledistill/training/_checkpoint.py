@@ -18,7 +18,7 @@ from torch import nn
 
 from cycledistill.saving._files import flush_to_disk, replacing, sync_folder
 from cycledistill.training._errors import CheckpointError
-from cycledistill.training._state import load_module_state
+from cycledistill.training._sharding import load_module_state
 
 FORMAT = 2
 STATE_FILE = "state.pt"

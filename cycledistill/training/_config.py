@@ -127,6 +127,27 @@ class TrainConfig:
             return self.lr
         return self.lr * self.batch_size / self.lr_batch_size
 
+    def steps_per_epoch(self, num_samples: int) -> int:
+        """Number of optimiser steps in an epoch of ``num_samples``.
+
+        Example:
+            >>> TrainConfig(batch_size=32, drop_last=False).steps_per_epoch(100)
+            4
+
+        Raises:
+            ValueError: There is no sample, or not one full batch under ``drop_last``.
+        """
+        if num_samples < 1:
+            raise ValueError("the training set is empty")
+        full, rest = divmod(num_samples, self.batch_size)
+        if full == 0 and self.drop_last:
+            raise ValueError(
+                f"batch_size={self.batch_size} is more than the {num_samples} samples of the "
+                "training set, and drop_last leaves out smaller batches: nothing would be trained. "
+                "Lower batch_size or turn drop_last off"
+            )
+        return full + (rest > 0 and not self.drop_last)
+
     def validate(self) -> None:
         """Check ranges.
 

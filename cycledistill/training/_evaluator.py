@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from cycledistill.training._average import MovingAverage
 from cycledistill.training._checkpoint import CheckpointStore
-from cycledistill.training._parallel import broadcast_from_main, broadcast_value, shard_model
 from cycledistill.training._seeding import seed_cpu, states_kept
-from cycledistill.training._state import load_module_state, module_state
+from cycledistill.training._sharding import load_module_state, module_state, shard
+from cycledistill.training.processes._communication import broadcast_tensors, broadcast_value
 
 Evaluate = Callable[[Any], Mapping[str, float]]
 
@@ -70,13 +71,11 @@ class Evaluator:
 
     def attach(
         self, accelerator: Accelerator, model: nn.Module, decay: float | None, sharded: bool
-    ) -> MovingAverage | None:
+    ) -> AveragedModel | None:
         """Begin the moving average and make what copies are needed, before the model is sharded."""
         self._accelerator = accelerator
         self._model, self._replica = model, copy.deepcopy(model) if sharded else None
-        self._average = None if decay is None else MovingAverage(model, decay, sharded)
-        if self._average is not None and sharded:
-            shard_model(self._average.module)
+        self._average = None if decay is None else moving_average(model, decay, sharded)
         return self._average
 
     def ready_model(self) -> nn.Module:
@@ -85,7 +84,7 @@ class Evaluator:
         if self._replica is not None:
             load_module_state(self._replica, module_state(model), "the evaluated copy")
             model = self._replica
-        broadcast_from_main(model.buffers())  # running statistics
+        broadcast_tensors(model.buffers())  # running statistics
         return model.eval()
 
     def run(self, step: int, epoch: int) -> bool:
@@ -141,13 +140,44 @@ class Evaluator:
         return BestEvaluation(**self._best, checkpoint=folder)
 
 
+def moving_average(module: nn.Module, decay: float, sharded: bool = False) -> AveragedModel:
+    """Exponential moving average of a module's parameters and floating-point buffers.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, 0.0)
+        >>> average = moving_average(layer, decay=0.9)
+        >>> _ = nn.init.constant_(layer.weight, 1.0)
+        >>> average.update_parameters(layer)
+        >>> round(average.module.weight.item(), 3)
+        0.1
+
+    Starts from the weights at hand; other buffers (counters) are copied.
+    """
+
+    @torch.no_grad()
+    def update(averages: Any, values: Any, _: Any) -> None:
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(averages, values)
+        elif not sharded:
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:  # shards and buffers, which have none, do not go together
+            for average, value in zip(averages, values, strict=True):
+                average.lerp_(value, 1 - decay)
+
+    averaged = AveragedModel(module, multi_avg_fn=update, use_buffers=True)
+    averaged.n_averaged += 1  # with 0, the first update would replace the weights
+    if sharded:
+        shard(averaged.module)
+    return averaged
+
+
 @contextlib.contextmanager
 def _in_autocast(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Let the model, and only it, compute in the run's precision; outputs are float32."""
     if accelerator.mixed_precision == "no":
         yield
         return
-    from accelerate.utils import convert_outputs_to_fp32
 
     def lowered(plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

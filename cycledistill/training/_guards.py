@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
-
-from cycledistill.training._parallel import broadcast_value, gather_lists, on_main
 
 _GROWTH = 10.0
 
@@ -55,31 +51,6 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module, criterion: nn.Module
         )
 
 
-def check_output_dir(folder: Path) -> None:
-    """Make the folder and check that every process sees and may write the same one.
-
-    Raises:
-        ValueError: It cannot be written, or another process does not see it.
-    """
-    probe = folder / f".probe-{broadcast_value(uuid.uuid4().hex)}"
-
-    def touch() -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-        except OSError as error:
-            raise ValueError(f"output_dir {folder} cannot be written: {error.strerror}") from error
-
-    on_main(touch)
-    blind = sum(gather_lists([not probe.exists()]))
-    on_main(lambda: probe.unlink(missing_ok=True))
-    if blind:
-        raise ValueError(
-            f"output_dir {folder} is not the same folder for all processes: {blind} of them do not "
-            "see what the main process wrote. It must lie on a file system that all machines share"
-        )
-
-
 def warn_of_growing_tokens(means: Mapping[str, float]) -> bool:
     """Warn where tokens become much larger from the first cycle to the last; returns whether.
 
@@ -91,8 +62,9 @@ def warn_of_growing_tokens(means: Mapping[str, float]) -> bool:
         return False
     warnings.warn(
         "the tokens grow from cycle to cycle, to a root mean square of "
-        f"{', '.join(f'{scale:.3g}' for scale in scales)}: later cycles get what the blocks have "
-        "not learnt to take. Options of CycleWrapper that help: cycle_norm='input', gate=True",
+        f"{', '.join(f'{scale:.3g}' for scale in scales)}: later cycles get inputs "
+        "that the blocks were not trained on. Options of CycleWrapper that help: "
+        "cycle_norm='input', gate=True",
         UserWarning,
         stacklevel=2,
     )

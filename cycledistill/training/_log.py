@@ -77,13 +77,10 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def start_record(step: int, epoch: int, summary: Mapping[str, str]) -> dict[str, Any]:
-    """What a log says where a run starts or is continued: when, where, with what."""
+def environment(summary: Mapping[str, str]) -> dict[str, Any]:
+    """When, where and with what a run starts or is continued."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
-        "event": "start",
-        "step": step,
-        "epoch": epoch,
         "time": now.isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "python": platform.python_version(),

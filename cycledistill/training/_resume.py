@@ -10,7 +10,7 @@ from cycledistill.training._checkpoint import Checkpoint, CheckpointStore, read_
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import plain
 from cycledistill.training._errors import CheckpointError
-from cycledistill.training._parallel import on_main
+from cycledistill.training.processes._communication import on_main
 
 
 def settings_of(config: TrainConfig, num_samples: int) -> dict[str, Any]:
@@ -33,15 +33,17 @@ def find_checkpoint(
         ValueError: ``never`` was asked for, and ``output_dir`` has a run; or the checkpoint's
             settings differ from these.
     """
-    mine: list[Checkpoint | None] = []
+    chosen: list[Checkpoint | None] = []
 
     def choose() -> Path | None:
-        mine.append(_choose(config, store))
-        return None if mine[0] is None else mine[0].folder
+        chosen.append(_choose(config, store))
+        return chosen[0] and chosen[0].folder
 
     folder = on_main(choose)
-    found = mine[0] if mine else None if folder is None else read_checkpoint(folder)
-    if found is not None and not config.allow_changes:
+    if folder is None:
+        return None
+    found = (chosen and chosen[0]) or read_checkpoint(folder)
+    if not config.allow_changes:
         _check_settings(found, settings)
     return found
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cycledistill.training._config import TrainConfig
+from cycledistill.training._seeding import mix_seed
 
 
 class SampleKey(NamedTuple):
@@ -38,28 +39,6 @@ class LocalMicrobatch(NamedTuple):
     is_filler: bool
 
 
-def steps_per_epoch(config: TrainConfig, num_samples: int) -> int:
-    """Number of optimiser steps in an epoch of ``num_samples``.
-
-    Example:
-        >>> steps_per_epoch(TrainConfig(batch_size=32, drop_last=False), 100)
-        4
-
-    Raises:
-        ValueError: There is no sample, or not one full batch under ``drop_last``.
-    """
-    if num_samples < 1:
-        raise ValueError("the training set is empty")
-    full, rest = divmod(num_samples, config.batch_size)
-    if full == 0 and config.drop_last:
-        raise ValueError(
-            f"batch_size={config.batch_size} is more than the {num_samples} samples of the "
-            "training set, and drop_last leaves out smaller batches: nothing would be trained. "
-            "Lower batch_size or turn drop_last off"
-        )
-    return full + (rest > 0 and not config.drop_last)
-
-
 class GlobalOrder:
     """The samples of every step of a run, from the seed alone.
 
@@ -83,7 +62,7 @@ class GlobalOrder:
         self.accumulate = config.accumulate
         self.repeats = config.repeated_augmentation
         self.seed = config.seed
-        self.steps_per_epoch = steps_per_epoch(config, num_samples)
+        self.steps_per_epoch = config.steps_per_epoch(num_samples)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._epoch_order = functools.lru_cache(maxsize=2)(self._make_epoch_order)
 
@@ -125,23 +104,6 @@ class GlobalOrder:
     def _make_epoch_order(self, epoch: int) -> Tensor:
         generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
         return torch.randperm(self.num_samples, generator=generator)
-
-
-def mix_seed(*numbers: int) -> int:
-    """A seed in ``[0, 2**63)`` in which every bit depends on every number (splitmix64).
-
-    Example:
-        >>> mix_seed(0, 1) == mix_seed(0, 1) != mix_seed(1, 0)
-        True
-    """
-    mask = (1 << 64) - 1
-    state = 0
-    for number in numbers:
-        state = (state + (number & mask) + 0x9E3779B97F4A7C15) & mask
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-        state ^= state >> 31
-    return state >> 1
 
 
 def _pieces(keys: tuple[SampleKey, ...], number: int) -> list[tuple[SampleKey, ...]]:

@@ -11,7 +11,7 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from cycledistill.training import is_main_process
+from cycledistill.training.processes import is_main_process
 from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._data_config import image_mode
 from cycledistill_deit._picture import open_image

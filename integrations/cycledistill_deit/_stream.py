@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from cycledistill.training._evaluation import place_of_process
-from cycledistill.training._sampler import mix_seed
+from cycledistill.training._seeding import mix_seed
+from cycledistill.training.processes._communication import place_of_process
 
 
 class TrainingStream(Dataset[tuple[Tensor, int]]):

@@ -14,9 +14,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from cycledistill.training import evaluation_loader
-from cycledistill.training._dataset import KeyedDataset
+from cycledistill.training._loading import KeyedDataset
 from cycledistill.training._sampler import GlobalOrder
+from cycledistill.training.processes import evaluation_loader
 from cycledistill_deit import PRESETS, load_data
 from tests.deit.image_sets import CLASSES, add, hugging_face_folder, picture, shards
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cycledistill import CycleDistillLoss, CycleOutput
 from cycledistill.training import Trainer
-from cycledistill.training._terms import read_terms, terms_of
+from cycledistill.training._module import read_terms, terms_of
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__", "__index__")
 

@@ -10,11 +10,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cycledistill._device import Device
 from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.comparison import Comparison, Row, compare_checkpoints, comparison_page
 from cycledistill_pose.comparison._compare import between
 from cycledistill_pose.metrics._people import write_json
-from cycledistill_pose.prediction._device import Device
 from cycledistill_pose.recipes import EvaluationOptions
 
 _FLIPS = {"both": (True, False), "on": (True,), "off": (False,)}

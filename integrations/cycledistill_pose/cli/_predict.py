@@ -11,6 +11,7 @@ import numpy as np
 import tyro
 from rich.progress import track
 
+from cycledistill._device import Device, find_device
 from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data import BadImageError
 from cycledistill_pose.data._picture import ImageArray, read_rgb
@@ -18,7 +19,6 @@ from cycledistill_pose.drawing import draw_skeleton, save_picture
 from cycledistill_pose.metrics._people import instance_scores, write_json
 from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
 from cycledistill_pose.prediction._boxes import read_boxes
-from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.prediction._match import number_images
 from cycledistill_pose.prediction._sources import VIDEOS, Images, Video
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cycledistill import CycleWrapper
+from cycledistill._device import Device, find_device
 from cycledistill_pose.annotations import check_same_keypoints
 from cycledistill_pose.comparison._cases import Case, pick_cases
 from cycledistill_pose.metrics import (
@@ -17,7 +18,6 @@ from cycledistill_pose.metrics import (
     percentile_interval,
 )
 from cycledistill_pose.prediction import PosePredictor
-from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.recipes import (
     EvaluationOptions,
     evaluate_cycles,

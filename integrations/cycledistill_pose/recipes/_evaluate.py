@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cycledistill import CycleWrapper
-from cycledistill.training import evaluation_loader
+from cycledistill.training.processes import evaluation_loader
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import invert_matrix, normalize_images, pose_loader, transform_points
 from cycledistill_pose.drawing import prediction_grid, save_picture

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from cycledistill.training import is_main_process
+from cycledistill.training.processes import is_main_process
 from cycledistill_pose.checkpoints import save_plain
 from cycledistill_pose.checkpoints._card import SHOWN_SCORES
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec

@@ -1,14 +1,46 @@
-"""One run at a time in an output folder."""
+"""The folder of a run: the same for all processes, and for one run at a time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from cycledistill.training.processes._communication import (
+    broadcast_value,
+    gather_over_processes,
+    on_main,
+)
+
 LOCK_FILE = "run.lock"
+
+
+def check_output_dir(folder: Path) -> None:
+    """Make the folder and check that every process sees and may write the same one.
+
+    Raises:
+        ValueError: It cannot be written, or another process does not see it.
+    """
+    probe = folder / f".probe-{broadcast_value(uuid.uuid4().hex)}"
+
+    def touch() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+        except OSError as error:
+            raise ValueError(f"output_dir {folder} cannot be written: {error.strerror}") from error
+
+    on_main(touch)
+    blind = sum(gather_over_processes([not probe.exists()]))
+    on_main(lambda: probe.unlink(missing_ok=True))
+    if blind:
+        raise ValueError(
+            f"output_dir {folder} is not the same folder for all processes: {blind} of them do not "
+            "see what the main process wrote. It must lie on a file system that all machines share"
+        )
 
 
 @contextlib.contextmanager
@@ -23,8 +55,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: Another process holds it; the text says which.
     """
-    path = folder / LOCK_FILE
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(folder / LOCK_FILE, "a+", encoding="utf-8") as file:
         if not _lock(file.fileno()):
             file.seek(0)
             raise ValueError(
@@ -40,12 +71,10 @@ def locked(folder: Path) -> Iterator[None]:
 def _lock(handle: int) -> bool:
     try:
         import fcntl
-    except ImportError:
-        return True
-    try:
+
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
-    except OSError:  # no locks on this file system
+    except (ImportError, OSError):  # no locks here
         return True
     return True

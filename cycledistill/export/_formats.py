@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from cycledistill import _extras
 from cycledistill.export._graph import Graph, named_outputs
 
 Runner = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
@@ -28,13 +28,7 @@ def check_format(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} must end in {' or '.join(SUFFIXES)}, not in {path.suffix!r}")
     if path.suffix == ".onnx":
-        needed = ("onnx", "onnxruntime", "onnxscript")
-        missing = [name for name in needed if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ImportError(
-                f"ONNX needs {', '.join(missing)}, which is not installed: "
-                'pip install "cycledistill[export]"'
-            )
+        _extras.require("ONNX", "export", "onnx", "onnxruntime", "onnxscript")
         if torch.__version__ < "2.7":  # compared as versions
             raise ImportError(
                 f"ONNX needs torch 2.7 or newer, this is {torch.__version__}; .pt2 can be written"

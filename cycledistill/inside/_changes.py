@@ -12,7 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._colours import COLOURS
+
+# Told apart with any colour vision (Okabe and Ito, 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
 def token_changes(

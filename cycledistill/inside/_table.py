@@ -15,8 +15,7 @@ from torch import Tensor
 
 from cycledistill._tokens import angles
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._changes import changes_by_cycle, draw_changes, run_cycles
-from cycledistill.inside._colours import COLOURS
+from cycledistill.inside._changes import COLOURS, changes_by_cycle, draw_changes, run_cycles
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cycledistill._find import find_stack
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._colours import COLOURS
+from cycledistill.inside._changes import COLOURS
 
 
 def plot_weight_distributions(

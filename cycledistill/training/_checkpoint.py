@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 import warnings
@@ -16,13 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cycledistill.saving._files import flush_to_disk, replacing, sync_folder
+from cycledistill.saving._files import (
+    flush_to_disk,
+    replacing,
+    replacing_folder,
+    sync_folder,
+)
 from cycledistill.training._errors import CheckpointError
 from cycledistill.training._sharding import load_module_state
 
 FORMAT = 2
 STATE_FILE = "state.pt"
 META_FILE = "meta.json"
+_OURS = {STATE_FILE: "", META_FILE: ""}
 
 
 class Checkpoint(NamedTuple):
@@ -60,29 +65,22 @@ class CheckpointStore:
             CheckpointError: It could not be written (full disk); nothing else was touched.
             TypeError: The state holds something that cannot be loaded with ``weights_only=True``.
         """
-        target = self.path(step)
-        temporary = self.folder / f".writing-{target.name}-{os.getpid()}"
         try:
-            temporary.mkdir(parents=True)
-            torch.save(state, temporary / STATE_FILE)
-            with open(temporary / STATE_FILE, "rb+") as file:
-                flush_to_disk(file)
-                about = {"format": FORMAT, "step": step, "sha256": _digest(file)}
-            torch.load(temporary / STATE_FILE, mmap=True, weights_only=True)
-            with replacing(temporary / META_FILE) as file:
-                json.dump({**about, **meta}, file, indent=1)
-            if target.exists():
-                self._remove(target)
-            os.rename(temporary, target)
+            with replacing_folder(self.path(step), _OURS) as folder:
+                torch.save(state, folder / STATE_FILE)
+                with open(folder / STATE_FILE, "rb+") as file:
+                    flush_to_disk(file)
+                    about = {"format": FORMAT, "step": step, "sha256": _digest(file)}
+                torch.load(folder / STATE_FILE, mmap=True, weights_only=True)
+                with replacing(folder / META_FILE) as file:
+                    json.dump({**about, **meta}, file, indent=1)
             sync_folder(self.folder)
         except pickle.UnpicklingError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             raise TypeError(
                 "the state of the run (of the schedule or the optimiser) holds more than tensors, "
                 f"numbers, texts, lists and dicts: {error}"
             ) from error
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-            shutil.rmtree(temporary, ignore_errors=True)
             free = shutil.disk_usage(self.folder if self.folder.exists() else ".").free
             others = [known for known in self.steps() if known != step]
             earlier = f"{self.path(others[-1])} is intact" if others else "there is no earlier one"
@@ -127,13 +125,13 @@ class CheckpointStore:
 
     def sweep(self) -> None:
         """Delete what a killed run left half written or half deleted."""
-        for leftover in (*self.folder.glob(".writing-*"), *self.folder.glob(".deleting-*")):
+        for leftover in (*self.folder.glob(".step-*"), *self.folder.glob("step-*/.*")):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _remove(self, path: Path) -> None:
-        doomed = self.folder / f".deleting-{path.name}-{os.getpid()}"
-        os.rename(path, doomed)
+        doomed = path.with_name(f".{path.name}-deleted")
         shutil.rmtree(doomed, ignore_errors=True)
+        shutil.rmtree(path.rename(doomed), ignore_errors=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -217,6 +217,19 @@ class ClassificationConfig(CycledConfig):
             raise ValueError(f"std must be above 0, got {self.std}")
 
 
+# A small transformer on small images, without the augmentation that large ones need.
+_SMALL = ClassificationConfig(
+    lr=2e-3,
+    depth=3,
+    drop_path=0.0,
+    auto_augment=None,
+    color_jitter=None,
+    random_erasing=0.0,
+    crop_fraction=1.0,
+    mixup=0.0,
+    cutmix=0.0,
+)
+
 PRESETS = {
     "paper": ClassificationConfig(
         output_dir=Path("runs/imagenet"),
@@ -242,52 +255,37 @@ PRESETS = {
         mixed_precision="bf16",
     ),
     # One block on 5,000 images, where growing and folding is measured: docs/results/lab.md.
-    "cifar10-cpu": ClassificationConfig(
+    "cifar10-cpu": replace(
+        _SMALL,
         output_dir=Path("runs/cifar10-cpu"),
         mode="grow-fold",
         limit_train=5000,
         epochs=100,
         batch_size=125,
-        lr=2e-3,
         image_size=32,
         patch_size=8,
         embed_dim=64,
         depth=1,
         num_heads=4,
-        drop_path=0.0,
-        auto_augment=None,
-        color_jitter=None,
-        random_erasing=0.0,
         crop_padding=4,
-        crop_fraction=1.0,
-        mixup=0.0,
-        cutmix=0.0,
         label_smoothing=0.0,
         evaluate_every=10,
         checkpoint_every=10,
         num_workers=1,
     ),
-    "digits": ClassificationConfig(
+    "digits": replace(
+        _SMALL,
         output_dir=Path("runs/digits"),
         epochs=80,
         batch_size=64,
-        lr=2e-3,
         image_size=8,
         in_chans=1,
         patch_size=2,
         embed_dim=48,
-        depth=3,
         num_heads=3,
-        drop_path=0.0,
         warmup_epochs=2,
-        auto_augment=None,
-        color_jitter=None,
         flip=0.0,
-        random_erasing=0.0,
         crop_padding=1,
-        crop_fraction=1.0,
-        mixup=0.0,
-        cutmix=0.0,
         num_workers=0,
         checkpoint_every=5,
     ),

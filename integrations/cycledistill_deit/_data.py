@@ -16,9 +16,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import data_config, image_mode
+from cycledistill_deit._images import data_config, image_mode, open_image
 from cycledistill_deit._named import has_prefix, load_named
-from cycledistill_deit._picture import open_image
 from cycledistill_deit._stream import TrainingStream
 
 NUM_DIGIT_TRAIN = 1297  # of 1,797; the rest is for validation
@@ -57,7 +56,7 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     elif has_prefix(config.data_dir):
         data = ClassificationData(*load_named(config, *transforms))
     else:
-        data = _folders(Path(config.data_dir), image_mode(config), *transforms)
+        data = _folders(Path(config.data_dir), image_mode(config.in_chans), *transforms)
     if config.limit_train is not None:
         if isinstance(data.train, TrainingStream):
             raise ValueError(

@@ -9,7 +9,7 @@ import timm
 from torch import nn
 
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import data_config
+from cycledistill_deit._images import data_config
 
 
 def create_classifier(config: ClassificationConfig, num_classes: int) -> nn.Module:

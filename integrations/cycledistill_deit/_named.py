@@ -13,8 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from cycledistill.training.processes import is_main_process
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import image_mode
-from cycledistill_deit._picture import open_image
+from cycledistill_deit._images import image_mode, open_image
 from cycledistill_deit._stream import EvaluationStream, TrainingStream, checked_label
 
 _INSTALL = 'pip install "cycledistill[datasets]"'
@@ -61,7 +60,7 @@ def load_named(
     count = len(class_names)
     streamed = isinstance(train, IterableDataset)
     if not streamed:
-        mode = image_mode(config)
+        mode = image_mode(config.in_chans)
         return (
             _Indexed(f"{name} (train)", train, train_transform, mode, count),
             _Indexed(f"{name} (validation)", val, val_transform, mode, count),
@@ -166,7 +165,7 @@ def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
             split=split,
             is_training=training,
             batch_size=1,
-            input_img_mode=image_mode(config),
+            input_img_mode=image_mode(config.in_chans),
             **options,
         )
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:

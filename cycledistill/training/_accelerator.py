@@ -1,4 +1,4 @@
-"""The device and the processes of a run, as the launcher started them."""
+"""The device and the processes of a run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cycledistill.training._config import TrainConfig
 
 
 def check_launcher_and_device(config: TrainConfig) -> TrainConfig:
-    """Check that what was asked for is there; the config as the launcher completes it.
+    """Check launcher and device against the options; returns the config with the launcher's.
 
-    ``accelerate launch --use_fsdp`` means ``parallel="fsdp2"``. The request is taken out of the
-    environment: sharding is done here, the same way for every launcher and device, and Accelerate
-    must not do it a second time.
+    ``accelerate launch --use_fsdp`` means ``parallel="fsdp2"``. The request is removed from the
+    environment, because sharding is done here, the same way for every launcher and device, and
+    Accelerate must not shard again.
 
     Raises:
         ValueError: The launcher and the options disagree, or the device is missing or lacks what
@@ -70,7 +70,7 @@ def _check_gpu(config: TrainConfig) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """An ``Accelerator`` of the run's own; an earlier run's in this process leaves no trace.
+    """A fresh ``Accelerator``, without state of an earlier run in this process.
 
     Raises:
         ValueError: The launcher started several processes, and Accelerate does not see them.
@@ -95,7 +95,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 @contextlib.contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Allow only algorithms that give the same bits each time, inside the block."""
+    """Use only algorithms that give the same bits each time, inside the block."""
     if not wanted:
         yield
         return

@@ -12,10 +12,10 @@ _FORWARD_AND_BACKWARD = 3
 
 
 def training_macs(config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int) -> int:
-    """Multiply-accumulates of a whole run, attention products included.
+    """Multiply-accumulates of a whole run, including attention products.
 
-    Three times those of the forward pass in training for every sample of every epoch. Recomputed
-    activations and evaluations do not count.
+    Three times those of the training forward pass for each sample of each epoch. Recomputed
+    activations and evaluations are not counted.
 
     Args:
         config: The run's.
@@ -30,7 +30,7 @@ def training_macs(config: TrainConfig, model: CycleWrapper, *inputs: Any, num_sa
 def budget_rows(
     config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int
 ) -> dict[str, str]:
-    """Lines for the summary of a run: what the model costs in use, and what training it does.
+    """Lines for the summary of a run: what the model costs in use and in training.
 
     Example:
         >>> import torch
@@ -43,7 +43,7 @@ def budget_rows(
         of training with 2 cycles', 'training': 'about 922 k MACs, forward and backward'}
 
     Args:
-        config: The run's; where it has ``inference_cycles``, as many run in use, otherwise one.
+        config: The run's. Its ``inference_cycles``, if any, are the cycles in use, otherwise one.
         model: The wrapped model, with the cycles of training.
         *inputs: What it is called with for one sample.
         num_samples: Samples of the training set.
@@ -61,7 +61,7 @@ def budget_rows(
 
 
 def _forward_macs(model: CycleWrapper, *inputs: Any) -> int:
-    """Those of all cycles with their predictions, for one sample, attention products included."""
+    """MACs of all cycles and their predictions for one sample, including attention products."""
     cycles = model.num_cycles
     return count_macs(
         model, *inputs, method="forward_cycles", num_cycles=cycles

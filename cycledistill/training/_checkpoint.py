@@ -31,7 +31,7 @@ _OURS = {STATE_FILE: "", META_FILE: ""}
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read and is complete: its tensors, and what is said about them."""
+    """A complete checkpoint that was read: its tensors, and its ``meta.json``."""
 
     folder: Path
     state: dict[str, Any]
@@ -98,40 +98,43 @@ class CheckpointStore:
             json.dump({**known, **meta}, file, indent=1)
 
     def newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint; warns of each broken one that is passed over."""
-        for step in reversed(self.steps()):
+        """The newest intact checkpoint; warns of each broken one that is passed over.
+
+        Raises:
+            CheckpointError: All of them are broken.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
             try:
                 return read_checkpoint(self.path(step))
             except CheckpointError as error:
                 warnings.warn(f"{error}; trying the one before", stacklevel=2)
+        if steps:
+            raise CheckpointError(
+                f"all checkpoints in {self.folder} are broken (the warnings above say how); delete "
+                "the folder to start anew"
+            )
         return None
 
     def prune(self, keep: int, best_step: int | None) -> None:
         """Delete all but the newest ``keep`` and the best."""
-        for step in self.steps()[:-keep]:
-            if step != best_step:
-                self._remove(self.path(step))
+        for path in (self.path(step) for step in self.steps()[:-keep] if step != best_step):
+            doomed = path.rename(path.with_name(f".{path.name}-deleted"))
+            shutil.rmtree(doomed, ignore_errors=True)
 
     def set_aside(self, step: int) -> list[Path]:
-        """Rename checkpoints later than ``step``, from which the run now takes another way."""
+        """Rename the checkpoints after ``step``, from which the run now takes another course."""
         moved = []
-        for later in self.steps():
-            if later > step:
-                path = self.path(later)
-                target = path.with_name(f"superseded-{path.name}")
-                shutil.rmtree(target, ignore_errors=True)
-                moved.append(path.rename(target))
+        for path in (self.path(later) for later in self.steps() if later > step):
+            target = path.with_name(f"superseded-{path.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            moved.append(path.rename(target))
         return moved
 
     def sweep(self) -> None:
         """Delete what a killed run left half written or half deleted."""
         for leftover in (*self.folder.glob(".step-*"), *self.folder.glob("step-*/.*")):
             shutil.rmtree(leftover, ignore_errors=True)
-
-    def _remove(self, path: Path) -> None:
-        doomed = path.with_name(f".{path.name}-deleted")
-        shutil.rmtree(doomed, ignore_errors=True)
-        shutil.rmtree(path.rename(doomed), ignore_errors=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -184,8 +187,11 @@ def load_weights(checkpoint: str | Path, model: nn.Module, average: bool = True)
     state = read_checkpoint(folder).state
     weights = state["average"] if average else None
     if weights is None:
-        own = {name: t for name, t in state["module"].items() if name.startswith("model.")}
-        weights = {name.removeprefix("model."): tensor for name, tensor in own.items()}
+        weights = {
+            name.removeprefix("model."): tensor
+            for name, tensor in state["module"].items()
+            if name.startswith("model.")
+        }
     load_module_state(model, weights, f"checkpoint {folder}")
 
 

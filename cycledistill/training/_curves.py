@@ -24,7 +24,7 @@ _PANELS = {
 
 
 def draw_curves(log: str | Path, picture: str | Path) -> None:
-    """Draw losses by term and cycle, and the evaluations, of a ``log.jsonl``, if it has any.
+    """Draw the losses by term and cycle and the evaluations of a ``log.jsonl``, if it has any.
 
     Args:
         log: The log.

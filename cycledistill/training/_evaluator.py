@@ -43,15 +43,15 @@ class BestEvaluation(NamedTuple):
 
 
 class Evaluator:
-    """Calls the user's ``evaluate`` with the weights that count, and remembers the best result.
+    """Calls ``evaluate`` on the moving average if there is one, and remembers the best result.
 
-    These are the moving average where there is one; sharded weights are gathered into a copy.
+    Sharded weights are gathered into a copy for it.
 
     Args:
         evaluate: The user's function.
         metric: Name of the metric that decides which checkpoint is best.
-        lower_is_better: Whether it is the smaller value that is better.
-        seed: Seed of random numbers during evaluation.
+        lower_is_better: Whether a smaller value is better.
+        seed: Seed of the random numbers in ``evaluate``.
 
     Attributes:
         step: Steps done at the last evaluation, -1 before the first.
@@ -72,14 +72,14 @@ class Evaluator:
     def attach(
         self, accelerator: Accelerator, model: nn.Module, decay: float | None, sharded: bool
     ) -> AveragedModel | None:
-        """Begin the moving average and make what copies are needed, before the model is sharded."""
+        """Start the moving average and make the copies needed, before the model is sharded."""
         self._accelerator = accelerator
         self._model, self._replica = model, copy.deepcopy(model) if sharded else None
         self._average = None if decay is None else moving_average(model, decay, sharded)
         return self._average
 
     def ready_model(self) -> nn.Module:
-        """The model with the weights that count, in eval mode. All processes must call it."""
+        """The model to evaluate and to return, in eval mode. All processes must call it."""
         model = self._model if self._average is None else self._average.module
         if self._replica is not None:
             load_module_state(self._replica, module_state(model), "the evaluated copy")
@@ -88,10 +88,12 @@ class Evaluator:
         return model.eval()
 
     def run(self, step: int, epoch: int) -> bool:
-        """Evaluate; whether the result, the main process's on every process, is the best so far.
+        """Evaluate; returns whether the result is the best so far.
+
+        All processes get the main process's result.
 
         Raises:
-            ValueError: The metric that decides is missing.
+            ValueError: ``evaluate`` did not return ``best_metric``.
         """
         assert self.evaluate is not None
         model = self.ready_model()
@@ -109,10 +111,9 @@ class Evaluator:
             )
         value = self.metrics[self._metric]
         better = self._best is None or self._sign * value > self._sign * self._best["value"]
-        if not math.isfinite(value) or not better:
-            return False
-        self._best = {"metric": self._metric, "value": value, "epoch": epoch, "step": step}
-        return True
+        if is_best := better and math.isfinite(value):
+            self._best = {"metric": self._metric, "value": value, "epoch": epoch, "step": step}
+        return is_best
 
     def meta(self) -> dict[str, Any]:
         """The last evaluation and the best one, for a checkpoint."""
@@ -120,7 +121,7 @@ class Evaluator:
         return {"evaluation": evaluated, "best": self._best}
 
     def load(self, meta: Mapping[str, Any]) -> None:
-        """Take back what ``meta`` gave; a best value of another metric does not count."""
+        """Load what ``meta`` returned, without a best value of another metric."""
         if meta["evaluation"] is not None:
             self.step, self.metrics = meta["evaluation"]["step"], meta["evaluation"]["metrics"]
         if meta["best"] is not None and meta["best"]["metric"] == self._metric:
@@ -152,7 +153,7 @@ def moving_average(module: nn.Module, decay: float, sharded: bool = False) -> Av
         >>> round(average.module.weight.item(), 3)
         0.1
 
-    Starts from the weights at hand; other buffers (counters) are copied.
+    Starts from the current weights; other buffers (counters) are copied.
     """
 
     @torch.no_grad()

@@ -25,18 +25,16 @@ def check_trackers(trackers: Sequence[str]) -> None:
             )
 
 
-def check_optimizer(optimizer: Optimizer, model: nn.Module, criterion: nn.Module) -> None:
-    """Check that the optimiser holds the trainable parameters of model and criterion, no others.
+def check_optimizer(optimizer: Optimizer, module: nn.Module) -> None:
+    """Check that the optimiser holds the module's trainable parameters and no others.
 
     Raises:
         ValueError: A parameter is missing, or unknown.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    known = {}
-    for owner, module in (("model", model), ("criterion", criterion)):
-        for name, parameter in module.named_parameters():
-            known[id(parameter)] = (f"{owner}.{name}", parameter.requires_grad)
-    missing = [name for key, (name, trains) in known.items() if trains and key not in held]
+    known = {id(p): name for name, p in module.named_parameters()}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    missing = [known[id(p)] for p in trained if id(p) not in held]
     if missing:
         raise ValueError(
             f"the optimizer lacks {len(missing)} trainable parameters: {', '.join(missing[:5])}"

@@ -29,7 +29,7 @@ ForwardLoss = Callable[[Any, Any, Any], "tuple[Losses, int]"]
 class LossModule(nn.Module):
     """Model and criterion in one ``forward``.
 
-    So data parallelism averages the gradients of both, and mixed precision covers both.
+    This way data parallelism averages the gradients of both, and mixed precision applies to both.
     """
 
     def __init__(self, model: nn.Module, criterion: nn.Module, forward_loss: ForwardLoss) -> None:

@@ -1,4 +1,4 @@
-"""What to say and keep when a loss or a gradient is infinite or not a number."""
+"""Losses and gradients that are infinite or not a number: what is reported and saved."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class MicroBatch(NamedTuple):
     """A microbatch that was computed.
 
     Attributes:
-        place: Seed, step, number and process: what its random numbers follow from.
-        indices: Of its samples in the training set.
+        place: Seed, step, number and process, which its random numbers depend on.
+        indices: Indices of its samples in the training set.
         batch: Its data.
         num_samples: Samples that count in the gradient.
         scalars: Its loss terms.
@@ -47,7 +47,7 @@ class MicroBatch(NamedTuple):
 
 
 class Incidents:
-    """Reports non-finite numbers, with the samples to blame and a file to compute them again."""
+    """Reports non-finite numbers, with the samples that cause them and a file to reproduce them."""
 
     def __init__(self, config: TrainConfig, module: LossModule, order: GlobalOrder) -> None:
         self._config = config
@@ -56,10 +56,10 @@ class Incidents:
         self._reproducers = 0
 
     def bad_loss(self, done: Sequence[MicroBatch]) -> str:
-        """Say which terms of which samples are not finite. All processes must call it.
+        """Report which terms of which samples are not finite. All processes must call it.
 
         Raises:
-            NonFiniteLossError: The run is to stop then.
+            NonFiniteLossError: ``on_nonfinite`` is "stop".
         """
         bad = [micro for micro in done if bad_terms(micro.scalars)]
         found = []
@@ -69,7 +69,7 @@ class Incidents:
         return self._report("loss", done[0].place[1], found, bad)
 
     def bad_gradient(self, done: Sequence[MicroBatch]) -> str:
-        """Say which parameters have no finite gradient, as `bad_loss` does."""
+        """Report which parameters have no finite gradient, as `bad_loss` does."""
         names = [
             name
             for name, parameter in self._module.named_parameters()
@@ -82,7 +82,7 @@ class Incidents:
     def _report(self, kind: str, step: int, found: list[str], bad: Sequence[MicroBatch]) -> str:
         incident = (
             f"non-finite {kind} in step {step + 1} (epoch {self._order.epoch_of(step) + 1}): "
-            # All processes find the same in the gradient, which is the mean of theirs.
+            # The gradient is averaged, so all processes report the same about it.
             + " / ".join(dict.fromkeys(gather_over_processes(found)))
         )
         if files := gather_over_processes(self._save_reproducers(bad)):
@@ -103,7 +103,7 @@ class Incidents:
         return f"no single sample to blame in the batch of training samples {micro.indices}"
 
     def _save_reproducers(self, bad: Sequence[MicroBatch]) -> list[str]:
-        """Write batch, weights and seed of failed microbatches; their files."""
+        """Write batch, weights and seed of failed microbatches; returns the files."""
         if self._reproducers >= REPRODUCERS_KEPT:
             return []
         self._reproducers += 1
@@ -140,11 +140,11 @@ def describe_term(name: str, value: float) -> str:
 def replay(
     reproducer: str | Path, model: nn.Module, criterion: nn.Module, forward_loss: ForwardLoss
 ) -> Losses:
-    """Compute the failed losses of a saved reproducer again, to look at them in a debugger.
+    """Compute the losses of a saved batch again, for example in a debugger.
 
     Args:
         reproducer: The file that the error message names.
-        model: The model as it was given to ``fit``; takes the saved weights.
+        model: The model as it was passed to ``fit``; gets the saved weights.
         criterion: Likewise.
         forward_loss: Likewise.
     """
@@ -159,9 +159,9 @@ def replay(
 
 @torch.no_grad()
 def _culprits(module: LossModule, batch: Any, num_samples: int) -> list[int]:
-    """Positions of the samples whose loss on their own is not finite.
+    """Positions of the samples whose own loss is not finite.
 
-    Empty when no single one is to blame, or the batch cannot be cut into samples.
+    Empty if each sample alone is fine, or the batch cannot be cut into samples.
     """
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     found = []

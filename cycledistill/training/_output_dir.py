@@ -1,4 +1,4 @@
-"""The folder of a run: the same for all processes, and for one run at a time."""
+"""The folder of a run: shared by all its processes, and by no other run."""
 
 from __future__ import annotations
 
@@ -45,12 +45,11 @@ def check_output_dir(folder: Path) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep every other process out of ``folder`` inside the block.
+    """Keep other runs out of ``folder`` inside the block.
 
-    The lock is the operating system's (a POSIX record lock): it ends with this process, however
-    that ends, so nothing needs to be cleaned up after ``kill -9``; the file itself stays. Unlike
-    ``flock`` it is not passed on to data workers, which may live on for seconds then. Where there
-    are no such locks (Windows, some network file systems) nothing is checked.
+    The lock is a POSIX record lock, which ends with this process, even after ``kill -9``; the file
+    itself stays. Unlike ``flock`` it is not inherited by data workers, which may outlive the run by
+    seconds. Without such locks (Windows, some network file systems) nothing is checked.
 
     Raises:
         ValueError: Another process holds it; the text says which.

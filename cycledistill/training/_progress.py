@@ -1,4 +1,4 @@
-"""What a person sees of a run, and what its log and its trackers are told."""
+"""Reports of a run: in the terminal, in its log and to its trackers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,10 @@ from cycledistill.training._sampler import GlobalOrder
 class Reporter:
     """Reports a run to the terminal, ``log.jsonl`` and the trackers.
 
-    In a terminal it shows a live bar, elsewhere it prints plain lines; on all but the main process
-    it is silent.
+    A terminal shows a live bar, anything else gets plain lines. Silent on all but the main process.
 
     Attributes:
-        log: The log, where there is one (on the main process).
+        log: The log, on the main process.
         trackers: Accelerate's.
     """
 
@@ -53,7 +52,7 @@ class Reporter:
         self._console.print(text, markup=False)
 
     def summary(self, step: int, rows: Mapping[str, str], continued: str) -> None:
-        """Tell what is about to be trained, ``step`` steps being done."""
+        """Report what is about to be trained, after ``step`` steps."""
         width = max(map(len, rows))
         for name, value in rows.items():
             self.line(f"{name:{width}}  {value}")
@@ -63,7 +62,7 @@ class Reporter:
             self._write("start", step, self._order.epoch_of(step), environment(rows))
 
     def start(self, step: int) -> None:
-        """Begin to measure, ``step`` steps being done."""
+        """Start the bar and the clock, after ``step`` steps."""
         self.restart_clock()
         self._bar.update(self._task, completed=step)
         self._bar.start()
@@ -71,6 +70,11 @@ class Reporter:
     def stop(self) -> None:
         """End the bar."""
         self._bar.stop()
+
+    def sync(self) -> None:
+        """Return when the log is on the disk."""
+        if self.log is not None:
+            self.log.sync()
 
     def close(self) -> None:
         """End the bar, the log and the trackers."""
@@ -81,7 +85,7 @@ class Reporter:
             tracker.finish()
 
     def restart_clock(self) -> None:
-        """Measure the speed from here on; called where something other than steps took time."""
+        """Measure the speed from here on, after something other than steps took time."""
         self._started, self._samples, self._steps = time.perf_counter(), 0.0, 0
 
     def step(self, step: int, num_samples: float) -> None:
@@ -166,7 +170,7 @@ def summary_rows(
     return {
         "model": f"{name}({type(inner).__name__})" if isinstance(inner, nn.Module) else name,
         "parameters": figures,
-        "budget": f"{config.epochs} epochs x {order.steps_per_epoch} steps x {order.batch_size} "
+        "budget": f"{config.epochs} epochs x {order.steps_per_epoch} steps x {config.batch_size} "
         f"samples = {order.total_steps:,} steps on {order.num_samples:,} samples",
         "device": f"{on}, {world_size} process{'es' * (world_size > 1)}, "
         f"precision {config.mixed_precision}",

@@ -31,8 +31,8 @@ class LocalMicrobatch(NamedTuple):
 
     Attributes:
         keys: Its samples, never empty.
-        is_filler: The process has no sample of this microbatch; it computes another's first one
-            to keep step with the others, with weight 0.
+        is_filler: The process has no sample of its own in this microbatch. It computes the first
+            one with weight 0, to keep step with the others.
     """
 
     keys: tuple[SampleKey, ...]
@@ -58,10 +58,7 @@ class GlobalOrder:
 
     def __init__(self, config: TrainConfig, num_samples: int) -> None:
         self.num_samples = num_samples
-        self.batch_size = config.batch_size
-        self.accumulate = config.accumulate
-        self.repeats = config.repeated_augmentation
-        self.seed = config.seed
+        self._config = config
         self.steps_per_epoch = config.steps_per_epoch(num_samples)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._epoch_order = functools.lru_cache(maxsize=2)(self._make_epoch_order)
@@ -73,14 +70,12 @@ class GlobalOrder:
     def batch(self, step: int) -> tuple[SampleKey, ...]:
         """All samples of ``step``, over all processes and microbatches."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = self._epoch_order(epoch)
-        start = position * self.batch_size
-        stop = min(start + self.batch_size, self.num_samples)
+        order, repeats = self._epoch_order(epoch), self._config.repeated_augmentation
+        start = position * self._config.batch_size
+        places = range(start, min(start + self._config.batch_size, self.num_samples))
         return tuple(
-            SampleKey(
-                int(order[place // self.repeats]), epoch * self.repeats + place % self.repeats
-            )
-            for place in range(start, stop)
+            SampleKey(int(order[place // repeats]), epoch * repeats + place % repeats)
+            for place in places
         )
 
     def microbatches(self, step: int, rank: int, world_size: int) -> list[LocalMicrobatch]:
@@ -89,7 +84,7 @@ class GlobalOrder:
         A microbatch that would be empty on every process is left out, on all of them.
         """
         local = []
-        for keys in _pieces(self.batch(step), self.accumulate):
+        for keys in _pieces(self.batch(step), self._config.accumulate):
             if keys:
                 piece = _pieces(keys, world_size)[rank]
                 local.append(LocalMicrobatch(piece or keys[:1], is_filler=not piece))
@@ -102,7 +97,7 @@ class GlobalOrder:
                 yield list(microbatch.keys)
 
     def _make_epoch_order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mix_seed(self._config.seed, epoch))
         return torch.randperm(self.num_samples, generator=generator)
 
 

@@ -1,4 +1,4 @@
-"""Parameters divided among the processes (FSDP2), and full states of modules that may be."""
+"""Sharding over the processes (FSDP2), and full states of modules that may be sharded."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ FULL = StateDictOptions(full_state_dict=True)
 
 
 def shard(module: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Divide a module's parameters among the processes, in place, and tell the optimiser.
+    """Shard a module's parameters in place, and put the shards into the optimiser.
 
-    Each element of its lists of equal modules is gathered on its own while it runs, all other
-    parameters together.
+    Each block of a stack is gathered on its own while it runs, all other parameters together.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -44,7 +43,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def gradient_sync(module: nn.Module, wanted: bool) -> Iterator[None]:
-    """Average gradients over the processes in this backward pass, or leave it to a later one."""
+    """Average gradients over the processes in this backward pass, or in a later one."""
     shared: Any = module
     if is_sharded(module):
         shared.set_requires_gradient_sync(wanted)
@@ -56,7 +55,7 @@ def gradient_sync(module: nn.Module, wanted: bool) -> Iterator[None]:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards gathered; itself when it has none."""
+    """A tensor with its shards gathered; itself if it has none."""
     gather = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 

@@ -1,4 +1,4 @@
-"""A run from its parts to its result."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def fit(config: TrainConfig, **parts: Any) -> FitResult:
 
     Args:
         config: The options.
-        **parts: Those of `Trainer`.
+        **parts: The other arguments of `Trainer`.
 
     Raises:
         ValueError: An option, device, folder, optimiser or checkpoint is wrong; raised before the
@@ -106,11 +106,11 @@ def fit(config: TrainConfig, **parts: Any) -> FitResult:
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        model: The model with its final weights, unsharded and in eval mode: the object that was
-            given to ``fit``, or a copy of it with a moving average or sharded weights.
+        model: The model with its final weights, unsharded and in eval mode: the object passed to
+            ``fit``, or a copy if there is a moving average or the weights were sharded.
         metrics: The last evaluation.
         best: The best evaluation, or ``None`` without ``best_metric``.
         steps: Optimiser steps done.
@@ -129,29 +129,29 @@ class FitResult:
 
 
 class Trainer:
-    """Everything a run consists of, and its loop.
+    """Trains a model, see `fit`.
 
-    After each train step come, in this order: the log, a checkpoint, the evaluation. So a
-    checkpoint restores the moment before the evaluation, which is done again unless it is noted in
-    the checkpoint; nothing is lost whenever the process dies.
+    Each train step is followed by the log, then a checkpoint, then the evaluation. So a checkpoint
+    restores the state before the evaluation, which is repeated unless the checkpoint contains its
+    result; nothing is lost whenever the process dies.
 
     Args:
         config: The options.
-        model: What is trained, usually a ``CycleWrapper``; called in ``forward_loss`` only.
+        model: Usually a ``CycleWrapper``; only ``forward_loss`` calls it.
         criterion: The loss. Its parameters, if any, are trained and saved too.
-        optimizer: Made over the parameters of both.
-        train_dataset: Has a length and indices. With ``set_epoch(n)`` it is told the epoch of the
-            augmentation before each sample.
+        optimizer: Holds the parameters of both.
+        train_dataset: Has a length and indices. ``set_epoch(n)``, if it has one, is called with the
+            epoch of the augmentation before each sample.
         forward_loss: ``(model, criterion, batch) -> (losses, number of samples)``; the losses are
-            means over these samples and have ``total`` and ``scalars()``, as ``CycleLosses``.
+            means over these samples and have ``total`` and ``scalars()``, like ``CycleLosses``.
         schedule: ``step -> factor of the learning rate`` such as ``WarmupSteps``, a torch
             LRScheduler (stepped every step), a timm scheduler in updates, or ``None``.
         evaluate: ``model -> metrics``; called on all processes without gradients, in eval mode.
         best_metric: Name of the metric whose best checkpoint is kept.
         lower_is_better: Whether a smaller ``best_metric`` is better.
         collate_fn: As for ``DataLoader``.
-        before_epoch: Called with the epoch (from 0) when it begins or is continued.
-        summary: Further lines for the summary at the start, such as what `budget_rows` returns.
+        before_epoch: Called with the epoch (from 0) when it begins or is resumed.
+        summary: More lines for the summary at the start, such as those of `budget_rows`.
     """
 
     def __init__(
@@ -174,13 +174,13 @@ class Trainer:
         config.validate()
         self.config = config = check_launcher_and_device(config)
         check_trackers(config.trackers)
-        check_optimizer(optimizer, model, criterion)
+        self.module = LossModule(model, criterion, forward_loss)
+        check_optimizer(optimizer, self.module)
         self.dataset = KeyedDataset(train_dataset, config.seed)
         self.order = GlobalOrder(config, len(self.dataset))
         self.settings = settings_of(config, len(self.dataset))
         self.folder = Path(config.output_dir)
         self.store = self.origin = CheckpointStore(self.folder / "checkpoints")
-        self.module = LossModule(model, criterion, forward_loss)
         self.raw_optimizer = optimizer
         self.rates = RateSetter(optimizer, schedule)
         self.evaluator = Evaluator(evaluate, best_metric, lower_is_better, config.seed)
@@ -230,18 +230,19 @@ class Trainer:
     def train_step(self, batches: Iterator[Any]) -> tuple[float, str, int]:
         """One optimiser step.
 
-        Each sample counts the same in the gradient, however the batch was cut: a microbatch's mean
-        loss is weighted with its number of samples, and data parallelism averages over processes.
+        Each sample has the same weight in the gradient, however the batch is cut: the mean loss of
+        a microbatch is weighted by its number of samples, and data parallelism averages over
+        processes.
 
         Args:
             batches: This process's microbatches.
 
         Returns:
-            Samples learnt from, over all processes; why the step was left out, or ""; the signal
-            by which some process was asked to stop, or 0.
+            Samples over all processes; why the step was left out, or ""; the signal by which some
+            process was asked to stop, or 0.
 
         Raises:
-            NonFiniteLossError: A loss or gradient is not finite and the run is to stop then.
+            NonFiniteLossError: A loss or gradient is not finite, and ``on_nonfinite`` is "stop".
         """
         planned = len(self.order.batch(self.step))
         done = self._forward_backward(batches, planned)
@@ -271,9 +272,9 @@ class Trainer:
         return num_samples, incident, stop
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes during a run, as plain tensors and numbers.
+        """Everything that changes during a run, as full tensors and numbers.
 
-        Random numbers follow from the step. All processes must call it.
+        Generators have no state to save: they are seeded by the step. All processes must call it.
         """
         scaler = self.accelerator.scaler
         window = gather_over_processes(self.window)
@@ -292,10 +293,10 @@ class Trainer:
         }
 
     def load_state_dict(self, checkpoint: Checkpoint) -> None:
-        """Take back what a checkpoint holds.
+        """Load a checkpoint.
 
         Raises:
-            ValueError: Model, criterion or optimiser are of other shapes.
+            ValueError: It does not fit the model, the criterion or the optimiser.
         """
         state, what = checkpoint.state, f"checkpoint {checkpoint.folder}"
         load_module_state(self.module, state["module"], what)
@@ -312,21 +313,17 @@ class Trainer:
         self.evaluator.load(checkpoint.meta)
 
     def save(self) -> None:
-        """Save a checkpoint, or note the evaluation in the one of this step; delete old ones."""
+        """Save a checkpoint, or add the evaluation to that of this step; delete old ones."""
         meta = {"epochs_done": self.step / self.order.steps_per_epoch, **self.evaluator.meta()}
-        if self._saved_step != self.step:
-            state = self.state_dict()
-            on_main(lambda: self._write_checkpoint(state, meta))
-            self._saved_step = self.step
-        else:
+        if self._saved_step == self.step:
             on_main(lambda: self.store.note(self.step, meta))
+        else:
+            state = self.state_dict()
+            on_main(self.reporter.sync)
+            on_main(lambda: self.store.save(self.step, state, meta))
+            self._saved_step = self.step
         if self.is_main:
             self.store.prune(self.config.keep_checkpoints, self.evaluator.best_step)
-
-    def _write_checkpoint(self, state: dict[str, Any], meta: Mapping[str, Any]) -> None:
-        assert self.reporter.log is not None
-        self.reporter.log.sync()
-        self.store.save(state["step"], state, meta)
 
     def _prepare_model(self) -> None:
         config, accelerator, model = self.config, self.accelerator, self.module.model
@@ -345,7 +342,7 @@ class Trainer:
         self.incidents = Incidents(config, self.module, self.order)
 
     def _open(self, checkpoint: Checkpoint | None) -> None:
-        """Prepare folder, log and trackers, and tell what is about to be trained."""
+        """Prepare folder, log and trackers, and print the summary."""
         continued = ""
         if checkpoint is not None:
             self.origin = CheckpointStore(checkpoint.folder.parent)
@@ -381,7 +378,7 @@ class Trainer:
             collate_fn=self.collate_fn,
             pin_memory=self.accelerator.device.type == "cuda",
         )
-        batches = iter(loader)  # its workers end with this frame
+        batches = iter(loader)  # its workers end when this function does
         with StopRequest(world_size) as self.request:
             self._evaluate_if_due()
             self._announce_epoch()
@@ -399,7 +396,7 @@ class Trainer:
         try:
             num_samples, incident, stop = self.train_step(batches)
         except RuntimeError as error:
-            # Some launchers end data workers together with us; then no batch can come any more.
+            # Some launchers end the data workers too; then there are no more batches.
             if self.request.signal and "DataLoader worker" in str(error):
                 self._interrupt(self.request.signal)
             raise
@@ -436,7 +433,7 @@ class Trainer:
                 self.accelerator.backward(losses.total * (counted * world_size / planned))
             kept.append(terms_of(losses))
             done.append((place, [key.sample for key in keys], batch, counted))
-        # Read once for all, when the device has all of the step's work: it need not wait for us.
+        # One read, after all of the step's work was queued, so that the device never waits for us.
         read = read_terms(kept)
         return [MicroBatch(*micro, terms) for micro, terms in zip(done, read, strict=True)]
 
@@ -447,7 +444,7 @@ class Trainer:
         if factor != 1:
             torch._foreach_mul_(gradients, factor)
         self.accelerator.unscale_gradients(self.optimizer)
-        # The full norm: some versions of torch clip each shard by a norm of their own rounding.
+        # The full norm: some versions of torch round the norm differently on each process.
         norm = full_tensor(nn.utils.get_total_norm(gradients))
         if self.config.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.config.clip_grad_norm, norm)

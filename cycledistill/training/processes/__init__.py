@@ -1,4 +1,4 @@
-"""What a function needs that runs on several processes, such as ``evaluate``."""
+"""For functions that run on several processes, such as ``evaluate``."""
 
 from cycledistill.training.processes._communication import (
     gather_over_processes,

@@ -1,4 +1,4 @@
-"""What all processes know together: sums, lists, and what the main process decides."""
+"""Communication between the processes of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cycledistill.training._errors import TrainingError
 
 
 def place_of_process() -> tuple[int, int]:
-    """This process's rank and the number of processes, before they are connected as well."""
+    """This process's rank and the number of processes, even before they are connected."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -27,7 +27,7 @@ def is_main_process() -> bool:
 
 
 def gather_over_processes(items: list[Any]) -> list[Any]:
-    """All processes' lists joined in the order of the processes, the same on each process.
+    """The concatenation of all processes' lists, the same on each process.
 
     Example:
         >>> gather_over_processes(["a", "b"])
@@ -52,7 +52,7 @@ def sum_over_processes(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def sum_counts(counts: list[float], device: torch.device) -> list[float]:
-    """Element-wise sum over all processes, on the device and so without an exchange of objects."""
+    """Element-wise sum over all processes, faster than `sum_over_processes`."""
     if not _distributed():
         return counts
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -77,7 +77,7 @@ def broadcast_tensors(tensors: Iterable[Tensor]) -> None:
 
 
 def on_main(function: Callable[[], Any]) -> Any:
-    """Call a function on the main process; its result, or its error, reaches all of them."""
+    """Call a function on the main process; all processes get its result or its error."""
     if not _distributed():
         return function()
     result, error = None, None
@@ -94,10 +94,10 @@ def on_main(function: Callable[[], Any]) -> Any:
 
 @contextlib.contextmanager
 def lost_processes_explained() -> Iterator[None]:
-    """Turn what the communication says when another process is gone into a clear error.
+    """Replace the communication errors that follow the end of another process by a clear one.
 
     Raises:
-        TrainingError: In place of that error.
+        TrainingError: Another process is gone.
     """
     try:
         yield

@@ -18,15 +18,15 @@ def evaluation_loader(
     num_workers: int = 0,
     collate_fn: Callable[[list[Any]], Any] | None = None,
 ) -> DataLoader[Any]:
-    """This process's part of a dataset, in order, each sample on one process only.
+    """This process's part of a dataset, in order; each sample is on one process only.
 
     Example:
         >>> loader = evaluation_loader([1.0, 2.0, 3.0], batch_size=2)
         >>> [len(batch) for batch in loader]
         [2, 1]
 
-    Parts may differ by a sample and be empty, since the model that ``fit`` hands to ``evaluate``
-    does not communicate. Sum or gather what was counted with ``sum_over_processes``,
+    Parts differ by at most one sample and may be empty, which is safe as the model passed to
+    ``evaluate`` does not communicate. Combine the results with ``sum_over_processes``,
     ``gather_over_processes`` or a torchmetrics metric.
 
     Args:

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from cycledistill.saving._files import replacing
 from cycledistill.training._log import read_log
 
-_NOT_DRAWN = (
+_NOT_DRAWN = {
     *("event", "step", "epoch", "lr", "grad_norm", "samples_per_second", "seconds_left"),
     *("memory_mib", "left_out", "skipped"),
-)
-
+}
 _PANELS = {
     "tokens": "distillation terms",
     "predictions": "distillation terms",

@@ -39,16 +39,14 @@ class RunLog:
             copy_from: Log of the run that is continued, used if there is none here.
         """
         source = copy_from if copy_from is not None and not self.path.exists() else self.path
-        records = _undamaged(source) if step > 0 and source.exists() else []
-        kept = [
-            record
-            for record in records
-            if record["step"] < step
-            or (record["step"] == step and (evaluated or record["event"] != "evaluate"))
-        ]
+        records, damage = _read(source) if step > 0 and source.exists() else ([], "")
+        if damage:
+            warnings.warn(f"{damage}; it and what follows is cut off", stacklevel=2)
         with replacing(self.path) as file:
-            for record in kept:
-                file.write(json.dumps(record) + "\n")
+            for record in records:
+                later = record["step"] - step
+                if later < 0 or (later == 0 and (evaluated or record["event"] != "evaluate")):
+                    file.write(json.dumps(record) + "\n")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -87,13 +85,6 @@ def environment(summary: Mapping[str, str]) -> dict[str, Any]:
         "torch": torch.__version__,
         "summary": dict(summary),
     }
-
-
-def _undamaged(path: Path) -> list[dict[str, Any]]:
-    records, damage = _read(path)
-    if damage:
-        warnings.warn(f"{damage}; it and what follows is cut off", stacklevel=2)
-    return records
 
 
 def _read(path: Path) -> tuple[list[dict[str, Any]], str]:

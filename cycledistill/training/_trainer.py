@@ -52,6 +52,7 @@ from cycledistill.training.processes._communication import (
     gather_over_processes,
     lost_processes_explained,
     on_main,
+    place_of_process,
     sum_counts,
 )
 
@@ -204,6 +205,7 @@ class Trainer:
         ):
             self.accelerator = make_accelerator(self.config)
             self.is_main = self.accelerator.is_main_process
+            self.rank, self.world_size = place_of_process()
             self.reporter = Reporter(self.is_main, self.order)
             check_output_dir(self.folder)
             on_main(lambda: held.enter_context(locked(self.folder)))
@@ -327,7 +329,7 @@ class Trainer:
 
     def _prepare_model(self) -> None:
         config, accelerator, model = self.config, self.accelerator, self.module.model
-        sharded = config.parallel == "fsdp2" and accelerator.num_processes > 1
+        sharded = config.parallel == "fsdp2" and self.world_size > 1
         self.module.train().to(accelerator.device)
         broadcast_tensors((*self.module.parameters(), *self.module.buffers()))
         rows = summary_rows(config, self.order, accelerator, model, self.module.criterion)
@@ -370,16 +372,15 @@ class Trainer:
         self.reporter.log = log
 
     def _loop(self) -> None:
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
         loader = make_loader(
             self.dataset,
-            batch_sampler=self.order.batches(self.step, rank, world_size),
+            batch_sampler=self.order.batches(self.step, self.rank, self.world_size),
             num_workers=self.config.num_workers,
             collate_fn=self.collate_fn,
             pin_memory=self.accelerator.device.type == "cuda",
         )
         batches = iter(loader)  # its workers end when this function does
-        with StopRequest(world_size) as self.request:
+        with StopRequest(self.world_size) as self.request:
             self._evaluate_if_due()
             self._announce_epoch()
             while self.step < self.order.total_steps:
@@ -420,17 +421,16 @@ class Trainer:
             self._announce_epoch()
 
     def _forward_backward(self, batches: Iterator[Any], planned: int) -> list[MicroBatch]:
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        microbatches = self.order.microbatches(self.step, rank, world_size)
+        microbatches = self.order.microbatches(self.step, self.rank, self.world_size)
         done, kept = [], []
         for number, (keys, is_filler) in enumerate(microbatches):
             batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
-            place = (self.config.seed, self.step, number, rank)
+            place = (self.config.seed, self.step, number, self.rank)
             seed_step(*place)
             with gradient_sync(self.wrapped, wanted=number == len(microbatches) - 1):
                 losses, num_samples = self.wrapped(batch)
                 counted = 0 if is_filler else num_samples
-                self.accelerator.backward(losses.total * (counted * world_size / planned))
+                self.accelerator.backward(losses.total * (counted * self.world_size / planned))
             kept.append(terms_of(losses))
             done.append((place, [key.sample for key in keys], batch, counted))
         # One read, after all of the step's work was queued, so that the device never waits for us.

@@ -1,4 +1,4 @@
-"""Writing a graph in each format, and reading it back as something that can be called."""
+"""Writing a graph in each format, and reading it back as a function."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ METADATA = "metadata.json"  # the extra file of a .pt2 file
 
 
 def check_format(path: Path) -> None:
-    """Refuse a suffix that names no format, and ONNX where its packages are missing.
+    """Check that the suffix names a format, and that the packages for it are installed.
 
     Raises:
         ValueError: The suffix is neither ``.onnx`` nor ``.pt2``.
@@ -40,7 +40,7 @@ def trace(graph: Graph, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
     Args:
         graph: What to record.
-        inputs: Examples with two samples or more: torch.export takes a size of 1 for a constant.
+        inputs: Examples with at least two samples: torch.export makes a size of 1 a constant.
     """
     batch = Dim("batch", min=1, max=2**31 - 1)
     with torch.no_grad():
@@ -56,7 +56,7 @@ def write(
     output_names: Sequence[str],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a recorded graph in the format that the suffix says, as one file."""
+    """Write a recorded graph as one file, in the format of the suffix."""
     if path.suffix == ".pt2":
         torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata))})
         return
@@ -74,7 +74,7 @@ def write(
 
 
 def write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    """Make these the properties of an ONNX file, which runtimes show without running it."""
+    """Store these as the metadata properties of an ONNX file."""
     import onnx
 
     model = onnx.load(path)
@@ -83,7 +83,7 @@ def write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def read(path: Path) -> Runner:
-    """Load a file as its users would: with onnxruntime on the CPU, or with torch.export."""
+    """Load a file as users do: with onnxruntime on the CPU, or with torch.export."""
     if path.suffix == ".pt2":
         module = torch.export.load(path).module()
         return lambda inputs: named_outputs(module(*inputs))

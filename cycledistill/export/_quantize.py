@@ -1,4 +1,4 @@
-"""An ONNX file whose convolutions and matrix products are in whole numbers of 8 bits."""
+"""Quantizing the convolutions and matrix products of an ONNX file to int8."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def quantize(
     input_names: Sequence[str],
     metadata: Mapping[str, str],
 ) -> tuple[Outputs, Outputs]:
-    """Write an ONNX file in int8, its ranges taken from what real inputs make of it.
+    """Write an ONNX file in int8, calibrated on real inputs.
 
-    Weights have a scale for each channel, activations one each, from the least to the largest
-    value that the inputs (of many, 256 spread evenly) give rise to.
+    Weights have a scale for each channel, activations one for each tensor, from its smallest to its
+    largest value on the inputs (at most 256 of them, spread evenly).
 
     Args:
         exact: The ONNX file in floating point.
-        path: Where to.
-        inputs: What the model is called with, the batch first.
-        input_names: Of these.
-        metadata: Goes into the file.
+        path: The file to write.
+        inputs: The model's inputs, batch first.
+        input_names: Their names.
+        metadata: Metadata properties of the file.
 
     Returns:
         The outputs of ``exact`` and of the new file for all inputs, by name.

@@ -1,4 +1,4 @@
-"""Look inside a model while it cycles: attention, weights, tokens and predictions.
+"""Look inside a model as it cycles: attention, weights, tokens and predictions.
 
 Needs matplotlib, which the extra ``train`` brings: ``pip install "cycledistill[train]"``.
 """

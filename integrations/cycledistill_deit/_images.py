@@ -15,7 +15,7 @@ from cycledistill_deit._config import ClassificationConfig
 
 
 def data_config(config: ClassificationConfig) -> dict[str, Any]:
-    """What ``timm.data.create_transform`` takes: the model's own, but for the options that are set.
+    """Arguments for ``timm.data.create_transform``: the model's own unless an option is set.
 
     >>> from cycledistill_deit import PRESETS
     >>> from dataclasses import replace

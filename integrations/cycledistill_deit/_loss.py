@@ -15,8 +15,8 @@ from cycledistill_deit._config import ClassificationConfig
 class MixupTargets:
     """Turn a batch of images and labels into (mixed) images and class probabilities.
 
-    timm's Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), one of them for each batch, with
-    label smoothing; without either, smoothed one-hot targets.
+    Each batch has either timm's Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899), with label
+    smoothing; without both, targets are smoothed one-hot vectors.
 
     >>> import torch
     >>> from cycledistill_deit import PRESETS
@@ -52,8 +52,8 @@ def build_criterion(
 ) -> CycleDistillLoss | FoldLoss:
     """Cross entropy on every cycle with token distillation, or on the last cycle alone.
 
-    In mode fold, cross entropy beside the divergence from the ``teachers``, which are frozen. The
-    targets are class probabilities `[B, K]` (see `MixupTargets`).
+    In mode fold, cross entropy and the divergence from the frozen ``teachers``. The targets are
+    class probabilities `[B, K]` (see `MixupTargets`).
     """
     task = SoftCrossEntropy()
     if config.mode == "fold":

@@ -31,14 +31,14 @@ _Images: TypeAlias = Dataset[tuple[Tensor, int]]
 
 
 def has_prefix(data_dir: str | Path) -> bool:
-    """Whether timm has a reader for it; ``./wds/x`` is a folder."""
+    """Whether it begins with a prefix of timm's; ``./wds/x`` is a folder."""
     return str(data_dir).partition("/")[0].lower() in _NEEDED and "/" in str(data_dir)
 
 
 def load_named(
     config: ClassificationConfig, train_transform: Any, val_transform: Any
 ) -> tuple[_Images, _Images, tuple[str, ...]]:
-    """Training set, validation set and class names of what ``timm.data.create_dataset`` reads.
+    """Training set, validation set and class names, read by ``timm.data.create_dataset``.
 
     Args:
         config: The run's; its ``data_dir`` has a prefix.
@@ -47,7 +47,7 @@ def load_named(
 
     Raises:
         FileNotFoundError: A shard is missing.
-        ImportError: The library that the prefix stands for is not installed.
+        ImportError: The library for the prefix is not installed.
         ValueError: timm cannot read it, or its classes or their number are not known.
     """
     name = str(config.data_dir)
@@ -62,8 +62,8 @@ def load_named(
     if not streamed:
         mode = image_mode(config.in_chans)
         return (
-            _Indexed(f"{name} (train)", train, train_transform, mode, count),
-            _Indexed(f"{name} (validation)", val, val_transform, mode, count),
+            IndexedImages(f"{name} (train)", train, train_transform, mode, count),
+            IndexedImages(f"{name} (validation)", val, val_transform, mode, count),
             class_names,
         )
     if is_main_process():
@@ -85,8 +85,16 @@ def load_named(
     )
 
 
-class _Indexed(Dataset[tuple[Tensor, int]]):
-    """Images by their index; one that cannot be read is an error, not a reason for another one."""
+class IndexedImages(Dataset[tuple[Tensor, int]]):
+    """Images by their index; one that cannot be read is an error, not replaced by another one.
+
+    Args:
+        name: As the user wrote it, for errors.
+        source: A data set of timm, or anything that yields (PIL image, label) by index.
+        transform: From a PIL image to the input.
+        mode: PIL's mode of the images.
+        num_classes: Labels are from 0 to below this.
+    """
 
     def __init__(self, name: str, source: Any, transform: Any, mode: str, num_classes: int) -> None:
         self.name = name

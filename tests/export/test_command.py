@@ -208,4 +208,4 @@ def test_a_missing_extra_is_named(
     with pytest.raises(SystemExit):
         main(["export", str(classifier), "--out", "model.pt2"])
     error = capsys.readouterr().err
-    assert 'pip install "cycledistill[deit]"' in error and "asked: pose;" in error
+    assert 'pip install "cycledistill[deit]"' in error and "tried: pose;" in error

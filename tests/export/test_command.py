@@ -140,7 +140,7 @@ def other_kind(folder: Path) -> None:
         (broken_weights, "model.safetensors cannot be loaded"),
         (no_weights, "has no model.safetensors"),
         (broken_config, "config.json is no JSON"),
-        (other_kind, "of a kind that no loader knows; asked: deit, pose"),
+        (other_kind, "of a kind that no loader knows; tried: deit, pose"),
     ],
 )
 def test_a_broken_folder(

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from cycledistill.inside._attention import AttentionMap
 
-_Panels = Mapping[tuple[int, int], np.ndarray]
-
 
 def plot_attention_matrices(
     maps: Sequence[AttentionMap], names: Sequence[str], image: int = 0
@@ -142,7 +140,7 @@ def _means(maps: Sequence[AttentionMap], argument: str, sample: int) -> list[np.
 
 
 def _draw_panels(
-    panels: _Panels,
+    panels: Mapping[tuple[int, int], np.ndarray],
     size: tuple[float, float],
     margin: tuple[float, float],
     colours: str,

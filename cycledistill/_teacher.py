@@ -1,4 +1,4 @@
-"""Parameters that only the later cycles use: they train, and are dropped at ``unwrap``."""
+"""Parameters that only the later cycles use: they are trained, and dropped by ``unwrap``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cycledistill._setup import Setup, check_choice
+from cycledistill._checks import check_choice
+from cycledistill._setup import Setup
 
 
 class TeacherOnly(nn.Module):
     """A cycle embedding, low-rank adapters and a gate for the cycles after the first.
 
-    Embedding and adapters start as the identity: the embedding and the second factor of every
-    adapter are zero. A gate starts closed, at zero: the later cycles change nothing.
+    The embedding and the second factor of every adapter are initialised to zero, so they change
+    nothing at first. A gate is initialised to zero, too, so the later cycles change nothing at all.
     A cycle beyond the trained number uses the last trained cycle's parameters.
 
     Args:
-        num_cycles: Trained number of cycles N; parameters exist for cycles 2..N.
-        num_blocks: Blocks of the stack.
-        token_dim: Channels D of a token; None where nothing has a value for each channel.
-        cycle_embedding: Whether to learn one vector for each later cycle, added to the tokens
-            that enter it (Universal Transformer, arXiv 1807.03819).
-        adapter_rank: Rank r of a residual ``x @ down @ up`` beside every block in every later
-            cycle (in the spirit of Relaxed Recursive Transformers, arXiv 2410.20672); 0 for none.
-        gate: Whether each later cycle learns how far it goes (as ReZero does for a block, arXiv
-            2003.04887): True for one number, ``"channel"`` for one of each channel.
+        num_cycles: Trained number of cycles N; there are parameters for cycles 2..N.
+        num_blocks: Number of blocks in the stack.
+        token_dim: Channels D of a token; None if no parameter has one value per channel.
+        cycle_embedding: Whether to learn one vector for each later cycle, added to its input
+            tokens (Universal Transformer, arXiv 1807.03819).
+        adapter_rank: Rank r of a residual ``x @ down @ up`` in parallel with every block in every
+            later cycle (in the spirit of Relaxed Recursive Transformers, arXiv 2410.20672); 0 for
+            none.
+        gate: Whether to learn how much of each later cycle counts (as ReZero does for a block,
+            arXiv 2003.04887): True for one number, ``"channel"`` for one per channel.
     """
 
     embedding: nn.Parameter | None
@@ -58,7 +60,7 @@ class TeacherOnly(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Make every later cycle the first one again, or nothing where there is a gate."""
+        """Initialise the parameters."""
         for parameter in (self.embedding, self.alpha):
             if parameter is not None:
                 nn.init.zeros_(parameter)
@@ -66,8 +68,8 @@ class TeacherOnly(nn.Module):
             nn.init.normal_(self.down, std=1 / math.sqrt(self.token_dim))
             nn.init.zeros_(self.up)
 
-    def enter(self, tokens: Tensor, cycle: int) -> Tensor:
-        """Tokens `[..., D]` that enter a cycle (2 or later), with its embedding added."""
+    def embed(self, tokens: Tensor, cycle: int) -> Tensor:
+        """Input tokens `[..., D]` of a later cycle, with its embedding added."""
         if self.token_dim is not None and tokens.shape[-1] != self.token_dim:
             raise ValueError(
                 f"token_dim={self.token_dim}, but the tokens are {list(tokens.shape)} with "
@@ -78,25 +80,25 @@ class TeacherOnly(nn.Module):
         return tokens + self.embedding[self._row(cycle, self.embedding)].to(tokens.dtype)
 
     def adapt(self, tokens_in: Tensor, tokens_out: Tensor, cycle: int, block: int) -> Tensor:
-        """Tokens `[..., D]` that leave a block in a later cycle, with its adapter's part added."""
+        """Output tokens `[..., D]` of a block in a later cycle, with its adapter's output added."""
         if self.down is None or self.up is None:
             return tokens_out
         row = self._row(cycle, self.down)
         down, up = self.down[row, block], self.up[row, block]
         return tokens_out + (tokens_in.to(down.dtype) @ down @ up).to(tokens_out.dtype)
 
-    def open_gate(self, before: Tensor, after: Tensor, cycle: int) -> Tensor:
-        """Tokens on the way from those before a later cycle to those behind it, `[..., D]`.
+    def apply_gate(self, tokens_in: Tensor, tokens_out: Tensor, cycle: int) -> Tensor:
+        """Output tokens `[..., D]` of a later cycle after its gate.
 
-        ``before + alpha * (after - before)``, and ``before`` itself where alpha is 0.
+        ``tokens_in + alpha * (tokens_out - tokens_in)``, exactly ``tokens_in`` if alpha is 0.
         """
         if self.alpha is None:
-            return after
+            return tokens_out
         alpha = self.alpha[self._row(cycle, self.alpha)]
-        return before + (alpha * (after - before)).to(before.dtype)
+        return tokens_in + (alpha * (tokens_out - tokens_in)).to(tokens_in.dtype)
 
     def zero(self) -> Tensor:
-        """A zero that depends on every parameter, for steps in which no later cycle ran."""
+        """A zero that depends on every parameter, for train steps without a later cycle."""
         return torch.stack([parameter.sum() * 0.0 for parameter in self.parameters()]).sum()
 
     @staticmethod
@@ -113,18 +115,18 @@ def make_teacher(
     adapter_rank: int,
     gate: bool | str,
 ) -> TeacherOnly | None:
-    """The teacher-only parameters that a `CycleWrapper` is asked for, or None.
+    """The teacher-only parameters of a `CycleWrapper` with these options, or None.
 
     Raises:
-        ValueError: An argument is out of range, or the width of the tokens is not evident.
+        ValueError: An argument is out of range, or the width of the tokens cannot be inferred.
     """
     check_choice("gate", gate, False, True, "channel")
     if adapter_rank < 0:
-        raise ValueError(f"adapter_rank must be 0 or more, got {adapter_rank}")
-    if gate and setup.skips_blocks:
+        raise ValueError(f"adapter_rank: expected 0 or more, got {adapter_rank}")
+    if gate and setup.layerdrop:
         raise ValueError(
-            f"gate={gate!r} acts behind the last block, which {setup.model} may skip "
-            f"({setup.skips_blocks}): expected that to be 0"
+            f"gate={gate!r} acts after the last block, which {setup.model} may skip "
+            f"({setup.layerdrop}): expected that to be 0"
         )
     if num_cycles == 1 or not (cycle_embedding or adapter_rank or gate):
         return None
@@ -135,7 +137,7 @@ def make_teacher(
 
 
 def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
-    """The channels of a model's tokens, read off the blocks' norms or the model's own fields."""
+    """The channels of a model's tokens, from its blocks' norms or its own attributes."""
     for module in blocks[0].modules():
         weight = getattr(module, "weight", None)
         if "norm" in type(module).__name__.lower() and isinstance(weight, Tensor):
@@ -146,6 +148,6 @@ def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
             if isinstance(value, int):
                 return value
     raise ValueError(
-        f"the token width of {type(blocks[0]).__name__} is not evident; pass token_dim= for the "
+        f"cannot infer the token width of {type(blocks[0]).__name__}; pass token_dim= for the "
         "cycle embedding and the adapters"
     )

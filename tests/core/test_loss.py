@@ -438,14 +438,14 @@ def test_groups_along_another_dimension() -> None:
 
 
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
-    "teacher": ({"teacher": "first"}, "teacher must be 'next' or 'last', got 'first'"),
-    "task_cycles": ({"task_cycles": "first"}, "task_cycles must be .* got 'first'"),
-    "temperature": ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-    "distance": ({"distance": "l7"}, r"distance must be one of \['cosine', .* got 'l7'"),
-    "prediction": ({"prediction_distance": "l7"}, r"prediction_distance must be .* got 'l7'"),
+    "teacher": ({"teacher": "first"}, "teacher: expected 'next' or 'last', got 'first'"),
+    "task_cycles": ({"task_cycles": "first"}, "task_cycles: expected .* got 'first'"),
+    "temperature": ({"temperature": 0.0}, "temperature: expected a number above 0, got 0.0"),
+    "distance": ({"distance": "l7"}, r"distance: expected 'mse', .* got 'l7'"),
+    "prediction": ({"prediction_distance": "l7"}, r"prediction_distance: expected .* got 'l7'"),
     "empty": ({"token_groups": {}}, "token_groups is empty"),
-    "index": ({"token_groups": {"a": 3}}, "token group 'a' must be a slice .* got 3"),
-    "step": ({"token_groups": {"a": slice(5, 0, -1)}}, "token group 'a' must be a slice"),
+    "index": ({"token_groups": {"a": 3}}, "token group 'a': expected a slice .* got 3"),
+    "step": ({"token_groups": {"a": slice(5, 0, -1)}}, "token group 'a': expected a slice"),
     "weights": (
         {"token_groups": {"a": slice(1)}, "token_weight": {"b": 1.0}},
         r"token_weight names the groups \['b'\], token_groups names \['a'\]",
@@ -482,21 +482,21 @@ def test_groups_that_do_not_fit(groups: dict[str, slice], text: str) -> None:
 
 def test_other_errors() -> None:
     cross_entropy = nn.CrossEntropyLoss()
-    with pytest.raises(TypeError, match=r"task_loss must be callable, got str"):
+    with pytest.raises(TypeError, match=r"task_loss: expected a callable, got str"):
         CycleDistillLoss("cross_entropy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"teacher='last' needs two cycles.*has one"):
         CycleDistillLoss(cross_entropy, teacher="last")(output(1), TARGETS)
-    with pytest.raises(ValueError, match=r"task_cycles has 2 weights \(1.0, 1.0\).*3 cycles"):
+    with pytest.raises(ValueError, match=r"task_cycles: .* of 3 cycles, got 2: \(1.0, 1.0\)"):
         CycleDistillLoss(cross_entropy, task_cycles=(1.0, 1.0))(output(3), TARGETS)
     with pytest.raises(ValueError, match=r"leaves no cycle with a task loss"):
         CycleDistillLoss(cross_entropy, task_cycles=(0.0, 0.0))(output(2), TARGETS)
-    with pytest.raises(ValueError, match=r"task_loss must return one number.*\[4\]"):
+    with pytest.raises(ValueError, match=r"task_loss: .* return a scalar.*\[4\]"):
         CycleDistillLoss(nn.CrossEntropyLoss(reduction="none"))(output(2), TARGETS)
-    with pytest.raises(ValueError, match=r"task_loss must return one number.*got float"):
+    with pytest.raises(ValueError, match=r"task_loss: .* return a scalar.*got float"):
         CycleDistillLoss(lambda p, y: 1.0)(output(2), TARGETS)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match=r"CycleOutput.*got Tensor: in eval mode use"):
         CycleDistillLoss(cross_entropy)(torch.zeros(4, 5), TARGETS)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"progress must be within 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"progress: expected a number from 0 to 1, got 1.5"):
         CycleDistillLoss(cross_entropy).set_progress(1.5)
     with pytest.raises(ValueError, match=r"begin=0.5, end=0.2"):
         Ramp(0.0, 1.0, begin=0.5, end=0.2)

@@ -1,4 +1,4 @@
-"""A call of the model in several cycles: what it is asked for, and what comes of it."""
+"""A forward pass in several cycles: its options, its result, and the input of each later cycle."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cycledistill._teacher import TeacherOnly
 from cycledistill._tokens import normed
 
 
-class Cycled(NamedTuple):
-    """What came of a call.
+class RunResult(NamedTuple):
+    """The result of a run.
 
     Attributes:
         output: Predictions and tokens.
-        cycles_run: Cycles of the sample that ran longest.
-        sample_cycles: Cycles of each sample, `[B]`, with early exit.
+        cycles_run: Number of cycles of the sample that ran longest.
+        sample_cycles: Number of cycles of each sample, `[B]`, with early exit.
     """
 
     output: CycleOutput
@@ -29,16 +29,16 @@ class Cycled(NamedTuple):
 
 
 @dataclass(eq=False)
-class CycledCall:
-    """A call in several cycles.
+class CycleRun:
+    """A forward pass in several cycles.
 
     Attributes:
-        setup: Of the wrapper.
+        setup: The wrapper's setup.
         plain: The model.
         teacher: Parameters of the later cycles, or None.
-        num_cycles: Cycles asked for.
+        num_cycles: Number of cycles.
         exit_tolerance: A sample stops once its tokens change by less than this part of their norm.
-        keep_all: Whether all cycles' predictions and tokens are wanted, or the last one's alone.
+        keep_all: Whether to return all cycles' predictions and tokens, or only the last one's.
     """
 
     setup: Setup
@@ -48,31 +48,31 @@ class CycledCall:
     exit_tolerance: float | None = None
     keep_all: bool = True
 
-    def entering(self, left: Tensor, first: Tensor, cycle: int) -> Tensor:
-        """What enters a later cycle.
+    def next_input(self, previous: Tensor, first: Tensor, cycle: int) -> Tensor:
+        """The input tokens of a later cycle.
 
         Args:
-            left: Tokens that left the cycle before.
-            first: Tokens that entered the first cycle.
-            cycle: The cycle that is entered, 2 or more.
+            previous: Output tokens of the previous cycle.
+            first: Input tokens of the first cycle.
+            cycle: Number of the cycle, 2 or more.
         """
         setup = self.setup
         if setup.grad_cycles is not None and (cycle - 1) % setup.grad_cycles == 0:
-            left = left.detach()
+            previous = previous.detach()
         like = first if setup.cycle_norm == "input" else None
-        if first.shape != left.shape and (setup.input_injection or like is not None):
+        if first.shape != previous.shape and (setup.input_injection or like is not None):
             option = "input_injection" if setup.input_injection else "cycle_norm='input'"
             raise ValueError(
                 f"{option} combines the stack's input {list(first.shape)} with later cycles' "
-                f"tokens {list(left.shape)}: the shapes must be equal (a pruned stack cannot)"
+                f"tokens {list(previous.shape)}: expected equal shapes (the stack must not prune)"
             )
         if setup.cycle_norm is not None:
-            left = normed(left, like)
+            previous = normed(previous, like)
         if setup.input_injection:
-            left = left + setup.input_injection * first
-        return left if self.teacher is None else self.teacher.enter(left, cycle)
+            previous = previous + setup.input_injection * first
+        return previous if self.teacher is None else self.teacher.embed(previous, cycle)
 
     def begin_exit(self, tokens: Tensor, inputs: Any, first_is_batch: bool) -> EarlyExit:
-        """Early exit, from the first cycle's tokens on; see `EarlyExit`."""
+        """Early exit, starting from the first cycle's tokens; see `EarlyExit`."""
         assert self.exit_tolerance is not None
         return EarlyExit(self.exit_tolerance, tokens, self.setup.batch_dim, inputs, first_is_batch)

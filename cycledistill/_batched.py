@@ -20,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from cycledistill._call import call_plain
 from cycledistill._errors import (
     check_no_cache,
-    check_shape,
-    check_tokens_finite,
+    check_tokens,
     raise_cycles_did_not_run,
     raise_own_checkpoint,
     raise_ran_twice,
@@ -63,8 +62,7 @@ class BatchedRun(CycleRun):
         self.tokens: list[Tensor] = []
         self.pruned = False
         self.early_exit: EarlyExit | None = None
-        # A compiled graph has no reentrant checkpoint.
-        self._with_gradients = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        self._with_gradients = torch.is_grad_enabled()
 
     @property
     def checkpoints_blocks(self) -> bool:
@@ -119,7 +117,7 @@ class BatchedRun(CycleRun):
         """Run the later cycles after the last block; returns the output of the stack."""
         if self.phase == "later cycles" or index < len(self.setup.stack.blocks) - 1:
             return None
-        if self._with_gradients and not torch.is_grad_enabled() and inside_reentrant_checkpoint():
+        if inside_reentrant_checkpoint(self._with_gradients):
             raise_own_checkpoint(self.setup)
         self.phase = "later cycles"
         outputs = self._run_cycles(output)
@@ -141,21 +139,19 @@ class BatchedRun(CycleRun):
         setup, first = self.setup, self.first
         assert first is not None
         tokens = tokens_of(output)
-        check_shape(setup, self.plain, first, tokens, 1)
+        check_tokens(setup, self.plain, first, tokens, 1)
         self.pruned = first.shape != tokens.shape
-        if setup.check_finite:
-            check_tokens_finite(setup, tokens, 1)
         outputs, self.tokens = [output], [tokens]
         if self.exit_tolerance is not None:
             others = [(call.args[1:], call.kwargs) for call in self.calls]
-            self.early_exit = self.begin_exit(tokens, others, first_is_batch=False)
+            self.early_exit = EarlyExit(
+                self.exit_tolerance, tokens, setup.batch_dim, others, first_is_batch=False
+            )
         for cycle in range(2, self.num_cycles + 1):
             previous = tokens
             output = self._run_cycle(previous, self.next_input(previous, first, cycle), cycle)
             tokens = tokens_of(output)
-            check_shape(setup, self.plain, previous, tokens, cycle)
-            if setup.check_finite:
-                check_tokens_finite(setup, tokens, cycle)
+            check_tokens(setup, self.plain, previous, tokens, cycle)
             if self.early_exit is not None:
                 output = self.early_exit.merge(outputs[-1], output)
                 tokens, first = self.early_exit.update(previous, tokens, first)

@@ -89,21 +89,17 @@ def calibrate_exit(
         raise ValueError("loader is empty, expected at least one batch")
     # A sample stops once its smallest change so far is below the tolerance.
     smallest = torch.cat(found, 1).cummin(0).values  # [N - 1, samples]
-    candidates = smallest[:-1].flatten().unique()
-    above = torch.nextafter(candidates, torch.full_like(candidates, math.inf))
-    tolerances = torch.cat([torch.zeros(1), above])  # 0 stops no sample early
-    low, high = 0, len(tolerances) - 1  # the mean falls as the tolerance grows
-    while low < high:
-        middle = (low + high) // 2
-        if _cycles_run(smallest, tolerances[middle]).double().mean() <= target:
-            high = middle
-        else:
-            low = middle + 1
-    run = _cycles_run(smallest, tolerances[low])
+    changes = smallest[:-1].flatten().sort().values
+    samples = smallest.shape[1]
+    # Every change that is not below the tolerance costs its sample another cycle.
+    above = min(math.floor(target * samples) - 2 * samples, len(changes))
+    below = changes[: len(changes) - above]
+    tolerance = torch.zeros(())  # stops no sample early
+    if len(below):
+        tolerance = torch.nextafter(below[-1], torch.full_like(below[-1], math.inf))
+    run = 2 + (~(smallest[:-1] < tolerance)).sum(0)  # [samples]
     counts = torch.bincount(run, minlength=cycles + 1)[1:].tolist()
-    return ExitCalibration(
-        float(tolerances[low]), float(run.double().mean()), cycles, tuple(counts)
-    )
+    return ExitCalibration(float(tolerance), float(run.double().mean()), cycles, tuple(counts))
 
 
 def _changes(cycled: CycleWrapper, chosen: Any, cycles: int) -> Tensor:
@@ -118,8 +114,3 @@ def _chosen(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
     if inputs is not None:
         return inputs(batch)
     return batch[0] if isinstance(batch, (tuple, list)) else batch
-
-
-def _cycles_run(smallest: Tensor, tolerance: Tensor) -> Tensor:
-    """Number of cycles that each sample runs, `[samples]`."""
-    return 2 + (~(smallest[:-1] < tolerance)).sum(0)

@@ -141,7 +141,7 @@ class OrdinaryCall:
             elif self.rng is not None and not torch.compiler.is_compiling():
                 self._stem_draws = self.rng.has_changed()
             if self.new_tokens is not None:
-                if self._is_inside_reentrant():
+                if inside_reentrant_checkpoint(self._with_gradients):
                     raise_reentrant_checkpoint(setup, index)
                 tokens = self.new_tokens.to(tokens.device)
                 changed = with_new_tokens(args, kwargs, name, tokens)
@@ -159,7 +159,7 @@ class OrdinaryCall:
             self._last_block = None
             if self.tokens_in is not None:
                 check_tokens_first(self.setup, index, self.tokens_in, output)
-            self._inside_reentrant = self._is_inside_reentrant()
+            self._inside_reentrant = inside_reentrant_checkpoint(self._with_gradients)
         if last or self.setup.layerdrop:
             self.tokens_out = tokens_of(output if changed is None else changed)
         return changed
@@ -198,11 +198,6 @@ class OrdinaryCall:
         if self.alone and last and torch.is_grad_enabled():
             return with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
         return None
-
-    def _is_inside_reentrant(self) -> bool:
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or not self._with_gradients:
-            return False
-        return inside_reentrant_checkpoint()
 
 
 def call_plain(plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

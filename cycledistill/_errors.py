@@ -139,12 +139,26 @@ def raise_inputs_changed(setup: Setup) -> NoReturn:
     )
 
 
-def check_shape(
+def check_tokens(
     setup: Setup, plain: nn.Module, tokens_in: Tensor, tokens_out: Tensor, cycle: int
 ) -> None:
-    """A stack must keep the shape of the tokens, but may prune tokens in the first cycle."""
-    if tokens_in.shape == tokens_out.shape:
-        return
+    """A stack must keep the shape of the tokens, but may prune tokens in the first cycle.
+
+    With the option ``check_finite``, the tokens must also be finite.
+    """
+    if tokens_in.shape != tokens_out.shape:
+        _check_shape(setup, plain, tokens_in, tokens_out, cycle)
+    if setup.check_finite and not torch.isfinite(tokens_out).all():
+        bad = int((~torch.isfinite(tokens_out)).sum())
+        raise FloatingPointError(
+            f"cycle {cycle} of {setup.stack.path!r} gave {bad} of {tokens_out.numel()} token "
+            "values that are NaN or infinite"
+        )
+
+
+def _check_shape(
+    setup: Setup, plain: nn.Module, tokens_in: Tensor, tokens_out: Tensor, cycle: int
+) -> None:
     if cycle > 1:
         raise ValueError(
             f"cycle {cycle} of {setup.stack.path!r} turned tokens {list(tokens_in.shape)} into "
@@ -162,17 +176,6 @@ def check_shape(
     raise ValueError(
         f"the stack {path!r} of {setup.model} turns tokens {list(tokens_in.shape)} into "
         f"{list(tokens_out.shape)}; cycling needs the output's shape to be the input's.{hint}"
-    )
-
-
-def check_tokens_finite(setup: Setup, tokens: Tensor, cycle: int) -> None:
-    """Tokens must be finite, if the user asked for this check."""
-    if torch.isfinite(tokens).all():
-        return
-    bad = int((~torch.isfinite(tokens)).sum())
-    raise FloatingPointError(
-        f"cycle {cycle} of {setup.stack.path!r} gave {bad} of {tokens.numel()} token values that "
-        "are NaN or infinite"
     )
 
 

@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from cycledistill._caches import CycleCaches, caches_in
 from cycledistill._call import CallResult, OrdinaryCall
 from cycledistill._errors import (
-    check_shape,
-    check_tokens_finite,
+    check_tokens,
     raise_exit_with_cache,
     raise_inputs_changed,
     raise_shape_changed,
@@ -67,7 +66,9 @@ class OrdinaryRun(CycleRun):
             if self.exit_tolerance is not None:
                 prediction = _without(made[-1], prediction)
                 if early_exit is None or previous is None:
-                    early_exit = self.begin_exit(tokens_out, (args, kwargs), first_is_batch=True)
+                    early_exit = EarlyExit(
+                        self.exit_tolerance, tokens_out, self.setup.batch_dim, (args, kwargs), True
+                    )
                 else:
                     prediction = early_exit.merge(predictions[-1], prediction)
                     of_batch = early_exit.merge(tokens[-1], tokens_out)
@@ -112,9 +113,7 @@ class OrdinaryRun(CycleRun):
             if first is None or previous is None or first.shape == previous.shape:
                 raise
             raise_shape_changed(setup, first, previous, error)
-        check_shape(setup, self.plain, done.tokens_in, done.tokens_out, cycle)
-        if setup.check_finite:
-            check_tokens_finite(setup, done.tokens_out, cycle)
+        check_tokens(setup, self.plain, done.tokens_in, done.tokens_out, cycle)
         return done
 
 

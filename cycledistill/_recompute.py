@@ -78,11 +78,14 @@ def pass_of(setup: Setup) -> tuple[Pass | None, bool]:
     return recomputed, recomputed is not None
 
 
-def inside_reentrant_checkpoint() -> bool:
-    """Whether the call stack has the forward of an autograd function, as a reentrant checkpoint's.
+def inside_reentrant_checkpoint(with_gradients: bool) -> bool:
+    """Whether a pass that started with gradients is inside of a reentrant checkpoint.
 
-    There is no public way to ask torch for it.
+    Torch has no function for it, so this looks for an autograd function in the call stack. A
+    compiled graph has no reentrant checkpoints.
     """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not with_gradients:
+        return False
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "forward" and frame.f_code.co_argcount:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cycledistill._exit import EarlyExit
 from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
 from cycledistill._teacher import TeacherOnly
@@ -71,8 +70,3 @@ class CycleRun:
         if setup.input_injection:
             previous = previous + setup.input_injection * first
         return previous if self.teacher is None else self.teacher.embed(previous, cycle)
-
-    def begin_exit(self, tokens: Tensor, inputs: Any, first_is_batch: bool) -> EarlyExit:
-        """Early exit, starting from the first cycle's tokens; see `EarlyExit`."""
-        assert self.exit_tolerance is not None
-        return EarlyExit(self.exit_tolerance, tokens, self.setup.batch_dim, inputs, first_is_batch)

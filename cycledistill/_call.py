@@ -58,7 +58,7 @@ class OrdinaryCall:
             it, so that it draws the same masks as the stem that made the tokens. None leaves the
             generators alone.
         teacher: Parameters of the later cycles, or None.
-        alone: Whether this is the only cycle of a train step, in which teacher-only parameters
+        only_cycle: Whether this is the only cycle of a train step, in which teacher-only parameters
             still need a gradient, of zero.
     """
 
@@ -68,7 +68,7 @@ class OrdinaryCall:
     new_tokens: Tensor | None
     rng: RngState | None
     teacher: TeacherOnly | None
-    alone: bool
+    only_cycle: bool
 
     def __post_init__(self) -> None:
         self.phase: Phase = "stem"
@@ -195,7 +195,7 @@ class OrdinaryCall:
             if last and self.previous is not None:
                 tokens = self.teacher.apply_gate(self.previous, tokens, self.cycle)
             return with_tokens(output, tokens)
-        if self.alone and last and torch.is_grad_enabled():
+        if self.only_cycle and last and torch.is_grad_enabled():
             return with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
         return None
 

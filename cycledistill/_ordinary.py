@@ -99,8 +99,8 @@ class OrdinaryRun(CycleRun):
         setup = self.setup
 
         def run() -> CallResult:
-            alone = self.num_cycles == 1
-            call = OrdinaryCall(setup, cycle, previous, new_tokens, rng, self.teacher, alone)
+            only = self.num_cycles == 1
+            call = OrdinaryCall(setup, cycle, previous, new_tokens, rng, self.teacher, only)
             return call.run(self.plain, *inputs)
 
         by_cycle = setup.activation_checkpointing == "cycle" and torch.is_grad_enabled()

@@ -65,6 +65,9 @@ class Setup:
         grad_cycles: Number of cycles that gradients pass through, or None.
         input_injection: Factor of the stack's input in later cycles.
         cycle_norm: None, "rms" or "input".
+        gate: Whether later cycles have a gate: False, True or "channel".
+        cycle_embedding: Whether later cycles have an embedding.
+        adapter_rank: Rank of the adapters of later cycles, 0 for none.
         check_finite: Whether to check tokens for NaN and infinity.
         layerdrop: The setting that makes the model skip blocks at random, such as
             ``"config.layerdrop=0.1"``, or "".
@@ -80,6 +83,9 @@ class Setup:
     grad_cycles: int | None = None
     input_injection: float = 0.0
     cycle_norm: str | None = None
+    gate: bool | str = False
+    cycle_embedding: bool = False
+    adapter_rank: int = 0
     check_finite: bool = False
     layerdrop: str = ""
     has_fast_path: bool = False
@@ -90,7 +96,10 @@ class Setup:
         kind = self.activation_checkpointing
         check_choice("activation_checkpointing", kind, None, "block", "cycle")
         check_choice("cycle_norm", self.cycle_norm, None, "rms", "input")
+        check_choice("gate", self.gate, False, True, "channel")
         check_choice("batch_dim", self.batch_dim, None, 0, 1)
+        if self.adapter_rank < 0:
+            raise ValueError(f"adapter_rank: expected 0 or more, got {self.adapter_rank}")
         if self.grad_cycles is not None:
             check_count("grad_cycles", self.grad_cycles)
         self.token_names = tuple(_first_parameter(block) for block in self.stack.blocks)

@@ -7,7 +7,6 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cycledistill._checks import check_choice
 from cycledistill._setup import Setup
 
 
@@ -18,17 +17,14 @@ class TeacherOnly(nn.Module):
     nothing at first. A gate is initialised to zero, too, so the later cycles change nothing at all.
     A cycle beyond the trained number uses the last trained cycle's parameters.
 
+    The embedding is that of Universal Transformers (arXiv 1807.03819). An adapter is a residual
+    ``x @ down @ up`` in parallel with a block, in the spirit of Relaxed Recursive Transformers
+    (arXiv 2410.20672). The gate acts on a cycle as ReZero (arXiv 2003.04887) does on a block.
+
     Args:
+        setup: The wrapper's setup, with the options.
         num_cycles: Trained number of cycles N; there are parameters for cycles 2..N.
-        num_blocks: Number of blocks in the stack.
         token_dim: Channels D of a token; None if no parameter has one value per channel.
-        cycle_embedding: Whether to learn one vector for each later cycle, added to its input
-            tokens (Universal Transformer, arXiv 1807.03819).
-        adapter_rank: Rank r of a residual ``x @ down @ up`` in parallel with every block in every
-            later cycle (in the spirit of Relaxed Recursive Transformers, arXiv 2410.20672); 0 for
-            none.
-        gate: Whether to learn how much of each later cycle counts (as ReZero does for a block,
-            arXiv 2003.04887): True for one number, ``"channel"`` for one per channel.
     """
 
     embedding: nn.Parameter | None
@@ -36,27 +32,19 @@ class TeacherOnly(nn.Module):
     up: nn.Parameter | None
     alpha: nn.Parameter | None
 
-    def __init__(
-        self,
-        num_cycles: int,
-        num_blocks: int,
-        token_dim: int | None,
-        cycle_embedding: bool,
-        adapter_rank: int,
-        gate: bool | str,
-    ) -> None:
+    def __init__(self, setup: Setup, num_cycles: int, token_dim: int | None) -> None:
         super().__init__()
-        later = num_cycles - 1
+        later, blocks, rank = num_cycles - 1, len(setup.stack.blocks), setup.adapter_rank
         self.token_dim = token_dim
         self.embedding = self.down = self.up = self.alpha = None
-        if gate:
-            channels = (token_dim,) if gate == "channel" and token_dim else ()
+        if setup.gate:
+            channels = (token_dim,) if setup.gate == "channel" and token_dim else ()
             self.alpha = nn.Parameter(torch.empty(later, *channels))
-        if cycle_embedding and token_dim:
+        if setup.cycle_embedding and token_dim:
             self.embedding = nn.Parameter(torch.empty(later, token_dim))
-        if adapter_rank and token_dim:
-            self.down = nn.Parameter(torch.empty(later, num_blocks, token_dim, adapter_rank))
-            self.up = nn.Parameter(torch.empty(later, num_blocks, adapter_rank, token_dim))
+        if rank and token_dim:
+            self.down = nn.Parameter(torch.empty(later, blocks, token_dim, rank))
+            self.up = nn.Parameter(torch.empty(later, blocks, rank, token_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -107,33 +95,24 @@ class TeacherOnly(nn.Module):
 
 
 def make_teacher(
-    model: nn.Module,
-    setup: Setup,
-    num_cycles: int,
-    token_dim: int | None,
-    cycle_embedding: bool,
-    adapter_rank: int,
-    gate: bool | str,
+    model: nn.Module, setup: Setup, num_cycles: int, token_dim: int | None
 ) -> TeacherOnly | None:
-    """The teacher-only parameters of a `CycleWrapper` with these options, or None.
+    """The teacher-only parameters that the options ask for, or None.
 
     Raises:
-        ValueError: An argument is out of range, or the width of the tokens cannot be inferred.
+        ValueError: The model may skip the gate, or the width of the tokens cannot be inferred.
     """
-    check_choice("gate", gate, False, True, "channel")
-    if adapter_rank < 0:
-        raise ValueError(f"adapter_rank: expected 0 or more, got {adapter_rank}")
-    if gate and setup.layerdrop:
+    if setup.gate and setup.layerdrop:
         raise ValueError(
-            f"gate={gate!r} acts after the last block, which {setup.model} may skip "
+            f"gate={setup.gate!r} acts after the last block, which {setup.model} may skip "
             f"({setup.layerdrop}): expected that to be 0"
         )
-    if num_cycles == 1 or not (cycle_embedding or adapter_rank or gate):
+    per_channel = setup.cycle_embedding or setup.adapter_rank or setup.gate == "channel"
+    if num_cycles == 1 or not (per_channel or setup.gate):
         return None
-    blocks = setup.stack.blocks
-    if token_dim is None and (cycle_embedding or adapter_rank or gate == "channel"):
-        token_dim = _find_token_dim(model, blocks)
-    return TeacherOnly(num_cycles, len(blocks), token_dim, cycle_embedding, adapter_rank, gate)
+    if token_dim is None and per_channel:
+        token_dim = _find_token_dim(model, setup.stack.blocks)
+    return TeacherOnly(setup, num_cycles, token_dim)
 
 
 def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:

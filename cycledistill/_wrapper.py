@@ -179,6 +179,9 @@ class CycleWrapper(Facade):
             grad_cycles=grad_cycles,
             input_injection=input_injection,
             cycle_norm=cycle_norm,
+            gate=gate,
+            cycle_embedding=cycle_embedding,
+            adapter_rank=adapter_rank,
             check_finite=check_finite,
             layerdrop=find_layerdrop(model),
             has_fast_path=any(isinstance(m, nn.TransformerEncoder) for m in model.modules()),
@@ -191,9 +194,7 @@ class CycleWrapper(Facade):
                 UserWarning,
                 stacklevel=2,
             )
-        teacher = make_teacher(
-            model, self._setup, num_cycles, token_dim, cycle_embedding, adapter_rank, gate
-        )
+        teacher = make_teacher(model, self._setup, num_cycles, token_dim)
         if teacher is not None:
             super().add_module(TEACHER, teacher)
         self._attachment = Attachment(self._setup)

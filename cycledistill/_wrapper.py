@@ -52,7 +52,7 @@ class CycleWrapper(Facade):
     The Multi-Cycled Transformer of SDPose (arXiv 2404.03518, section 3.1) for any model. The
     prediction of cycle k is the model's output when its first block gets the tokens that its last
     block returned in cycle k - 1. In training, the model is therefore called N times; hooks on its
-    blocks replace and record the tokens, and everything else it does is its own. In eval mode it is
+    blocks replace and record the tokens, and everything else runs as usual. In eval mode, it is
     called once, without hooks, and its output is bit-equal to the plain model's. Nothing is
     replaced or renamed: ``state_dict()``, the names of parameters, attributes and the signature of
     ``forward`` are those of the plain model, which is available as ``cycled.plain``.

@@ -14,9 +14,10 @@ from PIL import Image
 from torch import nn
 
 from cycledistill.__main__ import main
-from cycledistill_pose import COCO, CocoKeypointAP, CocoKeypoints, PosePredictor, create_model
+from cycledistill_pose import COCO, CocoKeypoints, PosePredictor, create_model
 from cycledistill_pose import save_plain as save_pose
 from cycledistill_pose.data import invert_matrix, normalize_images, transform_points
+from cycledistill_pose.metrics import CocoKeypointAP
 from tests.export.formats import skip_without
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO as CocoFile
 
-from cycledistill_pose import CocoKeypointAP, CocoKeypoints, CrowdPoseAP, KeypointFile
+from cycledistill_pose import CocoKeypoints, KeypointFile
+from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP
 from cycledistill_pose.skeletons import COCO, Skeleton
 
 NAMES = ["beak", "left_wing", "right_wing"]

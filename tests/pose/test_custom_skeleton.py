@@ -13,13 +13,13 @@ from pose_coco import train
 
 from cycledistill_pose import (
     COCO,
-    CocoKeypointAP,
     CocoKeypoints,
     create_model,
     load_reference_checkpoint,
     save_plain,
 )
 from cycledistill_pose.checkpoints import to_reference_state_dict
+from cycledistill_pose.metrics import CocoKeypointAP
 from cycledistill_pose.recipes import PoseConfig, build_model
 
 NAMES = ["head", "left_wing", "right_wing", "tail", "beak"]

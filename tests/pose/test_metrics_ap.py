@@ -439,14 +439,14 @@ def test_annotation_zero_can_be_found():
 
 
 def test_sigmas():
-    assert CocoKeypointAP(small_truth()).scoring.sigmas == COCO.sigmas
-    assert CrowdPoseAP(small_truth(k=14)).scoring.sigmas == CROWDPOSE.sigmas
+    assert CocoKeypointAP(small_truth()).sigmas == COCO.sigmas
+    assert CrowdPoseAP(small_truth(k=14)).sigmas == CROWDPOSE.sigmas
     truth = small_truth(k=3)
     truth["categories"][0]["keypoints"] = ["beak", "left_wing", "right_wing"]
-    assert CocoKeypointAP(truth).scoring.sigmas == (0.05, 0.05, 0.05)
+    assert CocoKeypointAP(truth).sigmas == (0.05, 0.05, 0.05)
     truth["categories"][0]["sigmas"] = [0.1, 0.2, 0.3]
-    assert CocoKeypointAP(truth).scoring.sigmas == (0.1, 0.2, 0.3)
-    assert CocoKeypointAP(truth, sigmas=[0.4, 0.5, 0.6]).scoring.sigmas == (0.4, 0.5, 0.6)
+    assert CocoKeypointAP(truth).sigmas == (0.1, 0.2, 0.3)
+    assert CocoKeypointAP(truth, sigmas=[0.4, 0.5, 0.6]).sigmas == (0.4, 0.5, 0.6)
 
     people = predictions(truth, 0)
     figures = []

@@ -11,7 +11,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cycledistill_pose import CocoKeypointAP, bootstrap_ap, percentile_interval
+from cycledistill_pose.metrics import CocoKeypointAP, bootstrap_ap, percentile_interval
 from cycledistill_pose.metrics._bootstrap import _average_precision, _matches
 
 K = 17

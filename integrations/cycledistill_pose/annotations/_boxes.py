@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cycledistill_pose.annotations._images import ListedImage, read_images
 from cycledistill_pose.annotations._values import (
     FloatArray,
     as_integer,
@@ -50,16 +51,19 @@ class BoxFile:
     Attributes:
         title: The path, for messages.
         boxes: All boxes.
-        image_names: File name of each image id, where the file lists its images.
-        image_sizes: (width, height) of each image id, where the file lists them.
+        images: Its images by id, where the file lists them.
         category_names: Name of each category id, where the file lists its categories.
     """
 
     title: str
     boxes: tuple[Box, ...]
-    image_names: Mapping[int | str, str | None]
-    image_sizes: Mapping[int | str, tuple[int, int]]
+    images: Mapping[int | str | None, ListedImage]
     category_names: Mapping[int, str]
+
+    def path_of(self, box: Box) -> str | None:
+        """The path of a box's image: its own, or the one listed for its id."""
+        listed = self.images.get(box.image_id)
+        return box.file_name or (listed.file_name if listed else None)
 
     @classmethod
     def read(cls, source: Any, what: str, default_score: float | None = None) -> BoxFile:
@@ -78,25 +82,13 @@ class BoxFile:
         if isinstance(source, BoxFile):
             return source
         content, title = load_json(source, what)
-        names: dict[int | str, str | None] = {}
-        sizes: dict[int | str, tuple[int, int]] = {}
+        images: tuple[ListedImage, ...] = ()
         categories: dict[int, str] = {}
         entries = content
         from_people = isinstance(content, Mapping) and {"images", "annotations"} <= content.keys()
         if from_people:
             entries = as_list(content, "annotations", title)
-            for image in as_list(content, "images", title):
-                number = _image_id(image.get("id"))
-                if number in names:
-                    raise ValueError(f"{title}: image id {number!r} repeats; expected it once")
-                name = image.get("file_name")
-                names[number] = None if name is None else str(name)
-                if image.get("width") and image.get("height"):
-                    width, height = (
-                        as_integer(image[key], f"{title}: image {number}: {key}")
-                        for key in ("width", "height")
-                    )
-                    sizes[number] = (width, height)
+            images = read_images(content, title, _image_id)
             categories = {
                 as_integer(entry.get("id"), f"{title}: category ids"): str(entry.get("name"))
                 for entry in as_list(content, "categories", title)
@@ -111,7 +103,7 @@ class BoxFile:
             _box(entry, f"{title}: entry {number}", default_score, from_people)
             for number, entry in enumerate(entries)
         )
-        return cls(title, boxes, names, sizes, categories)
+        return cls(title, boxes, {image.id: image for image in images}, categories)
 
 
 def _box(
@@ -137,7 +129,7 @@ def _box(
     )
     crowd = entry.get("iscrowd")
     return Box(
-        None if image_id is None else _image_id(image_id),
+        None if image_id is None else _image_id(image_id, name),
         None if file_name is None else str(file_name),
         None if category is None else as_integer(category, f"{name}: category ids"),
         values,
@@ -146,9 +138,9 @@ def _box(
     )
 
 
-def _image_id(value: Any) -> int | str:
+def _image_id(value: Any, what: str) -> int | str:
     """The number, or a text that is none."""
     try:
-        return as_integer(value, "")
+        return as_integer(value, what)
     except ValueError:
         return str(value)

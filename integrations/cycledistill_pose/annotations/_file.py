@@ -6,29 +6,20 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from cycledistill_pose.annotations._category import (
     Category,
     check_same_keypoints,
     read_category,
 )
+from cycledistill_pose.annotations._images import ListedImage, check_distinct, read_images
 from cycledistill_pose.annotations._people import AnnotatedPeople, read_people
-from cycledistill_pose.annotations._values import as_integer, as_list, as_number, load_json
+from cycledistill_pose.annotations._values import as_integer, as_list, load_json
 from cycledistill_pose.skeletons import Skeleton
 
 # A path, the loaded contents, pycocotools' object of them, what was read before, or several.
 Annotations = Any
-
-
-class ListedImage(NamedTuple):
-    """An image of a file; 0 and None where the file says nothing, -1 without a crowd index."""
-
-    id: int
-    file_name: str | None
-    width: int
-    height: int
-    crowd_index: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +159,7 @@ def _read(
             f'{title} is not in COCO format: it has no "images" (it holds a '
             f"{type(content).__name__}{hint})"
         )
-    images = tuple(_image(entry, title) for entry in as_list(content, "images", title))
-    _check_distinct(images, title)
+    images = read_images(content, title)
     entries = as_list(content, "annotations", title)
     categories = as_list(content, "categories", title)
     category = read_category(categories, title, name, skeleton, fallback)
@@ -188,31 +178,6 @@ def _read(
     return KeypointFile(title, images, category, people, counts)
 
 
-def _image(entry: Mapping[str, Any], title: str) -> ListedImage:
-    number = as_integer(entry.get("id"), f"{title}: image ids")
-    width, height = (
-        0 if entry.get(key) is None else as_integer(entry[key], f"{title}: image {number}: {key}")
-        for key in ("width", "height")
-    )
-    crowd = entry.get("crowdIndex")
-    return ListedImage(
-        number,
-        None if entry.get("file_name") is None else str(entry["file_name"]),
-        width,
-        height,
-        -1.0 if crowd is None else as_number(crowd, f"{title}: image {number}: crowdIndex"),
-    )
-
-
-def _check_distinct(images: Sequence[ListedImage], title: str) -> None:
-    repeated = [i for i, n in Counter(image.id for image in images).items() if n > 1]
-    if repeated:
-        raise ValueError(
-            f"{title}: {len(repeated)} image ids repeat, {repeated[0]} among them; expected "
-            "another id for each image"
-        )
-
-
 def _joined(files: Sequence[KeypointFile]) -> KeypointFile:
     if len(files) == 1:
         return files[0]
@@ -221,7 +186,7 @@ def _joined(files: Sequence[KeypointFile]) -> KeypointFile:
         check_same_keypoints(first.named, other.named)
     title = " + ".join(file.title for file in files)
     images = tuple(image for file in files for image in file.images)
-    _check_distinct(images, title)
+    check_distinct(images, title)
     counts = sum((Counter(file.counts) for file in files), Counter())
     people = AnnotatedPeople.joined([file.people for file in files])
     return KeypointFile(title, images, first.category, people, counts)

@@ -160,12 +160,8 @@ class Rectangle(NamedTuple):
         """Whether all of the other's pixels are in it, too."""
         if other.right <= other.left or other.bottom <= other.top:
             return True
-        return other == Rectangle(
-            max(self.left, other.left),
-            max(self.top, other.top),
-            min(self.right, other.right),
-            min(self.bottom, other.bottom),
-        )
+        starts = self.left <= other.left and self.top <= other.top
+        return starts and self.right >= other.right and self.bottom >= other.bottom
 
 
 def source_of(matrix: FloatArray, input_size: tuple[int, int]) -> Rectangle:

@@ -84,14 +84,12 @@ class PeopleImages:
         self._reduced_decoding = reduced_decoding
         self._cache = None if crop_cache is None else CropCache(crop_cache)
         self._requests: dict[tuple[int, int], RegionRequest] = {}
-        self._by_image = np.argsort(people.image_index, kind="stable")
-        self._images_in_order = people.image_index[self._by_image]
         self._shared: dict[tuple[int, int], Region] | None = None
 
     def crop(self, image_index: int, matrix: FloatArray) -> ImageArray:
         """One crop, RGB `[H, W, 3]`."""
-        name = self._people.names[image_index]
-        reducible = self._reduced_decoding and self._images.is_encoded(name)
+        listed = self._people.images[image_index]
+        reducible = self._reduced_decoding and self._images.is_encoded(str(listed.file_name))
         reduce = reduction(matrix) if reducible else 1
         if reduce > 1:
             # Pixel i of the reduced image covers pixels reduce * i ... of the full one.
@@ -124,8 +122,8 @@ class PeopleImages:
     def _decode(self, image_index: int, reduce: int) -> Region:
         if self._shared is not None and (image_index, reduce) in self._shared:
             return self._shared[image_index, reduce]
-        name = self._people.names[image_index]
-        image = self._images.read(name, self._people.claimed_size(image_index), reduce)
+        listed = self._people.images[image_index]
+        image = self._images.read(str(listed.file_name), listed.size, reduce)
         height, width = image.shape[:2]
         region = Region(image, Rectangle(0, 0, width, height), (width, height))
         if self._shared is not None:
@@ -137,20 +135,19 @@ class PeopleImages:
     def _request(self, image_index: int, reduce: int) -> RegionRequest:
         """The part of an image that all crops of its people come from."""
         if (image_index, reduce) not in self._requests:
-            first, end = np.searchsorted(self._images_in_order, [image_index, image_index + 1])
-            own = self._by_image[first:end]
-            reaches = np.array([self._cropping.reach(self._people.person(i)) for i in own])
+            own = np.flatnonzero(self._people.image_index == image_index)
+            reaches = np.array([self._cropping.reach(self._people.person(i)) for i in own.tolist()])
             corners = np.concatenate([reaches[:, :2].min(0), reaches[:, 2:].max(0)]) / reduce
             # As `source_of`, and a pixel for the rim of reduced images.
             left, top = (math.floor(edge) - 2 for edge in corners[:2])
             right, bottom = (math.floor(edge) + 4 for edge in corners[2:])
-            folder = self._images.folder
+            folder, listed = self._images.folder, self._people.images[image_index]
             assert folder is not None
             self._requests[image_index, reduce] = RegionRequest(
-                str(folder / self._people.names[image_index]),
+                str(folder / str(listed.file_name)),
                 Rectangle(left, top, right, bottom),
                 reduce,
-                self._people.claimed_size(image_index),
+                listed.size,
             )
         return self._requests[image_index, reduce]
 

@@ -45,16 +45,7 @@ class Cropping:
         change = self.augmentation.draw(
             np.random.default_rng(key), box, self.padding, *person[1:3], self.skeleton
         )
-        matrix = crop_matrix(
-            change.box_xyxy,
-            self.input_size,
-            change.padding,
-            shift=change.shift,
-            scale=change.scale,
-            rotation_degrees=change.rotation_degrees,
-            flip=change.flip,
-            udp=self.udp,
-        )
+        matrix = crop_matrix(input_size=self.input_size, udp=self.udp, **change._asdict())
         return matrix, change.flip
 
     def reach(self, person: Person) -> FloatArray:

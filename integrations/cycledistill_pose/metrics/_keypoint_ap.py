@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from cycledistill_pose.annotations import AnnotatedPeople, KeypointFile
+from cycledistill.saving._files import replacing
+from cycledistill_pose.annotations import KeypointFile
 from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.metrics._ground_truth import ground_truth
 from cycledistill_pose.metrics._oks import ArrayLike
-from cycledistill_pose.metrics._people import NMS, Scoring, coco_results, shortened, write_json
+from cycledistill_pose.metrics._results import NMS, coco_results, shortened
 from cycledistill_pose.skeletons import Skeleton
 
 
@@ -40,7 +41,7 @@ class KeypointAP(Metric):
     identities: list[Tensor]
 
     default_skeleton: ClassVar[Skeleton]  # whose sigmas are taken where the file has none
-    person_areas: ClassVar[Callable[[AnnotatedPeople], NDArray[np.float64]]]
+    annotated_areas: ClassVar[bool]  # or 0.53 of the boxes for everybody
 
     def __init__(
         self,
@@ -57,16 +58,15 @@ class KeypointAP(Metric):
         if nms not in (*get_args(NMS), None):
             raise ValueError(f'nms: expected "oks", "soft_oks" or None, got {nms!r}')
         file = KeypointFile.read(annotations, category)
-        found = _find_sigmas(sigmas, file, self.default_skeleton)
-        self.ground_truth = ground_truth(file, type(self).person_areas(file.people), len(found))
-        self.scoring = Scoring(
-            nms=nms,
-            nms_threshold=float(nms_threshold),
-            keypoint_score_threshold=float(keypoint_score_threshold),
-            rescore=nms is not None if rescore is None else rescore,
-            sigmas=found,
-            category_id=file.category.id,
-        )
+        self.sigmas = _find_sigmas(sigmas, file, self.default_skeleton)
+        self.ground_truth = ground_truth(file, len(self.sigmas), self.annotated_areas)
+        self._scoring: dict[str, Any] = {
+            "nms": nms,
+            "nms_threshold": float(nms_threshold),
+            "keypoint_score_threshold": float(keypoint_score_threshold),
+            "rescore": nms is not None if rescore is None else rescore,
+            "category_id": file.category.id,
+        }
         self.image_ids = frozenset(self.ground_truth.getImgIds())
         self.add_state("people", default=[], dist_reduce_fx="cat")
         self.add_state("identities", default=[], dist_reduce_fx="cat")
@@ -74,7 +74,7 @@ class KeypointAP(Metric):
     @property
     def num_keypoints(self) -> int:
         """The number of keypoints K."""
-        return len(self.scoring.sigmas)
+        return len(self.sigmas)
 
     def update(
         self,
@@ -145,7 +145,9 @@ class KeypointAP(Metric):
         results = self.results()
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not distributed or torch.distributed.get_rank() == 0:
-            write_json(path, results)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with replacing(Path(path)) as file:
+                json.dump(results, file)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Join the states of all processes, including those without people."""
@@ -158,7 +160,8 @@ class KeypointAP(Metric):
         return coco_results(
             dim_zero_cat(self.identities).cpu().numpy(),
             dim_zero_cat(self.people).cpu().double().numpy(),
-            self.scoring,
+            sigmas=self.sigmas,
+            **self._scoring,
         )
 
     def _fill_empty(self) -> None:
@@ -199,7 +202,7 @@ class KeypointAP(Metric):
                 predictions.dataset = {**self.ground_truth.dataset, "annotations": []}
                 predictions.createIndex()
             evaluation = COCOeval(self.ground_truth, predictions, "keypoints")
-            evaluation.params.kpt_oks_sigmas = np.array(self.scoring.sigmas)
+            evaluation.params.kpt_oks_sigmas = np.array(self.sigmas)
             evaluation.params.areaRngLbl = list(area_ranges)
             evaluation.params.areaRng = [list(limits) for limits in area_ranges.values()]
             if image_ids is not None:

@@ -122,15 +122,12 @@ def read_boxes(
             left_out["without extent or not finite"] += 1
         else:
             kept[name].append(box)
-    found = FoundBoxes(
-        {
-            name: _image_boxes(ids[name], boxes, None if video else file.image_sizes.get(ids[name]))
-            for name, boxes in kept.items()
-        },
-        len(file.boxes),
-        left_out,
-        matcher.first if isinstance(matcher, FrameMatcher) else None,
-    )
+    images = {}
+    for name, own in kept.items():
+        listed = None if video else file.images.get(ids[name])
+        images[name] = _image_boxes(ids[name], own, listed.size if listed else None)
+    first = matcher.first if isinstance(matcher, FrameMatcher) else None
+    found = FoundBoxes(images, len(file.boxes), left_out, first)
     if left_out and not any(kept.values()) and not any("score" in why for why in left_out):
         _refuse(found, file, names, others, skeleton if category_id is None else None)
     return found
@@ -167,7 +164,7 @@ def _refuse(
 ) -> None:
     if len(others) == found.total:
         box = others[0]
-        name = box.file_name or file.image_names.get(box.image_id or 0) or box.image_id
+        name = file.path_of(box) or box.image_id
         raise ValueError(
             f"{file.title} is for other images: its {found.total} boxes are for images such as "
             f"{name!r}, none for {names[0]!r}"

@@ -50,10 +50,9 @@ class ImageMatcher:
         return self._images.get((box.image_id, self._path(box)))
 
     def _path(self, box: Box) -> str | None:
-        """The path that the file gives."""
-        listed = self._file.image_names.get(box.image_id or 0)
+        """The path that the file gives, which may be the id."""
         by_id = box.image_id if isinstance(box.image_id, str) else None
-        return box.file_name or listed or by_id
+        return self._file.path_of(box) or by_id
 
     def _match(self, wanted: set[IdAndPath]) -> dict[IdAndPath, str]:
         """The image of each id and path."""
@@ -71,7 +70,7 @@ class ImageMatcher:
         images: dict[IdAndPath, str] = {}
         for name, claimed in claims.items():
             exact = [claim for claim in claimed if _parts(claim[1] or "") in self._exact] or claimed
-            listed = exact if self._file.image_names else {_parts(path or "") for _, path in exact}
+            listed = exact if self._file.images else {_parts(path or "") for _, path in exact}
             if len(listed) > 1:
                 found_in = ", ".join(f"{path!r} (id {number})" for number, path in exact[:5])
                 raise ValueError(f"{self._file.title} has {name} several times: {found_in}")
@@ -79,7 +78,7 @@ class ImageMatcher:
         return images
 
     def _by_number(self, number: int | str | None) -> list[str]:
-        listed = self._file.image_names
+        listed = self._file.images
         return [] if listed and number not in listed else self._numbers.get(number, [])
 
     def _by_path(self, path: str) -> list[str]:
@@ -122,7 +121,7 @@ class FrameMatcher:
 
     def _numbers_of(self, boxes: BoxFile) -> dict[int | str | None, int]:
         """Frame of each listed image: the number in its name, if these are frames, or its id."""
-        named = {i: _last_number(name or "") for i, name in boxes.image_names.items()}
+        named = {i: _last_number(image.file_name or "") for i, image in boxes.images.items()}
         numbers = [number for number in named.values() if number is not None]
         frames = len(set(numbers)) == len(named) and max(numbers, default=0) <= len(self._names)
         chosen = named if frames else {i: i if isinstance(i, int) else None for i in named}

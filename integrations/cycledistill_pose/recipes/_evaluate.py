@@ -27,6 +27,13 @@ class CycleMetrics(NamedTuple):
     ap: CocoKeypointAP | CrowdPoseAP
     pck: PCK | None
 
+    def scores(self) -> dict[str, float]:
+        """Percent by metric. PCK counts keypoints nearer than 0.1 of the box's longer side."""
+        found = self.ap.compute()
+        if self.pck is not None:
+            found["PCK"] = float(self.pck.compute())
+        return {name: 100 * value for name, value in found.items() if value >= 0}
+
 
 def evaluate_cycles(
     model: CycleWrapper,
@@ -71,17 +78,12 @@ def evaluate_cycles(
 
 
 def scores_by_cycle(metrics: Sequence[CycleMetrics]) -> dict[str, float]:
-    """``{"AP/1": ..., "AP50/1": ..., "PCK/1": ..., "AP/2": ...}`` in percent.
-
-    PCK counts keypoints nearer to the truth than 0.1 of the box's longer side.
-    """
-    scores: dict[str, float] = {}
-    for cycle, metric in enumerate(metrics, start=1):
-        found = metric.ap.compute()
-        if metric.pck is not None:
-            found["PCK"] = float(metric.pck.compute())
-        scores |= {f"{name}/{cycle}": 100 * v for name, v in found.items() if v >= 0}
-    return scores
+    """``{"AP/1": ..., "AP50/1": ..., "PCK/1": ..., "AP/2": ...}`` in percent."""
+    return {
+        f"{name}/{cycle}": value
+        for cycle, metric in enumerate(metrics, start=1)
+        for name, value in metric.scores().items()
+    }
 
 
 def save_predictions(

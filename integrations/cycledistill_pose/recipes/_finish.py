@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cycledistill.training.processes import is_main_process
 from cycledistill_pose.checkpoints import save_plain
-from cycledistill_pose.checkpoints._card import SHOWN_SCORES
+from cycledistill_pose.checkpoints._plain import SHOWN_SCORES
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.recipes._build import model_options
 from cycledistill_pose.recipes._config import PoseConfig

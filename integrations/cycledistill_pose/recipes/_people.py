@@ -23,7 +23,6 @@ class EvaluationPeople:
         boxes: A detector's boxes; None for the annotated ones.
         skeleton: Keypoints of the training file, or else of the network or of the file itself.
         options: How AP is measured, and which boxes and images are left out.
-        loading: Further options of `CocoKeypoints`.
     """
 
     file: KeypointFile
@@ -31,7 +30,6 @@ class EvaluationPeople:
     boxes: BoxFile | None
     skeleton: Skeleton
     options: EvaluationOptions
-    loading: dict[str, Any] = field(default_factory=dict)
     _loaded: dict[Any, CocoKeypoints] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -69,7 +67,7 @@ class EvaluationPeople:
                 detections=self.boxes,
                 detection_threshold=self.options.detection_threshold,
                 udp=udp,
-                **self.loading,
+                **_loading_options(self.options),
             )
         return self._loaded[key]
 
@@ -151,7 +149,7 @@ class TrainingPeople:
         if self.file is None:
             easy = config.easy_synthetic
             return SyntheticPeople(config.num_synthetic, fresh=True, easy=easy, **common)
-        return CocoKeypoints(self.file, self.images, **common, **loading_options(config))
+        return CocoKeypoints(self.file, self.images, **common, **_loading_options(config))
 
 
 def people_rows(
@@ -178,10 +176,10 @@ def _counts(people: Any) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
-def loading_options(config: PoseConfig) -> dict[str, Any]:
+def _loading_options(options: EvaluationOptions) -> dict[str, Any]:
     """Options of `CocoKeypoints` that training and evaluation share."""
-    return {
-        "bad_images": "skip" if config.skip_bad_images else "error",
-        "reduced_decoding": config.reduced_decoding,
-        "crop_cache": config.crop_cache,
-    }
+    found: dict[str, Any] = {"bad_images": "skip" if options.skip_bad_images else "error"}
+    if isinstance(options, PoseConfig):
+        found["reduced_decoding"] = options.reduced_decoding
+        found["crop_cache"] = options.crop_cache
+    return found

@@ -1,4 +1,4 @@
-"""Annotation files: people with keypoints for data sets and metrics, and boxes."""
+"""Annotation files: people with keypoints, and boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One reader of boxes: a detector's list, or the annotations of a COCO-format file."""
+"""Boxes from a detector's list or from the annotations of a COCO-format file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from cycledistill_pose.annotations._images import ListedImage, read_images
 from cycledistill_pose.annotations._values import (
@@ -23,7 +24,7 @@ class Box(NamedTuple):
     """One box; None where the file does not say.
 
     Attributes:
-        image_id: A number, or a text that is none.
+        image_id: An integer, or text that is not one.
         file_name: Path of the image.
         category_id: Id of its category.
         xywh: `[4]` px of the image.
@@ -42,6 +43,12 @@ class Box(NamedTuple):
     def has_extent(self) -> bool:
         """Whether it is finite, with sides above 0."""
         return bool(np.isfinite(self.xywh).all() and (self.xywh[2:] > 0).all())
+
+
+def to_xyxy(boxes: Sequence[Box]) -> npt.NDArray[np.float64]:
+    """Corners `[N, 4]` of boxes, px of the image."""
+    xywh = np.array([box.xywh for box in boxes], dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def _box(
 
 
 def _image_id(value: Any, what: str) -> int | str:
-    """The number, or a text that is none."""
+    """The id as an integer, or as text if it is not one."""
     try:
         return as_integer(value, what)
     except ValueError:

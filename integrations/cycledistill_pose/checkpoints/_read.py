@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
-# What NumPy pickles a number as; the function's module was called otherwise before NumPy 2.
+# The function that NumPy pickles scalars with; NumPy 2 renamed its module.
 _make_number = np.float64(0).__reduce__()[0]
 
 
@@ -38,8 +38,8 @@ _NUMBERS: list[Any] = [
 def read_tensors(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the state dict in `source`, which may stand under `"state_dict"` in it.
 
-    Files are read without running any code in them (`weights_only=True`, or safetensors). Beside
-    tensors they may hold NumPy's numbers, as training tools write them for the best score.
+    Files are read without running any code in them (`weights_only=True`, or safetensors). Besides
+    tensors they may hold NumPy scalars, which training tools write for the best score.
     """
     if isinstance(source, Mapping):
         content: Any = source

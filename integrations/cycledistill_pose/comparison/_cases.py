@@ -1,4 +1,4 @@
-"""The people that networks do worst and best on."""
+"""The people on which networks do worst and best."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Case(NamedTuple):
 def pick_cases(
     metrics: Sequence[CocoKeypointAP | CrowdPoseAP], people: CocoKeypoints, count: int
 ) -> list[Case]:
-    """The ``count`` worst and best people by mean OKS, and those that differ most; nobody twice.
+    """The ``count`` worst and best people by mean OKS and those that differ most, each only once.
 
     ``metrics`` are over the file of ``people`` and have a prediction for each of them, in order.
     """

@@ -1,4 +1,4 @@
-"""Scores of several networks on the same people, with what the choice of images is worth."""
+"""Scores of several networks on the same people, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def compare_checkpoints(
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"checkpoints: expected different folders, got {names}")
     place = find_device(device)
-    # All of them are read before any runs: a broken last one should not cost the time of the rest.
+    # Read all of them first: a broken one should not waste the time of evaluating the others.
     predictors = [PosePredictor.from_pretrained(folder) for folder in checkpoints]
     opened = open_evaluation(people, seed, predictors[0].skeleton)
     for name, predictor in zip(names, predictors, strict=True):

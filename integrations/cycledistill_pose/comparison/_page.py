@@ -1,4 +1,4 @@
-"""A comparison as one HTML file that needs nothing beside it."""
+"""A comparison as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ _KINDS = {"worst": "lowest OKS", "best": "highest OKS", "differs": "networks dif
 def comparison_page(comparison: Comparison) -> str:
     """The page: scores with intervals, then people with true and predicted skeletons.
 
-    It is HTML that needs no other file, can be sorted, and follows the reader's light or dark
-    scheme.
+    The HTML is self-contained, can be sorted, and follows the reader's light or dark scheme.
     """
     names = list(dict.fromkeys(row.checkpoint for row in comparison.rows))
     counts = ", ".join(f"{count:,} {what}" for what, count in comparison.report.items())

@@ -201,10 +201,9 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         """The people of a batch; an image in which several of them are is decoded once."""
         images = self._people.image_index
-        samples: dict[int, dict[str, Tensor]] = {}
+        order = sorted(range(len(indices)), key=lambda place: images[indices[place]])
         with self._people_images.sharing():
-            for place in sorted(range(len(indices)), key=lambda place: images[indices[place]]):
-                samples[place] = self[indices[place]]
+            samples = {place: self[indices[place]] for place in order}
         return [samples[place] for place in range(len(indices))]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cycledistill_pose.annotations import BoxFile, KeypointFile, ListedImage
+from cycledistill_pose.annotations._boxes import to_xyxy
 from cycledistill_pose.annotations._people import BoolArray, IntArray
 from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.data._sample import Person
@@ -122,7 +123,7 @@ class People:
             image_index=image_index,
             rows=np.full(count, -1),
             annotation_ids=np.full(count, -1),
-            boxes_xyxy=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+            boxes_xyxy=to_xyxy(kept),
             scores=np.array([box.score for box in kept], dtype=np.float32),
             keypoints=np.zeros((count, k, 2)),
             visible=np.zeros((count, k), dtype=np.float32),
@@ -144,11 +145,11 @@ class People:
         )
 
     def used_images(self) -> list[ListedImage]:
-        """The images that somebody is in."""
+        """The images with people in them."""
         return [self.images[i] for i in np.unique(self.image_index)]
 
     def drop_images(self, ids: set[int], reason: str) -> None:
-        """Leave out everybody in these images and count them."""
+        """Drop all people in these images, and count them."""
         keep = np.array([self.images[i].id not in ids for i in self.image_index], dtype=bool)
         self.counts[reason] += int((~keep).sum())
         for name, values in vars(self).items():
@@ -177,13 +178,13 @@ def _named(file: KeypointFile) -> tuple[ListedImage, ...]:
 
 
 def _sizes(file: KeypointFile, index: IntArray) -> IntArray:
-    """`[N, 2]` width and height of these images, 0 where the file does not say; -1 is none."""
+    """`[N, 2]` width and height of these images; 0 if unknown, or if the index is -1."""
     sizes = [(image.width, image.height) for image in file.images]
     return np.array([*sizes, (0, 0)], dtype=np.int64)[index]
 
 
 def _outside(points: FloatArray, sizes: IntArray) -> BoolArray:
-    """`[N, K]` which labelled keypoints are more than a pixel out of the image."""
+    """`[N, K]` which labelled keypoints are more than a pixel outside their image."""
     fine = ((points[..., :2] >= -1) & (points[..., :2] <= sizes[:, None])).all(-1)
     sized = (sizes > 0).all(1, keepdims=True)
     return np.asarray((points[..., 2] > 0) & sized & ~fine)

@@ -1,4 +1,4 @@
-"""Images of people: decoded no larger than needed, once for all people in it, or not at all."""
+"""Crops of people from images that are decoded no larger and no more often than needed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ImageStore:
             raise FileNotFoundError(f"images: there is no folder {self.folder}")
 
     def missing(self, names: list[str]) -> list[str]:
-        """Those of the names that are not there; looks into each folder once."""
+        """The names that are missing; each folder is listed once."""
         if self._mapping is not None:
             return [name for name in names if name not in self._mapping]
         assert self.folder is not None
@@ -51,7 +51,7 @@ class ImageStore:
         return missing
 
     def is_encoded(self, name: str) -> bool:
-        """Whether the image has yet to be decoded (an array or a Pillow image has not)."""
+        """Whether the image must be decoded, unlike an array or a Pillow image."""
         kinds = (bytes, bytearray, memoryview, str, os.PathLike)
         return self._mapping is None or isinstance(self._mapping.get(name), kinds)
 
@@ -112,7 +112,7 @@ class PeopleImages:
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:
-        """Inside the block an image stays decoded until another one is asked for."""
+        """Within the block, an image stays decoded until another one is needed."""
         self._shared = {}
         try:
             yield
@@ -133,7 +133,7 @@ class PeopleImages:
         return region
 
     def _request(self, image_index: int, reduce: int) -> RegionRequest:
-        """The part of an image that all crops of its people come from."""
+        """The part of an image that contains all crops of its people."""
         if (image_index, reduce) not in self._requests:
             own = np.flatnonzero(self._people.image_index == image_index)
             reaches = np.array([self._cropping.reach(self._people.person(i)) for i in own.tolist()])

@@ -47,7 +47,7 @@ class RLELoss(nn.Module):
     `residual=False` the first alone.
 
     The flow belongs to the loss: give `criterion.parameters()` to the optimiser and save
-    `criterion.state_dict()` with the model's; at use it is not needed. Parameter names are those
+    `criterion.state_dict()` with the model's; inference does not need it. Parameter names are those
     of the released implementations (`flow_model.s.0.0.weight`, ...).
 
     All is computed in the dtype of the flow's parameters (float32), under autocast too, and from

@@ -1,4 +1,4 @@
-"""People as pycocotools wants them."""
+"""Annotations in the form that pycocotools needs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from cycledistill_pose.skeletons import Skeleton
 
 
 class KeypointAP(Metric):
-    """Collects people, makes COCO results of them and evaluates these with pycocotools.
+    """Collects people and evaluates them with pycocotools, as COCO results.
 
     State: two lists of tensors that are joined over processes, `people` `[N, 3 K + 5]` and
     `identities` `[N, 2]`.
@@ -40,8 +40,8 @@ class KeypointAP(Metric):
     people: list[Tensor]
     identities: list[Tensor]
 
-    default_skeleton: ClassVar[Skeleton]  # whose sigmas are taken where the file has none
-    annotated_areas: ClassVar[bool]  # or 0.53 of the boxes for everybody
+    default_skeleton: ClassVar[Skeleton]  # its sigmas are used if the file has none
+    annotated_areas: ClassVar[bool]  # or 0.53 of the boxes for all people
 
     def __init__(
         self,
@@ -100,19 +100,16 @@ class KeypointAP(Metric):
         Raises:
             ValueError: A shape is wrong or an image id is unknown.
         """
-        # Apple's GPUs have no float64.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        dtype = self._state_dtype
         images = self._tensor("image_ids", image_ids, None, torch.int64)
         size, k = len(images), self.num_keypoints
         points = self._tensor("keypoints", keypoints, (size, k, 2), dtype)
         scores = self._tensor("keypoint_scores", keypoint_scores, (size, k), dtype)
         boxes = self._tensor("boxes_xyxy", boxes_xyxy, (size, 4), dtype)
         box_score = self._tensor("box_scores", box_scores, (size,), dtype)
-        people_ids = (
-            torch.full_like(images, -1)
-            if ids is None
-            else self._tensor("ids", ids, (size,), torch.int64)
-        )
+        people_ids = torch.full_like(images, -1)
+        if ids is not None:
+            people_ids = self._tensor("ids", ids, (size,), torch.int64)
         unknown = sorted(set(images.tolist()) - self.image_ids)
         if unknown:
             raise ValueError(
@@ -155,7 +152,7 @@ class KeypointAP(Metric):
         super().sync(*args, **kwargs)
 
     def _results(self) -> list[dict[str, Any]]:
-        """The results of the people that are in the state just now."""
+        """The results of the people in the current state."""
         self._fill_empty()
         return coco_results(
             dim_zero_cat(self.identities).cpu().numpy(),
@@ -164,12 +161,16 @@ class KeypointAP(Metric):
             **self._scoring,
         )
 
+    @property
+    def _state_dtype(self) -> torch.dtype:
+        """That of the state: Apple's GPUs have no float64."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
     def _fill_empty(self) -> None:
         """Give empty lists a tensor of the right type and shape, for gathering and joining."""
         if isinstance(self.people, list) and not self.people:
-            dtype = torch.float32 if self.device.type == "mps" else torch.float64
             width = 3 * self.num_keypoints + 5
-            self.people.append(torch.zeros(0, width, dtype=dtype, device=self.device))
+            self.people.append(torch.zeros(0, width, dtype=self._state_dtype, device=self.device))
             self.identities.append(torch.zeros(0, 2, dtype=torch.int64, device=self.device))
 
     def _tensor(

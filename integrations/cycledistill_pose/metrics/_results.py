@@ -12,7 +12,7 @@ from cycledistill_pose.metrics._oks import oks_nms, soft_oks_nms
 
 NMS = Literal["oks", "soft_oks"]
 
-# Sides of the box that a pose is similar within, by sides of the person's box.
+# Sides of the box whose area scales similarity, relative to the person's box.
 _BOX_PADDING = 1.25
 
 
@@ -96,6 +96,6 @@ def split_people(people: NDArray[np.float64], count: int) -> tuple[NDArray[np.fl
 
 
 def shortened(items: Sequence[int], most: int = 10) -> str:
-    """At most the first ten of them, for a message."""
+    """The items for a message, at most ten of them."""
     shown = ", ".join(map(str, items[:most]))
     return shown if len(items) <= most else f"{shown}, ... ({len(items)} in all)"

@@ -15,7 +15,7 @@ _LAST_NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
 
 
 def number_images(names: Sequence[str]) -> list[int]:
-    """Ids of images: the numbers that they are called by, as in COCO, or else 1, 2, ...
+    """Ids of images: the numbers in their names, as in COCO, or else 1, 2, ...
 
     >>> number_images(["000000000139.jpg", "000000000285.jpg"]), number_images(["a.png", "7.png"])
     ([139, 285], [1, 2])
@@ -27,7 +27,7 @@ def number_images(names: Sequence[str]) -> list[int]:
 
 
 class ImageMatcher:
-    """Finds a box's image by the path that its file gives, and by number where it gives none."""
+    """Finds a box's image by the path in its file, or by number if there is no path."""
 
     def __init__(
         self, names: Sequence[str], folder: Path, file: BoxFile, boxes: Sequence[Box]
@@ -40,13 +40,13 @@ class ImageMatcher:
             self._endings[parts[-1]].append((*where, *parts))
         self._start = len(where)
         self._numbers: dict[int | str | None, list[str]] = defaultdict(list)
-        if all(_number(name) is not None for name in names):  # a number among names says nothing
+        if all(_number(name) is not None for name in names):  # else numbers are not ids
             for name in names:
                 self._numbers[_number(name)].append(name)
         self._images = self._match({(box.image_id, self._path(box)) for box in boxes})
 
     def find(self, box: Box) -> str | None:
-        """The name of its image, or None where that is another one."""
+        """The name of its image, or None if it is not among them."""
         return self._images.get((box.image_id, self._path(box)))
 
     def _path(self, box: Box) -> str | None:
@@ -92,8 +92,8 @@ class ImageMatcher:
 class FrameMatcher:
     """Finds a box's frame by number.
 
-    The file counts from 0 where it has a frame 0, from its first image where it lists as many
-    images in a row as there are frames, and else from 1; or from ``first``.
+    The file counts from 0 if it has a frame 0, from its first image if it lists as many
+    consecutive images as there are frames, otherwise from 1; or from ``first``.
     """
 
     def __init__(self, names: Sequence[str], boxes: BoxFile, first: int | None) -> None:
@@ -107,7 +107,7 @@ class FrameMatcher:
         self.first = from_file if first is None else first
 
     def find(self, box: Box) -> str | None:
-        """The name of its frame, or None where the video has no such frame."""
+        """The name of its frame, or None if the video has no such frame."""
         number = self._number_of(box)
         place = -1 if number is None else number - self.first
         return self._names[place] if 0 <= place < len(self._names) else None

@@ -22,7 +22,7 @@ PCK_THRESHOLD = 0.1
 
 
 class CycleMetrics(NamedTuple):
-    """Metrics of one number of cycles; ``pck`` is None where detected boxes have no truth."""
+    """Metrics of one number of cycles; ``pck`` is None for detected boxes, which have no truth."""
 
     ap: CocoKeypointAP | CrowdPoseAP
     pck: PCK | None
@@ -43,9 +43,9 @@ def evaluate_cycles(
     flip_indices: Sequence[int] | None = None,
     num_workers: int = 0,
 ) -> list[CycleMetrics]:
-    """Predict everybody once; the metrics of 1, 2, ... ``num_cycles`` cycles.
+    """Metrics after 1, 2, ... ``num_cycles`` cycles; every person is predicted once.
 
-    Each process predicts its own share of the people; computing a metric joins them.
+    Each process predicts its share of the people; computing a metric combines them.
 
     Args:
         model: The network, in eval mode.

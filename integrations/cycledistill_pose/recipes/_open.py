@@ -1,4 +1,4 @@
-"""The annotation files of a run, found, read and compared."""
+"""Finding, reading and comparing the annotation files of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
 
     Raises:
         FileNotFoundError: Files are missing; the text names them and where to get them.
-        ValueError: A file is not what it should be, or the keypoints of two of them differ.
+        ValueError: A file is invalid, or two files have different keypoints.
     """
     check_file_options(config)
     if config.data_root is None:
@@ -38,7 +38,7 @@ def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
 def open_evaluation(
     options: EvaluationOptions, seed: int = 0, skeleton: Skeleton | None = None
 ) -> EvaluationPeople:
-    """Read the files to evaluate on; those to train on need not be there.
+    """Read the files to evaluate on; those to train on may be missing.
 
     Args:
         options: The people to evaluate on.
@@ -47,7 +47,7 @@ def open_evaluation(
 
     Raises:
         FileNotFoundError: Files are missing; the text names them and where to get them.
-        ValueError: A file is not what it should be.
+        ValueError: A file is invalid.
     """
     check_file_options(options)
     annotations: Any
@@ -68,7 +68,7 @@ def open_evaluation(
 
 
 def parse_flip_pairs(text: str) -> list[list[str]]:
-    """``[["left_eye", "right_eye"], ...]`` of ``left_eye:right_eye,...``; nothing of ``none``."""
+    """``[["left_eye", "right_eye"], ...]`` from ``left_eye:right_eye,...``; empty for ``none``."""
     if text.strip() == "none":
         return []
     pairs = [[name.strip() for name in pair.split(":")] for pair in text.split(",")]

@@ -1,4 +1,4 @@
-"""The people that a run trains and evaluates on."""
+"""The people to train and to evaluate on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class EvaluationPeople:
     """Images with annotated people, and maybe a detector's boxes, to evaluate networks on.
 
     Attributes:
-        file: The images and who is annotated in them.
+        file: The annotated images.
         images: Folder of the images, or images by name.
         boxes: A detector's boxes; None for the annotated ones.
         skeleton: Keypoints of the training file, or else of the network or of the file itself.
@@ -34,7 +34,7 @@ class EvaluationPeople:
 
     @property
     def has_truth(self) -> bool:
-        """Whether anybody is annotated, so that there is an AP."""
+        """Whether people are annotated, so that there is an AP."""
         return self.boxes is None or self.file.has_labels
 
     @property
@@ -48,7 +48,7 @@ class EvaluationPeople:
         return self.file.category.sigmas or self.skeleton.sigmas
 
     def crops(self, input_size: tuple[int, int], udp: bool = False) -> CocoKeypoints:
-        """The boxes cropped for a network; the same object for the same arguments.
+        """The people cropped for a network; cached for each set of arguments.
 
         Args:
             input_size: (width, height) of the network's input in px.
@@ -75,7 +75,7 @@ class EvaluationPeople:
         """A fresh AP metric.
 
         Raises:
-            ValueError: The file or an option is not what it should be.
+            ValueError: The file or an option is invalid.
         """
         options = self.options
         metric_class = CrowdPoseAP if options.dataset == "crowdpose" else CocoKeypointAP
@@ -129,7 +129,7 @@ class TrainingPeople:
 
     Attributes:
         config: The run's options.
-        file: The images and who is annotated in them; None for generated people.
+        file: The annotated images; None for generated people.
         images: Folder of the images.
     """
 
@@ -155,7 +155,7 @@ class TrainingPeople:
 def people_rows(
     train: TrainingPeople, train_set: Any, val: EvaluationPeople, val_set: CocoKeypoints
 ) -> dict[str, str]:
-    """Lines for the summary of a run: who is trained and evaluated on, and what is assumed of them.
+    """Lines for the summary of a run: the people, and what is assumed about their keypoints.
 
     Args:
         train: The people to train on.

@@ -91,7 +91,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw those of this epoch from now on."""
+        """Draw the samples of this epoch from now on."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -135,13 +135,13 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         image_size: tuple[int, int] = (200, 240),
     ) -> Path:
-        """Write a folder in COCO's layout, unless the same one exists already.
+        """Write a folder in COCO's layout, unless the same folder exists already.
 
         ``annotations/person_keypoints_{train,val}2017.json``, ``train2017/``, ``val2017/``. The
         same arguments give the same files, and a folder written with other arguments is an error.
 
         Args:
-            root: Folder to write; must not exist, or be one that this wrote.
+            root: Folder to write: a new one, or one written by this function.
             num_train: Pictures to train on, with 1.6 people each on average.
             num_val: Pictures to test on.
             seed: Seed of everything; train and val never share a picture.
@@ -151,7 +151,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             The folder.
 
         Raises:
-            FileExistsError: The folder is there and is something else.
+            FileExistsError: The folder exists and was not written with the same arguments.
         """
         root = Path(root)
         arguments = {"train": num_train, "val": num_val, "seed": seed, "size": list(image_size)}

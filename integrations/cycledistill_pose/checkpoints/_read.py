@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import safe_globals
 
@@ -67,9 +69,6 @@ def _read_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:

@@ -74,10 +74,7 @@ class CropCache:
         self._can_write = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_can_write": self._can_write} | {
-            "_open": OrderedDict(),
-            "_checked": set(),
-        }
+        return vars(self) | {"_open": OrderedDict(), "_checked": set()}
 
     def read(self, request: RegionRequest, decode: Callable[[], ImageArray]) -> Region:
         """The requested part."""

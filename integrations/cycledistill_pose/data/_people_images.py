@@ -39,16 +39,12 @@ class ImageStore:
         if self._mapping is not None:
             return [name for name in names if name not in self._mapping]
         assert self.folder is not None
-        present: dict[Path, set[str]] = {}
-        missing = []
-        for name in names:
-            path = self.folder / name
-            if path.parent not in present:
-                there = path.parent.is_dir()
-                present[path.parent] = set(os.listdir(path.parent)) if there else set()
-            if path.name not in present[path.parent]:
-                missing.append(name)
-        return missing
+        paths = {name: self.folder / name for name in names}
+        folders = {path.parent for path in paths.values()}
+        present = {folder: set(os.listdir(folder)) for folder in folders if folder.is_dir()}
+        return [
+            name for name, path in paths.items() if path.name not in present.get(path.parent, ())
+        ]
 
     def is_encoded(self, name: str) -> bool:
         """Whether the image must be decoded, unlike an array or a Pillow image."""

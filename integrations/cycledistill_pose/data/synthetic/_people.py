@@ -110,10 +110,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
 
     @staticmethod
     def coco(
-        num_images: int,
-        seed: int = 0,
-        image_size: tuple[int, int] = (200, 240),
-        easy: bool = False,
+        num_images: int, seed: int = 0, image_size: tuple[int, int] = (200, 240), easy: bool = False
     ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.uint8]]]:
         """COCO-format annotations and pictures (by file name) in memory, for `CocoKeypoints`.
 
@@ -165,9 +162,8 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             )
         with replacing_folder(root) as partial:
             (partial / "annotations").mkdir()
-            for stream, (split, count) in enumerate(
-                (("train", num_train), ("val", num_val)), start=1
-            ):
+            splits = (("train", num_train), ("val", num_val))
+            for stream, (split, count) in enumerate(splits, start=1):
                 content = _new_file()
                 (partial / f"{split}2017").mkdir()
                 for number in range(1, count + 1):

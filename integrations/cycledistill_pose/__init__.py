@@ -6,6 +6,9 @@ seconds to import.
 
 from __future__ import annotations
 
+import importlib
+import typing
+
 from cycledistill_pose.annotations import KeypointFile
 from cycledistill_pose.checkpoints import (
     load_plain,
@@ -57,3 +60,12 @@ __all__ = [
     "save_plain",
     "sdpose_loss",
 ]
+
+_METRICS = ("PCK", "CocoKeypointAP", "CrowdPoseAP", "bootstrap_ap", "percentile_interval")
+
+
+def __getattr__(name: str) -> typing.Any:
+    """Let older programs import the metrics from here."""
+    if name not in _METRICS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("cycledistill_pose.metrics"), name)

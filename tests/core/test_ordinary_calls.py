@@ -222,37 +222,6 @@ def test_labels_are_welcome() -> None:
         torch.testing.assert_close(prediction.loss, expected)
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_batch_norms_before_the_stack_count_a_batch_once(momentum: float | None) -> None:
-    class Model(BatchNormHead):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.BatchNorm1d(6, momentum=momentum)
-            self.bn.momentum = momentum
-
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(self.first(x))
-
-    torch.manual_seed(0)
-    model = Model().double()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 3)
-    for seed in range(2):
-        torch.manual_seed(seed)
-        (x,), _ = sequence(4)
-        out = cycled(x)
-        t = plain.first(x)
-        expected = []
-        for _ in range(3):
-            t = plain.blocks(t)
-            expected.append(plain.head(plain.bn(t.mean(1))))
-        assert_same(out.predictions, tuple(expected))
-    for (name, got), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(got, wanted, msg=name)
-    assert model.first.num_batches_tracked == 2
-    assert model.first.track_running_stats and model.bn.track_running_stats
-
-
 def test_an_error_in_the_tail_leaves_the_blocks_running() -> None:
     calls: list[int] = []
 
@@ -593,19 +562,3 @@ def test_gradients_of_single_samples_from_the_first_call() -> None:
         cycled(x[sample : sample + 1]).predictions[1].square().sum().backward()
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(got[name][sample], parameter.grad, rtol=0, atol=1e-10)
-
-
-def test_a_decoder_with_its_default_cache() -> None:
-    for name in ("GPT2LMHeadModel", "LlamaForCausalLM"):
-        sizes = (
-            GPT2 if name.startswith("GPT2") else {**HUGGING_FACE_SIZES, "num_key_value_heads": 2}
-        )
-        case = Case(partial(hugging_face, name, **sizes), ended_words, None)
-        model = case.build()
-        plain = copy.deepcopy(model)
-        (ids,), kwargs = case.batch()
-        out = CycleWrapper(model, 3)(ids, **kwargs)
-        without = CycleWrapper(plain, 3)(ids, use_cache=False, **kwargs)
-        for got, expected in zip(out.predictions, without.predictions, strict=True):
-            torch.testing.assert_close(got.logits, expected.logits, rtol=0, atol=1e-12)
-            assert got.past_key_values.get_seq_length() == ids.shape[1]

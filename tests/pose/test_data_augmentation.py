@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cycledistill_pose.data import CocoKeypoints, PoseAugmentation
-from cycledistill_pose.skeletons import COCO, CROWDPOSE
+from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
 
 BOX = np.array([100.0, 50.0, 160.0, 210.0])
 STILL = {
@@ -71,6 +71,10 @@ def test_people_with_few_keypoints_stay_whole():
     assert all(c.padding == 1.25 for c in changes)
     changes, _ = draws(visible=9, half_body_probability=1, count=50)  # all nine are of the upper
     assert all(c.padding == 1.5 for c in changes)
+    names = ["beak", "tail", *(f"{side}_{n}" for side in ("left", "right") for n in range(5))]
+    bird = Skeleton.from_coco_category({"name": "bird", "keypoints": names})  # without a lower body
+    changes, _ = draws(skeleton=bird, half_body_probability=1, count=50)
+    assert all(c.padding == 1.25 for c in changes)
 
 
 def test_options_do_not_disturb_each_other():

@@ -19,6 +19,7 @@ from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
 from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.models import TokenPruning, create_model, sdpose_loss
 from cycledistill_pose.recipes import (
+    PoseConfig,
     build_criterion,
     build_model,
     evaluate_cycles,
@@ -238,6 +239,18 @@ def test_saved_network_comes_back_with_its_options(tmp_path):
         load_plain(folder)
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         load_plain(tmp_path)
+
+
+def test_a_saved_network_of_other_keypoints_starts_a_run(tmp_path):
+    options = {"input_size": (64, 64), "heatmap_size": (16, 16), "patch_size": (4, 4), "depth": 2}
+    trained = create_model("tokenpose_nano", 17, **options)
+    folder = save_plain(trained, tmp_path / "plain", "tokenpose_nano", options, COCO)
+    config = PoseConfig(model="tokenpose_nano", initial_weights=folder, **options)
+    model = build_model(config, 5)
+    assert torch.equal(model.head[-1].weight, trained.head[-1].weight)
+    assert model.keypoint_tokens.shape[1] == 5
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        build_model(replace(config, initial_weights=tmp_path / "nowhere"), 5)
 
 
 @pytest.mark.slow

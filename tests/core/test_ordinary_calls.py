@@ -24,29 +24,12 @@ from tests.core.reference import (
     HandFed,
     assert_same,
     assert_same_gradients,
+    check_by_hand,
     equation_4,
     gradients,
-    hand_fed,
     loss_of,
 )
 from tests.core.zoo import HUGGING_FACE_SIZES, ZOO, Case, Inputs, image, sequence, words
-
-
-def check(case: Case, num_cycles: int = 2, **options: Any) -> CycleWrapper:
-    """Predictions, tokens and gradients are those of cycles by hand."""
-    model = case.build()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, num_cycles, case.blocks, **options)
-    args, kwargs = case.batch()
-    out = cycled(*args, **kwargs)
-    fed = hand_fed(plain, cycled.stack_path, num_cycles, args, kwargs)
-    assert cycled.cycles_run == num_cycles
-    assert_same(out.tokens, tuple(fed.tokens))
-    assert_same(out.predictions, tuple(fed.predictions))
-    loss_of(out).backward()
-    equation_4(fed).backward()
-    assert_same_gradients(model, gradients(plain))
-    return cycled
 
 
 class Residual(nn.Module):
@@ -151,7 +134,7 @@ def test_models_that_cannot_be_batched(case: Case) -> None:
     batched = CycleWrapper(case.build(), 2, case.blocks, batched=True)
     with pytest.raises(ValueError, match=r"batch.*batched=False"):
         batched(*args, **kwargs)
-    check(case, 3)
+    check_by_hand(case, 3)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +149,7 @@ def test_models_that_cannot_be_batched(case: Case) -> None:
 )
 @pytest.mark.parametrize("name", ["residual", "hf-gpt2-classifier"])
 def test_with_other_options(name: str, options: dict[str, Any]) -> None:
-    check(NOT_BATCHED[name], **options)
+    check_by_hand(NOT_BATCHED[name], **options)
 
 
 def test_with_options_that_change_the_tokens() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ pytestmark = pytest.mark.slow
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the two processes brought home."""
     folder = tmp_path_factory.mktemp("parallel")
+    multiprocessing.set_forkserver_preload(["tests.core.parallel"])
     processes = mp.start_processes(
-        parallel.run, args=(str(folder),), nprocs=2, join=False, start_method="spawn"
+        parallel.run, args=(str(folder),), nprocs=2, join=False, start_method="forkserver"
     )
     assert processes is not None
     processes.join(timeout=240)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,14 +25,8 @@ from cycledistill_pose.recipes import (
     open_people,
     scores_by_cycle,
 )
+from tests.examples import run_example
 from tests.pose.tiny import TINY
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def evaluate(model, people, codec, cycles):
@@ -255,16 +247,13 @@ def test_a_saved_network_of_other_keypoints_starts_a_run(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["pose_coco.py", "pose_regression.py"])
-def test_examples_run_and_explain_themselves(tmp_path, script):
-    shown = run(script, "--help")
-    assert shown.returncode == 0
-    assert "--num-cycles" in shown.stdout and "table 5" in shown.stdout
+def test_examples_run_and_say_what_is_missing(tmp_path, script):
     size = ("--input-size", 48, 64, "--dim", 48, "--depth", 2, "--epochs", 1, "--milestones")
     heatmap = ("--heatmap-size", 12, 16) if script == "pose_coco.py" else ()
     amount = ("--num-synthetic", 32, "--num-synthetic-val", 4, "--num-workers", 0)
-    done = run(script, "--output-dir", tmp_path / "run", *size, *heatmap, *amount)
+    done = run_example(script, "--output-dir", tmp_path / "run", *size, *heatmap, *amount)
     assert done.returncode == 0, done.stderr
     assert "number of cycles in use" in done.stdout and "predictions.png" in done.stdout
-    missing = run(script, "--data-root", tmp_path / "run")
+    missing = run_example(script, "--data-root", tmp_path / "run")
     assert missing.returncode == 1 and missing.stderr.startswith("error: ")
     assert "person_keypoints_train2017.json" in missing.stderr

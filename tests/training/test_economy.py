@@ -84,13 +84,3 @@ def test_what_is_read_together_is_what_was_read_apart() -> None:
         )
         assert not kept[-1][1].requires_grad  # a graph that is kept keeps its memory
     assert read_terms(kept) == apart
-
-
-def test_losses_that_offer_numbers_alone() -> None:
-    class Losses:
-        total = torch.tensor(2.0)
-
-        def scalars(self) -> dict[str, float]:
-            return {"loss": 2.0}
-
-    assert read_terms([terms_of(Losses())]) == [{"loss": 2.0}]

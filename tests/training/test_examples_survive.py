@@ -48,7 +48,7 @@ def whole(runner: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return folders
 
 
-@pytest.mark.parametrize(("script", "kills"), [("pose_coco.py", 20), ("pose_regression.py", 4)])
+@pytest.mark.parametrize(("script", "kills"), [("pose_coco.py", 6), ("pose_regression.py", 3)])
 def test_killed_at_random_moments(
     runner: Any, toy: Any, whole: dict[str, Path], tmp_path: Path, script: str, kills: int
 ) -> None:

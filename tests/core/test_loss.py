@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cycledistill import CycleDistillLoss, CycleLosses, CycleOutput, CycleWrapper, Ramp
-from tests.core.reference import (
-    assert_same_gradients,
-    equation_4,
-    gradients,
-    hand_fed,
-    task_loss,
-)
-from tests.core.zoo import ZOO
+from cycledistill import CycleDistillLoss, CycleLosses, CycleOutput, Ramp
 
 
 def output(num_cycles: int = 3, seed: int = 0, grad: bool = True, length: int = 6) -> CycleOutput:
@@ -137,82 +129,9 @@ def test_defaults_are_the_papers() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["vit", "deit-distilled", "returns-dict", "hf-vit"])
-@pytest.mark.parametrize("detach", [True, False])
-@pytest.mark.parametrize("teacher", ["next", "last"])
-def test_every_parameters_gradient_with_groups(name: str, detach: bool, teacher: str) -> None:
-    case = ZOO[name]
-    model = case.build()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 3)
-    args, kwargs = case.batch()
-    criterion = CycleDistillLoss(
-        task_loss,
-        {"class": 2.0, "patch": 0.5},
-        {"class": slice(0, 1), "patch": slice(1, None)},
-        teacher=teacher,
-        detach_teacher=detach,
-    )
-    criterion(cycled(*args, **kwargs)).total.backward()
-    fed = hand_fed(plain, cycled.stack_path, 3, args, kwargs)
-    groups = (slice(0, 1), slice(1, None))
-    equation_4(fed, weights=(2.0, 0.5), groups=groups, detach=detach, teacher=teacher).backward()
-    assert_same_gradients(model, gradients(plain))
-
-
-@pytest.mark.parametrize("detach", [True, False])
-def test_every_parameters_gradient_with_prediction_kl(detach: bool) -> None:
-    case = ZOO["vit"]
-    model = case.build()
-    plain = copy.deepcopy(model)
-    args, kwargs = case.batch()
-    target = torch.tensor([1, 4])
-    criterion = CycleDistillLoss(
-        nn.CrossEntropyLoss(label_smoothing=0.1),
-        token_weight=0.0,
-        detach_teacher=detach,
-        prediction_weight=0.8,
-        temperature=2.0,
-    )
-    criterion(CycleWrapper(model, 3)(*args, **kwargs), target).total.backward()
-    fed = hand_fed(plain, "blocks", 3, args, kwargs)
-    total = sum(F.cross_entropy(p, target, label_smoothing=0.1) for p in fed.predictions)
-    for cycle in range(2):
-        later = fed.predictions[cycle + 1]
-        later = later.detach() if detach else later
-        total = total + 0.8 * divergence(fed.predictions[cycle], later, 2.0)
-    total.backward()
-    assert_same_gradients(model, gradients(plain))
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-def test_parameters_after_steps(optimizer: type[torch.optim.Optimizer]) -> None:
-    case = ZOO["vit"]
-    model = case.build()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 2)
-    criterion = CycleDistillLoss(nn.CrossEntropyLoss(), token_weight=0.1)
-    ours = optimizer(cycled.parameters(), lr=1e-2)
-    theirs = optimizer(plain.parameters(), lr=1e-2)
-    for seed in range(3):
-        args, kwargs = case.batch(seed=seed)
-        target = torch.tensor([seed, 4])
-        ours.zero_grad()
-        criterion(cycled(*args, **kwargs), target).total.backward()
-        ours.step()
-        theirs.zero_grad()
-        fed = hand_fed(plain, "blocks", 2, args, kwargs)
-        equation_4(fed, lambda p, y=target: F.cross_entropy(p, y), (0.1,)).backward()
-        theirs.step()
-    for (name, got), wanted in zip(model.named_parameters(), plain.parameters(), strict=True):
-        # Adam divides by a gradient's size, and some gradients are zero but for rounding.
-        assert float((got - wanted).detach().abs().max()) < (
-            1e-10 if optimizer is torch.optim.SGD or not name.endswith("qkv.bias") else 4e-2
-        ), name
-
-
-@pytest.mark.parametrize("distance", ["mse", "smooth_l1", "cosine"])
-@pytest.mark.parametrize("teacher", ["next", "last"])
+@pytest.mark.parametrize(
+    ("distance", "teacher"), [("mse", "next"), ("smooth_l1", "last"), ("cosine", "next")]
+)
 def test_gradcheck(distance: str, teacher: str) -> None:
     out = output(3)
     criterion = CycleDistillLoss(
@@ -230,20 +149,6 @@ def test_gradcheck(distance: str, teacher: str) -> None:
         return criterion(CycleOutput(tensors[:3], tensors[3:]), TARGETS).total
 
     assert torch.autograd.gradcheck(total, (*out.predictions, *out.tokens))
-
-
-def test_gradcheck_with_constant_teachers() -> None:
-    """A detached teacher's gradient cannot be checked numerically; the student's can."""
-    out = output(2)
-    fixed = out.tokens[1].detach(), out.predictions[1].detach()
-    criterion = CycleDistillLoss(
-        nn.CrossEntropyLoss(), 0.7, prediction_weight=0.3, task_cycles=(1.0, 0.0)
-    )
-
-    def total(prediction: Tensor, tokens: Tensor) -> Tensor:
-        return criterion(CycleOutput((prediction, fixed[1]), (tokens, fixed[0])), TARGETS).total
-
-    assert torch.autograd.gradcheck(total, (out.predictions[0], out.tokens[0]))
 
 
 @pytest.mark.parametrize(

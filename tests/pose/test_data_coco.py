@@ -21,6 +21,7 @@ from cycledistill_pose.data import (
     transform_points,
 )
 from cycledistill_pose.skeletons import CROWDPOSE
+from tests.pose.files import coco_file, labelled
 
 KEYS = {
     "image",
@@ -165,28 +166,10 @@ def test_crowdpose_and_lspet(shared_data):
 
 
 def good_file():
-    def person(number, image, box, keypoints):
-        return {
-            "id": number,
-            "image_id": image,
-            "category_id": 1,
-            "bbox": box,
-            "keypoints": keypoints,
-        }
-
     points = [12, 14, 2, 20, 30, 1]
-    return {
-        "images": [
-            {"id": 1, "file_name": "one.jpg", "width": 64, "height": 48},
-            {"id": 2, "file_name": "two.jpg", "width": 64, "height": 48},
-        ],
-        "categories": [{"id": 1, "name": "lamp", "keypoints": ["foot", "bulb"]}],
-        "annotations": [
-            person(1, 1, [10, 10, 20, 30], list(points)),
-            person(2, 1, [5, 5, 30, 30], list(points)),
-            person(3, 2, [10, 10, 20, 30], list(points)),
-        ],
-    }
+    boxes = ((1, [10, 10, 20, 30]), (1, [5, 5, 30, 30]), (2, [10, 10, 20, 30]))
+    people = [labelled(n, image, box, points) for n, (image, box) in enumerate(boxes, 1)]
+    return coco_file(people, ["one.jpg", "two.jpg"], (64, 48), ["foot", "bulb"])
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from pycocotools.cocoeval import COCOeval
 
 from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP
 from cycledistill_pose.skeletons import COCO, CROWDPOSE
+from tests.pose.files import labelled
 
 COCO_NAMES = ["AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL"]
 
@@ -153,18 +154,8 @@ def small_truth(k: int = 17, people: int = 12, seed: int = 0) -> dict[str, Any]:
         x, y = rng.uniform(0, 300, 2)
         points = np.c_[[x, y] + rng.random((k, 2)) * [w, h], rng.integers(0, 3, k)]
         points[points[:, 2] == 0] = 0
-        annotations.append(
-            {
-                "id": 11 + i,
-                "image_id": 100 + i % 5,
-                "category_id": 1,
-                "bbox": [x, y, w, h],
-                "area": 0.6 * w * h,
-                "iscrowd": 0,
-                "num_keypoints": int((points[:, 2] > 0).sum()),
-                "keypoints": points.ravel().tolist(),
-            }
-        )
+        area = 0.6 * w * h
+        annotations.append(labelled(11 + i, 100 + i % 5, [x, y, w, h], points, area=area))
     return {
         "images": [{"id": 100 + i, "crowdIndex": i / 5} for i in range(6)],
         "categories": [{"id": 1, "name": "person"}],

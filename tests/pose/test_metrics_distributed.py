@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from cycledistill_pose.metrics import PCK, CocoKeypointAP
+from tests.pose.files import coco_file, labelled
 
 MODES = ("ids", "no ids", "the first sees all")
 PEOPLE = 11
@@ -24,17 +25,12 @@ def measure(rank: int, world: int, folder: Path) -> None:
     torch.manual_seed(0)
     images = torch.arange(PEOPLE) % 4 + 1
     points = 200 * torch.rand(PEOPLE, 17, 2)
-    seen = torch.cat((points, torch.full((PEOPLE, 17, 1), 2.0)), 2).flatten(1).tolist()
-    annotations = [
-        {"id": i + 1, "image_id": int(images[i]), "category_id": 1, "bbox": [0, 0, 200, 200],
-         "area": 24000.0, "iscrowd": 0, "keypoints": seen[i]}
+    seen = torch.cat((points, torch.full((PEOPLE, 17, 1), 2.0)), 2)
+    annotated = [
+        labelled(i + 1, int(images[i]), [0, 0, 200, 200], seen[i], area=24000.0)
         for i in range(PEOPLE)
-    ]  # fmt: skip
-    truth = {
-        "images": [{"id": i} for i in range(1, 6)],
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "person"}],
-    }
+    ]
+    truth = coco_file(annotated, [f"{i}.jpg" for i in range(1, 6)])
     found = points + 12 * torch.rand(PEOPLE, 1, 1) * torch.randn(PEOPLE, 17, 2)
     scores = torch.rand(PEOPLE, 17)
     boxes = torch.tensor([[0.0, 0.0, 200.0, 200.0]]).expand(PEOPLE, 4)

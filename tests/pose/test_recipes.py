@@ -245,15 +245,8 @@ def test_a_saved_network_of_other_keypoints_starts_a_run(tmp_path):
         build_model(replace(config, initial_weights=tmp_path / "nowhere"), 5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("script", ["pose_coco.py", "pose_regression.py"])
-def test_examples_run_and_say_what_is_missing(tmp_path, script):
-    size = ("--input-size", 48, 64, "--dim", 48, "--depth", 2, "--epochs", 1, "--milestones")
-    heatmap = ("--heatmap-size", 12, 16) if script == "pose_coco.py" else ()
-    amount = ("--num-synthetic", 32, "--num-synthetic-val", 4, "--num-workers", 0)
-    done = run_example(script, "--output-dir", tmp_path / "run", *size, *heatmap, *amount)
-    assert done.returncode == 0, done.stderr
-    assert "number of cycles in use" in done.stdout and "predictions.png" in done.stdout
-    missing = run_example(script, "--data-root", tmp_path / "run")
+def test_examples_say_what_is_missing(tmp_path, script):
+    missing = run_example(script, "--data-root", tmp_path)
     assert missing.returncode == 1 and missing.stderr.startswith("error: ")
     assert "person_keypoints_train2017.json" in missing.stderr

@@ -111,24 +111,6 @@ def assert_nothing_is_left(model: nn.Module) -> None:
             assert not (isinstance(held, dict) and hooks.endswith("with_kwargs") and held), name
 
 
-@some
-@options
-def test_unwrap_leaves_the_plain_object(case: Case, kwargs: dict[str, Any]) -> None:
-    model = case.build()
-    args, named = case.batch()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 2, **kwargs)
-    cycled(*args, **named)
-    cycled.eval()
-    cycled(*args, num_cycles=3, **named)
-    cycled.train()
-    assert cycled.unwrap() is model
-    assert_nothing_is_left(model)
-    assert_same(call(model, args, named), call(plain, args, named), tolerance=0)
-    again = CycleWrapper(model, 2)
-    assert len(again(*args, **named).tokens) == 2
-
-
 def test_a_forward_on_the_instance_survives() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).double()
     own = model[1].forward

@@ -253,6 +253,23 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_an_own_folder_is_replaced(tmp_path: Path) -> None:
+    model, folder = create_classifier(DIGITS, 2), tmp_path / "plain"
+    for _ in range(2):
+        save_plain(model, DIGITS, ("a", "b"), folder)
+    (tmp_path / "other").touch()
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert modes == {(tmp_path / "other").stat().st_mode}
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"found notes\.txt, README\.md"):
+        save_plain(model, DIGITS, ("a", "b"), folder)
+    (folder / "notes.txt").unlink()
+    (folder / "README.md").write_text("a timm model of somebody's")
+    with pytest.raises(FileExistsError):
+        save_plain(model, DIGITS, ("a", "b"), folder)
+    assert (folder / "README.md").read_text() == "a timm model of somebody's"
+
+
 def test_what_a_run_left_is_loaded_with_its_cycles(tmp_path):
     images = torch.randn(4, 1, 8, 8)
     for mode, cycles in (("grow", 3), ("cycle", 3), ("distill", 1), ("plain", 1)):

@@ -64,9 +64,9 @@ def by_hand(toy: Any, config: TrainConfig, schedule: Any) -> tuple[Any, dict[str
     return model, average
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-@pytest.mark.parametrize("clip", [None, 0.5])
-@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize(
+    ("accumulate", "clip", "ema"), [(1, None, None), (1, 0.5, 0.9), (3, 0.5, None), (3, None, 0.9)]
+)
 def test_equals_a_loop_written_by_hand(
     toy: Any, tmp_path: Path, accumulate: int, clip: float | None, ema: float | None
 ) -> None:

@@ -150,7 +150,7 @@ def test_whatever_happens_between_the_blocks(make: Callable[[], Between], kind: 
             torch.testing.assert_close(got.grad, wanted.grad, rtol=0, atol=1e-12, msg=name)
 
 
-@pytest.mark.parametrize("name", ["positions", "u-shaped", "mixture-of-experts"])
+@pytest.mark.parametrize("name", ["u-shaped", "mixture-of-experts"])
 def test_compiled_from_the_first_step(name: str) -> None:
     torch.manual_seed(0)
     model = BETWEEN[name]().double()

@@ -93,6 +93,7 @@ def staged(name: str, stage: str, **kwargs: Any) -> Case:
 
 
 GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 2, "resid_pdrop": 0.0}
+SMALL = (8, 16, 40, 64)
 NOT_BATCHED: dict[str, Case] = {
     "residual": Case(Residual, sequence),
     "own-query": Case(OwnQuery, sequence),
@@ -106,9 +107,7 @@ NOT_BATCHED: dict[str, Case] = {
     "hf-gpt2-classifier": Case(
         lambda: hugging_face("GPT2ForSequenceClassification", num_labels=3, **GPT2), uncached, None
     ),
-    "pvt_v2": staged(
-        "pvt_v2_b1", "stages.1.blocks", embed_dims=(8, 16, 40, 64), depths=(1, 3, 1, 1)
-    ),
+    "pvt_v2": staged("pvt_v2_b1", "stages.1.blocks", embed_dims=SMALL, depths=(1, 3, 1, 1)),
     "pit": staged(
         "pit_ti_224",
         "transformers.1.blocks",
@@ -119,8 +118,16 @@ NOT_BATCHED: dict[str, Case] = {
         depth=(1, 2, 1),
         heads=(1, 2, 2),
     ),
-    "coat": staged("coat_lite_tiny", "serial_blocks3", img_size=32),
-    "twins": staged("twins_pcpvt_small", "blocks.2.1:", img_size=32),
+    "coat": staged(
+        "coat_lite_tiny",
+        "serial_blocks3",
+        img_size=32,
+        embed_dims=SMALL,
+        serial_depths=(1, 1, 2, 1),
+    ),
+    "twins": staged(
+        "twins_pcpvt_small", "blocks.2.1:", img_size=32, embed_dims=SMALL, depths=(1, 1, 3, 1)
+    ),
     "mobilevit": staged("mobilevit_xxs", "stages.3.1.transformer"),
 }
 

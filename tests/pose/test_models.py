@@ -232,18 +232,20 @@ def test_a_backbone_with_blocks_of_its_own_does_not_confuse_the_cycles() -> None
     assert out.tokens[1].shape == (2, 17 + 24, 96)
 
 
-def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = timm.create_model("hrnet_w32", pretrained=False)
-    for parameter in source.parameters():
-        nn.init.normal_(parameter)
+@pytest.fixture(scope="module")
+def hrnet_w32() -> nn.Module:
+    return timm.create_model("hrnet_w32", pretrained=False).eval()
+
+
+def test_imagenet_weights(hrnet_w32: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, object]] = []
 
     def create(name: str, **options: object) -> nn.Module:
         asked.append({"name": name, **options})
-        return source
+        return hrnet_w32
 
     monkeypatch.setattr(timm, "create_model", create)
-    weights = source.state_dict()
+    weights = hrnet_w32.state_dict()
     whole = HRNet(pretrained=True).state_dict()
     assert asked == [{"name": "hrnet_w32", "pretrained": True}]
     assert all(torch.equal(value, weights[name]) for name, value in whole.items())
@@ -258,10 +260,9 @@ def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def test_hrnet_is_timms() -> None:
+def test_hrnet_is_timms(hrnet_w32: nn.Module) -> None:
     """The first branch behind stage 3 of timm's own HRNet, with the same weights."""
-    theirs = timm.create_model("hrnet_w32", pretrained=False).eval()
-    ours = HRNet().eval()
+    theirs, ours = hrnet_w32, HRNet().eval()
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)

@@ -352,10 +352,10 @@ def test_loss_defaults() -> None:
 
 @pytest.mark.slow
 def test_nano_learns() -> None:
-    """Two cycles fit the heatmaps of sixteen pictures of one bright dot each."""
+    """Two cycles fit the heatmaps of eight pictures of one bright dot each."""
     cycled = create_sdpose("sdpose_nano", 1, input_size=(48, 64), heatmap_size=(12, 16))
     criterion = sdpose_loss(cycled)
-    rows, columns = torch.randint(2, 14, (16,)), torch.randint(2, 10, (16,))
+    rows, columns = torch.randint(2, 14, (8,)), torch.randint(2, 10, (8,))
     y, x = torch.arange(16.0)[:, None], torch.arange(12.0)[None, :]
     distance = (y - rows[:, None, None]) ** 2 + (x - columns[:, None, None]) ** 2
     target = torch.exp(-distance / 2)[:, None]
@@ -370,8 +370,8 @@ def test_nano_learns() -> None:
         return ((peaks // 12 - rows).abs() + (peaks % 12 - columns).abs()).float().mean().item()
 
     assert mean_error() > 4
-    for _ in range(200):
-        losses = criterion(cycled(images), target, torch.ones(16, 1))
+    for _ in range(160):
+        losses = criterion(cycled(images), target, torch.ones(8, 1))
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()

@@ -34,10 +34,6 @@ def tokens_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
 
 
-def with_tokens(output: Any, tokens: Tensor) -> Any:
-    return tokens if isinstance(output, Tensor) else type(output)((tokens, *output[1:]))
-
-
 def call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if isinstance(model, nn.ModuleList):
         (x,) = args

@@ -344,6 +344,12 @@ def test_loss_defaults() -> None:
     )
     losses.total.backward()
     assert losses.task.shape == (2,) and losses.tokens["visual"].shape == (1,)
+    weights = {"keypoint": 0.25, "visual": 4.0}
+    criterion = sdpose_loss(regression, token_weight=weights, detach_teacher=True)
+    assert criterion.detach_teacher
+    found = criterion(regression(torch.randn(2, 3, 128, 96)), torch.rand(2, 3, 2))
+    distances = sum(weight * found.tokens[name].sum() for name, weight in weights.items())
+    torch.testing.assert_close(found.total, found.task.sum() + distances)
     l1 = nn.L1Loss()
     assert sdpose_loss(regression.plain, l1, task_cycles="last").task_loss is l1
     with pytest.raises(TypeError, match="got Linear"):

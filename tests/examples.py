@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -31,3 +32,10 @@ def run_example(name: str, *arguments: object) -> Done:
     finally:
         sys.argv = before
     return Done(code if isinstance(code, int) else 1, out.getvalue(), err.getvalue())
+
+
+def run_program(name: str, *arguments: object) -> Done:
+    """The same in an interpreter of its own: where it matters how the program ends."""
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return Done(done.returncode, done.stdout, done.stderr)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from tests.examples import EXAMPLES, run_example
+from tests.examples import EXAMPLES, run_example, run_program
 
 deit_imagenet = partial(run_example, "deit_imagenet.py")
 
@@ -91,7 +91,9 @@ def test_broken_training_image_ends_in_one_clear_line(tmp_path, workers):
             for index in range(4):
                 Image.new("RGB", (32, 32)).save(tmp_path / split / name / f"{index}.png")
     (tmp_path / "train" / "a" / "2.png").write_bytes(b"no image")
-    done = deit_imagenet("--preset", "cifar10-cpu", "--data-dir", tmp_path, "--epochs", 2,
+    run = run_program if workers else run_example  # a worker must not outlive the program
+    done = run(
+        "deit_imagenet.py", "--preset", "cifar10-cpu", "--data-dir", tmp_path, "--epochs", 2,
         "--batch-size", 8, "--num-workers", workers, "--output-dir", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 1

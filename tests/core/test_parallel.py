@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ pytestmark = pytest.mark.slow
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of the two processes brought home."""
     folder = tmp_path_factory.mktemp("parallel")
-    multiprocessing.set_forkserver_preload(["tests.core.parallel"])
     processes = mp.start_processes(
-        parallel.run, args=(str(folder),), nprocs=2, join=False, start_method="forkserver"
+        parallel.run, args=(str(folder),), nprocs=2, join=False, start_method="spawn"
     )
     assert processes is not None
     processes.join(timeout=240)

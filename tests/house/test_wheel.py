@@ -136,7 +136,7 @@ def test_works_with_torch_and_einops_alone(
         (
             "import cycledistill",
             "cycledistill_pose cycledistill_deit cycledistill.training cycledistill.trainers"
-            " accelerate timm cv2 torchvision transformers",
+            " accelerate rich tyro timm cv2 torchvision transformers",
         ),
         (
             "from cycledistill_pose import PosePredictor, RLELoss, create_model",

@@ -95,7 +95,7 @@ def stopped(command: list[str], log: Path) -> int:
     """Stop the command with Ctrl-C after its first steps; returns its exit status."""
     words = [sys.executable, str(ROOT / command[1]), *command[2:]]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    for _ in range(3000):
+    for _ in range(15000):  # a start takes long where many run
         if process.poll() is not None or (log.is_file() and '"train"' in log.read_text()):
             break
         time.sleep(0.02)

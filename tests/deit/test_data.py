@@ -24,7 +24,8 @@ def make_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: in
 
 
 def config_for(root: Path | None, **changes: object):
-    return replace(PRESETS["cifar10-cpu"], data_dir=root, **changes)
+    options = {"mode": "plain", "limit_train": None, **changes}
+    return replace(PRESETS["cifar10-cpu"], data_dir=root, **options)
 
 
 def test_folder_gives_images_and_labels(tmp_path):

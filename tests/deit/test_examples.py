@@ -48,7 +48,9 @@ def test_cycle_mode_on_real_images(tmp_path, shared_data):
     (images / "train").symlink_to(source / "train")
     done = deit_imagenet(
         "--preset", "cifar10-cpu", "--data-dir", images, "--mode", "cycle", "--num-cycles", 3,
-        "--limit-train", 1024, "--epochs", 2, "--num-workers", 0, "--output-dir", tmp_path / "run",
+        "--patch-size", 4, "--depth", 3, "--num-heads", 2, "--batch-size", 128,
+        "--limit-train", 1024, "--epochs", 2, "--warmup-epochs", 1, "--evaluate-every", 1,
+        "--num-workers", 0, "--output-dir", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     last = evaluations(tmp_path / "run")[-1]
@@ -93,8 +95,8 @@ def test_broken_training_image_ends_in_one_clear_line(tmp_path, workers):
     (tmp_path / "train" / "a" / "2.png").write_bytes(b"no image")
     run = run_program if workers else run_example  # a worker must not outlive the program
     done = run(
-        "deit_imagenet.py", "--preset", "cifar10-cpu", "--data-dir", tmp_path, "--epochs", 2,
-        "--batch-size", 8, "--num-workers", workers, "--output-dir", tmp_path / "run",
+        "deit_imagenet.py", "--preset", "cifar10-cpu", "--data-dir", tmp_path, "--mode", "plain",
+        "--limit-train", "None", "--epochs", 2, "--warmup-epochs", 1, "--batch-size", 8, "--num-workers", workers, "--output-dir", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]

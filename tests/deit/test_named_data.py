@@ -25,7 +25,8 @@ STILL = {"flip": 0.0, "crop_padding": 0}
 
 
 def config_for(data_dir, **changes):
-    options = {"num_classes": None if "hfds" in str(data_dir) else 3, **STILL, **changes}
+    classes = None if "hfds" in str(data_dir) else 3
+    options = {"mode": "plain", "limit_train": None, "num_classes": classes, **STILL, **changes}
     return replace(PRESETS["cifar10-cpu"], data_dir=str(data_dir), **options)
 
 

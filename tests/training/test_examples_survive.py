@@ -25,6 +25,7 @@ TINY = (
 CLASSIFIER = (
     *("--preset", "cifar10-cpu", "--embed-dim", 24, "--depth", 2, "--epochs", 4, "--batch-size", 4),
     *("--warmup-epochs", 1, "--log-every", 1, "--checkpoint-every-steps", 1, "--device", "cpu"),
+    *("--mode", "distill", "--limit-train", "None", "--evaluate-every", 1),
 )
 HEATMAP = ("--heatmap-size", 12, 16)
 TASKS = {"pose_coco.py": HEATMAP, "pose_regression.py": ()}

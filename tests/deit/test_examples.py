@@ -96,7 +96,8 @@ def test_broken_training_image_ends_in_one_clear_line(tmp_path, workers):
     run = run_program if workers else run_example  # a worker must not outlive the program
     done = run(
         "deit_imagenet.py", "--preset", "cifar10-cpu", "--data-dir", tmp_path, "--mode", "plain",
-        "--limit-train", "None", "--epochs", 2, "--warmup-epochs", 1, "--batch-size", 8, "--num-workers", workers, "--output-dir", tmp_path / "run",
+        "--limit-train", "None", "--epochs", 2, "--warmup-epochs", 1, "--batch-size", 8,
+        "--num-workers", workers, "--output-dir", tmp_path / "run",
     )  # fmt: skip
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]

@@ -21,14 +21,13 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from cycledistill_pose import (
-    PCK,
-    CocoKeypointAP,
     CocoKeypoints,
     HeatmapCodec,
     PosePredictor,
     normalize_images,
 )
 from cycledistill_pose.data import invert_matrix, pose_loader, transform_points
+from cycledistill_pose.metrics import PCK, CocoKeypointAP
 
 METHODS = ("dark", "fit")
 

@@ -306,7 +306,7 @@ def in_some_words(text: str) -> str:
         names = {"tokens": "tokens", "tensor": "predictions", "gradient": "gradients"}
         return f"{names[different[1]]} differ"
     for said, short in (
-        (" failed behind ", "what follows the blocks needs the plain batch"),
+        (" failed after ", "what follows the blocks needs the plain batch"),
         ("no tensor that ", "predictions cannot be told apart by cycle"),
         ("checkpoints the last block", "the model checkpoints its last block"),
         ("Expected input batch_size", "the labels are those of the plain batch"),

@@ -1,11 +1,11 @@
-"""Batched cycles: the stem once, the blocks again, one call of the tail for all cycles.
+"""Batched cycles: one call of stem and tail for all cycles, and repeated calls of the blocks.
 
-An optimisation of the ordinary calls for models whose stem is heavy. The model makes the first
-cycle itself while the pass notes what each block gets beside its tokens. Behind the last block
-the later cycles run: each block is called again with what it got before. The tokens of all cycles
-leave the stack in one batch, ``[N * B, T, D]``, so that the model's own tail serves them in one
-call, and its output is split again. This equals the ordinary calls only where the model does
-nothing to the tokens between its blocks and its tail treats samples independently; `verify` tells.
+An optimisation of the ordinary calls for models with an expensive stem. The model runs the first
+cycle itself, while the pass records each block's other arguments. After the last block the later
+cycles run: each block is called again with its recorded arguments. The tokens of all cycles leave
+the stack in one batch, ``[N * B, T, D]``, so that one call of the model's tail serves all of them,
+and its output is split. This equals the ordinary calls only if the model does nothing to the
+tokens between its blocks and its tail treats samples independently, which `verify` checks.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cycledistill._call import call_plain
-from cycledistill._cycled_call import Cycled, CycledCall
+from cycledistill._errors import (
+    check_no_cache,
+    check_tokens,
+    raise_cycles_did_not_run,
+    raise_own_checkpoint,
+    raise_ran_twice,
+)
 from cycledistill._exit import EarlyExit
 from cycledistill._output import CycleOutput
 from cycledistill._recompute import inside_reentrant_checkpoint
-from cycledistill._refusals import (
-    refuse_cache,
-    refuse_cycles_that_did_not_run,
-    refuse_infinite,
-    refuse_other_shape,
-    refuse_own_checkpoint,
-    refuse_second_run,
-)
+from cycledistill._run import CycleRun, RunResult
 from cycledistill._setup import Phase, with_new_tokens
 from cycledistill._split import split_output
 from cycledistill._tokens import tokens_of, with_tokens
@@ -38,7 +37,7 @@ from cycledistill._tree import map_tensors
 
 @dataclass
 class BlockCall:
-    """One block of the first cycle and what it got."""
+    """A block's call in the first cycle."""
 
     index: int
     block: nn.Module
@@ -46,173 +45,171 @@ class BlockCall:
     kwargs: dict[str, Any]
     token_name: str | None
 
-    def run(self, tokens: Tensor) -> Any:
+    def repeat(self, tokens: Tensor) -> Any:
         """Call the block again on other tokens."""
         args, kwargs = with_new_tokens(self.args, self.kwargs, self.token_name, tokens)
         return self.block(*args, **kwargs)
 
 
 @dataclass(eq=False)
-class BatchedPass(CycledCall):
+class BatchedRun(CycleRun):
     """All cycles in one call of the model."""
 
     def __post_init__(self) -> None:
         self.phase: Phase = "stem"
         self.calls: list[BlockCall] = []
-        self.entered: Tensor | None = None
+        self.first: Tensor | None = None
         self.tokens: list[Tensor] = []
         self.pruned = False
-        self.leaving: EarlyExit | None = None
-        # Compiled, a reentrant checkpoint is none.
-        self._with_gradients = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        self.early_exit: EarlyExit | None = None
+        self._with_gradients = torch.is_grad_enabled()
 
     @property
     def checkpoints_blocks(self) -> bool:
-        """Whether blocks keep their inputs alone; "cycle" does it in the first cycle."""
+        """Whether each block is checkpointed; with "cycle" the blocks of the first cycle are."""
         kind = self.setup.activation_checkpointing
         return kind == "block" or (kind == "cycle" and self.phase != "later cycles")
 
-    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Cycled:
-        """Call the model once; the later cycles run behind its last block."""
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunResult:
+        """Call the model once; the later cycles run after its last block."""
         setup = self.setup
-        refuse_cache(setup, [*args, *kwargs.values()])
+        check_no_cache(setup, [*args, *kwargs.values()])
         record = setup.records.begin()
-        before = setup.running.set(self)
+        outer = setup.current.set(self)
         try:
             output = call_plain(self.plain, args, kwargs)
         except (RuntimeError, IndexError) as error:
             if self.keep_all and self.phase == "tail" and type(error) in (RuntimeError, IndexError):
                 raise RuntimeError(
-                    f"{setup.model} failed behind {setup.stack.path!r}, where the samples of all "
-                    f"{len(self.tokens)} cycles come in one batch: {error}. What follows the stack "
-                    "must not combine the tokens with something of the plain batch; with "
+                    f"{setup.model} failed after {setup.stack.path!r}, on one batch with the "
+                    f"samples of all {len(self.tokens)} cycles: {error}. What follows the stack "
+                    "must not combine the tokens with tensors of the plain batch; with "
                     "batched=False it may"
                 ) from error
             raise
         finally:
-            setup.running.set(before)
-        tokens, self.tokens, self.entered = self.tokens, [], None
+            setup.current.set(outer)
+        tokens, self.tokens, self.first = self.tokens, [], None
         if not tokens:
-            refuse_cycles_that_did_not_run(setup, self.plain, [call.index for call in self.calls])
+            raise_cycles_did_not_run(setup, self.plain, [call.index for call in self.calls])
         self.calls = []
         setup.records.end(record, self, tokens[-1])
         if not self.keep_all:
-            leaving, self.leaving = self.leaving, None
-            cycles = None if leaving is None else leaving.cycles
-            return Cycled(CycleOutput((output,), (tokens[-1],)), len(tokens), cycles)
+            early_exit, self.early_exit = self.early_exit, None
+            cycles = None if early_exit is None else early_exit.cycles
+            return RunResult(CycleOutput((output,), (tokens[-1],)), len(tokens), cycles)
         predictions = split_output(setup, output, tokens, (args, kwargs))
-        return Cycled(CycleOutput(predictions, tuple(tokens)), len(tokens))
+        return RunResult(CycleOutput(predictions, tuple(tokens)), len(tokens))
 
     def before_block(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the arguments of a block's call in the first cycle."""
+        """Record the arguments of a block's call in the first cycle."""
         if self.phase == "later cycles":
             return
         if self.phase == "tail" or (self.calls and index <= self.calls[-1].index):
-            refuse_second_run(self.setup, index)
+            raise_ran_twice(self.setup, index)
         tokens, name = self.setup.split_tokens(index, args, kwargs)
         if self.phase == "stem":
             self.phase = "stack"
-            self.entered = tokens
+            self.first = tokens
         self.calls.append(BlockCall(index, self.setup.stack.blocks[index], args, kwargs, name))
 
     def after_block(self, index: int, output: Any) -> Any:
-        """Run the later cycles behind the last block; returns what leaves the stack."""
+        """Run the later cycles after the last block; returns the output of the stack."""
         if self.phase == "later cycles" or index < len(self.setup.stack.blocks) - 1:
             return None
-        if self._with_gradients and not torch.is_grad_enabled() and inside_reentrant_checkpoint():
-            refuse_own_checkpoint(self.setup)
+        if inside_reentrant_checkpoint(self._with_gradients):
+            raise_own_checkpoint(self.setup)
         self.phase = "later cycles"
         outputs = self._run_cycles(output)
         self.phase = "tail"
-        return self._fold(outputs) if self.keep_all else outputs[-1]
+        return self._concatenate(outputs) if self.keep_all else outputs[-1]
 
-    def before_block_again(self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The first cycle's tokens are the model's own."""
+    def before_recomputed_block(
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Nothing to replace: the first cycle's tokens are the model's own."""
 
-    def after_block_again(self, index: int, output: Any) -> None:
-        """A checkpoint of the model's own over the last block would hold the later cycles."""
+    def after_recomputed_block(self, index: int, output: Any) -> None:
+        """Raise if the model checkpoints its last block, and with it the later cycles."""
         if index == len(self.setup.stack.blocks) - 1:
-            refuse_own_checkpoint(self.setup)
+            raise_own_checkpoint(self.setup)
 
     def _run_cycles(self, output: Any) -> list[Any]:
-        """What leaves the stack in each cycle, the first one's output being given."""
-        setup, entered = self.setup, self.entered
-        assert entered is not None
+        """Outputs of the stack in each cycle, given that of the first."""
+        setup, first = self.setup, self.first
+        assert first is not None
         tokens = tokens_of(output)
-        refuse_other_shape(setup, self.plain, entered, tokens, 1)
-        self.pruned = entered.shape != tokens.shape
-        if setup.check_finite:
-            refuse_infinite(setup, tokens, 1)
+        check_tokens(setup, self.plain, first, tokens, 1)
+        self.pruned = first.shape != tokens.shape
         outputs, self.tokens = [output], [tokens]
         if self.exit_tolerance is not None:
-            beside = [(call.args[1:], call.kwargs) for call in self.calls]
-            self.leaving = self.begin_exit(tokens, beside, first_is_batch=False)
+            others = [(call.args[1:], call.kwargs) for call in self.calls]
+            self.early_exit = EarlyExit(
+                self.exit_tolerance, tokens, setup.batch_dim, others, first_is_batch=False
+            )
         for cycle in range(2, self.num_cycles + 1):
-            before = tokens
-            entering = self.entering(before, entered, cycle)
-            output = self._run_cycle(before, entering, cycle)
+            previous = tokens
+            output = self._run_cycle(previous, self.next_input(previous, first, cycle), cycle)
             tokens = tokens_of(output)
-            refuse_other_shape(setup, self.plain, before, tokens, cycle)
-            if setup.check_finite:
-                refuse_infinite(setup, tokens, cycle)
-            if self.leaving is not None:
-                output = self.leaving.put(outputs[-1], output)
-                tokens, entered = self.leaving.settle(before, tokens, entered)
-                self._narrow(self.leaving)
+            check_tokens(setup, self.plain, previous, tokens, cycle)
+            if self.early_exit is not None:
+                output = self.early_exit.merge(outputs[-1], output)
+                tokens, first = self.early_exit.update(previous, tokens, first)
+                self._keep_active(self.early_exit)
             outputs.append(output)
             self.tokens.append(tokens_of(output))
-            if self.leaving is not None and self.leaving.done:
+            if self.early_exit is not None and self.early_exit.done:
                 break
         return outputs
 
-    def _narrow(self, leaving: EarlyExit) -> None:
-        """Call the blocks with what belongs to the samples that are under way."""
+    def _keep_active(self, early_exit: EarlyExit) -> None:
+        """Reduce the recorded arguments to those of the active samples."""
         self.calls = [
             replace(call, args=(*call.args[:1], *args), kwargs=kwargs)
-            for call, (args, kwargs) in zip(self.calls, leaving.inputs(), strict=True)
+            for call, (args, kwargs) in zip(self.calls, early_exit.inputs(), strict=True)
         ]
 
-    def _run_cycle(self, before: Tensor, entering: Tensor, cycle: int) -> Any:
+    def _run_cycle(self, previous: Tensor, new_tokens: Tensor, cycle: int) -> Any:
         calls, teacher = self.calls, self.teacher
 
-        def run(before: Tensor, tokens: Tensor) -> Any:
+        def run(previous: Tensor, tokens: Tensor) -> Any:
             output: Any = tokens
             for call in calls:
-                output = call.run(tokens)
-                left = tokens_of(output)
+                output = call.repeat(tokens)
+                tokens_out = tokens_of(output)
                 if teacher is not None:
-                    left = teacher.adapt(tokens, left, cycle, call.index)
-                    output = with_tokens(output, left)
-                tokens = left
+                    tokens_out = teacher.adapt(tokens, tokens_out, cycle, call.index)
+                    output = with_tokens(output, tokens_out)
+                tokens = tokens_out
             if teacher is not None:
-                output = with_tokens(output, teacher.open_gate(before, tokens, cycle))
+                output = with_tokens(output, teacher.apply_gate(previous, tokens, cycle))
             return output
 
-        def run_again(before: Tensor, tokens: Tensor) -> Any:
-            """As `run`, also in the backward pass, where the hooks must let the blocks pass."""
+        def recomputable(previous: Tensor, tokens: Tensor) -> Any:
+            """As `run`, but in the backward pass, too, the hooks ignore the blocks."""
             if torch.compiler.is_compiling():
-                return run(before, tokens)
+                return run(previous, tokens)
             phase, self.phase = self.phase, "later cycles"
-            outer = self.setup.running.set(self)
+            outer = self.setup.current.set(self)
             try:
-                return run(before, tokens)
+                return run(previous, tokens)
             finally:
-                self.setup.running.set(outer)
+                self.setup.current.set(outer)
                 self.phase = phase
 
         if self.setup.activation_checkpointing == "cycle" and torch.is_grad_enabled():
-            return checkpoint(run_again, before, entering, use_reentrant=False)
-        return run(before, entering)
+            return checkpoint(recomputable, previous, new_tokens, use_reentrant=False)
+        return run(previous, new_tokens)
 
-    def _fold(self, outputs: list[Any]) -> Any:
-        """Every cycle's output in one batch."""
+    def _concatenate(self, outputs: list[Any]) -> Any:
+        """The outputs of all cycles in one batch."""
         ndim, batch_dim = self.tokens[0].ndim, self.setup.batch_dim
         size = self.tokens[0].shape[batch_dim]
 
-        def fold(*cycles: Tensor) -> Tensor:
+        def concatenate(*cycles: Tensor) -> Tensor:
             dim = batch_dim if cycles[0].ndim == ndim else 0
             if cycles[0].ndim > dim and cycles[0].shape[dim] == size:
                 return torch.cat(cycles, dim)
             return cycles[-1]
 
-        return map_tensors(fold, outputs[0], *outputs[1:])
+        return map_tensors(concatenate, outputs[0], *outputs[1:])

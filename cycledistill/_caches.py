@@ -1,9 +1,9 @@
 """Key-value caches of decoders: one for each cycle, carried in one object.
 
-A cache of transformers is a list of layers. That of a call in N cycles has the layers of cycle 1,
-then those of cycle 2, and so on, and each cycle is called with a cache that holds its own layers
-alone. Cropping a cache, reordering it for beam search and copying it go through all its layers, and
-with them through all cycles.
+A cache of transformers is a list of layers. The cache of a call in N cycles has the layers of
+cycle 1, then those of cycle 2, and so on; each cycle is called with a cache that holds only its own
+layers. Cropping, copying or reordering a cache (for beam search) applies to all of its layers, and
+so to all cycles.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ class CycleCaches:
     """The caches of one call in several cycles.
 
     Args:
-        model: Name of the model's class, for errors.
-        num_cycles: Cycles of the call.
-        training: Whether the model trains. What a cache holds then is an input of every cycle,
-            such as a learnt prefix; in use it is what the same number of cycles has left there.
-        args: What the model is called with; a cache in it becomes that of all cycles.
-        kwargs: Likewise.
+        model: Class name of the model, for errors.
+        num_cycles: Number of cycles of the call.
+        training: Whether the model trains. The content of a cache is then an input of every cycle,
+            such as a learnt prefix; in eval mode it was left by as many cycles.
+        args: The model's arguments; a cache among them becomes that of all cycles.
+        kwargs: The model's keyword arguments.
 
     Raises:
-        ValueError: A cache is of a kind that cannot be split, or was filled in other cycles.
+        ValueError: A cache cannot be split, or was filled with another number of cycles.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class CycleCaches:
         if foreign or len(given) > 1 or not all(hasattr(_own(one), "layers") for one in given):
             kind = type(given[0] if given else kwargs[foreign[0]]).__name__
             raise ValueError(
-                f"{model} got a key-value cache ({kind}) that cannot be divided among {num_cycles} "
+                f"{model} got a key-value cache ({kind}) that cannot be split into {num_cycles} "
                 "cycles: expected a cache of transformers that is a list of layers, such as "
                 "DynamicCache. Call the model without a cache, or with one cycle"
             )
@@ -57,7 +57,7 @@ class CycleCaches:
             self.parts = split(self.given, num_cycles)
 
     def inputs(self, cycle: int, args: Any, kwargs: Any) -> Any:
-        """Positional and keyword arguments of a cycle, which is counted from 1."""
+        """Arguments and keyword arguments of a cycle; cycles are numbered from 1."""
         if self.given is None:
             return args, kwargs
         own = self.parts[cycle - 1]
@@ -70,20 +70,20 @@ class CycleCaches:
         """The predictions, with the cache of all cycles instead of each cycle's own.
 
         Args:
-            predictions: Of one or more cycles.
+            predictions: Predictions of one or more cycles.
             made: The caches in the prediction of each cycle, see `caches_in`.
         """
         parts = self.parts or [own[0] for own in made if len(own) == 1]
         if len(parts) != len(made) or not parts:
             return predictions
-        whole = parts[0] if self.given is None else self.given
-        _own(whole).layers = [layer for part in parts for layer in _own(part).layers]
-        _own(whole).num_cycles = len(parts)
-        return [map_leaves(lambda x: whole if _is_cache(x) else x, own) for own in predictions]
+        joined = parts[0] if self.given is None else self.given
+        _own(joined).layers = [layer for part in parts for layer in _own(part).layers]
+        _own(joined).num_cycles = len(parts)
+        return [map_leaves(lambda x: joined if _is_cache(x) else x, own) for own in predictions]
 
 
 def caches_in(prediction: Any) -> list[Any]:
-    """The caches in what a model returned."""
+    """The caches in a model's output."""
     found: list[Any] = []
 
     def note(leaf: Any) -> Any:
@@ -96,21 +96,21 @@ def caches_in(prediction: Any) -> list[Any]:
 
 
 def _shared(cache: Any, num_cycles: int) -> list[Any]:
-    """A cache for each cycle, all of which begin with the same."""
+    """A cache for each cycle, all with the same content."""
     layers, filled = _own(cache).layers, int(cache.get_seq_length()) > 0
-    # What is in a layer may have a graph, which no deep copy takes along.
+    # The tensors of a filled layer may have a graph, which prevents a deep copy.
     copied = copy.copy if filled else copy.deepcopy
     return [_with_layers(cache, [copied(layer) for layer in layers]) for _ in range(num_cycles)]
 
 
 def _split(cache: Any, num_cycles: int) -> list[Any]:
-    """A cache for each cycle, with its layers alone."""
+    """A cache for each cycle, with only its layers."""
     layers, known = _own(cache).layers, getattr(_own(cache), "num_cycles", 1)
     length = int(cache.get_seq_length())
     if length and known != num_cycles:
         raise ValueError(
             f"the key-value cache holds {length} tokens of {known} cycle{'s' * (known > 1)}, and "
-            f"this call has {num_cycles}: expected a cache that was filled in as many cycles"
+            f"this call has {num_cycles}: expected a cache that was filled with as many cycles"
         )
     size = len(layers) // known
     found = [layers[cycle * size : (cycle + 1) * size] for cycle in range(known)]
@@ -120,18 +120,18 @@ def _split(cache: Any, num_cycles: int) -> list[Any]:
     if len(set(lengths)) > 1:
         raise ValueError(
             f"the key-value cache holds {lengths} tokens of the cycles 1 to {num_cycles}: it was "
-            "used with one cycle in between, which fills that of cycle 1 alone"
+            "used with one cycle in between, which fills only the cache of cycle 1"
         )
     return parts
 
 
 def _own(cache: Any) -> Any:
-    """What the blocks fill: beside it, an encoder-decoder's has what all cycles attend to."""
+    """The self-attention cache, which the blocks fill; an encoder-decoder's has another one."""
     return getattr(cache, "self_attention_cache", cache)
 
 
 def _with_layers(cache: Any, layers: list[Any]) -> Any:
-    """The same cache with other layers of its own."""
+    """A copy of the cache with other layers."""
     part = copy.copy(cache)
     if _own(cache) is not cache:
         part.self_attention_cache = copy.copy(part.self_attention_cache)
@@ -144,5 +144,5 @@ def _is_cache(value: Any) -> bool:
 
 
 def _is_foreign(value: Any) -> bool:
-    """Whether a keyword that names a cache has something else than a cache of transformers."""
+    """Whether the value of a cache's keyword is something other than a cache of transformers."""
     return value is not None and not isinstance(value, bool) and not _is_cache(value)

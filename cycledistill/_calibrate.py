@@ -1,9 +1,9 @@
-"""Choose the tolerance of early exit for a wanted mean cost."""
+"""Choosing the tolerance of early exit for a given mean cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -11,17 +11,18 @@ import torch
 from torch import Tensor
 
 from cycledistill._tokens import relative_changes
+from cycledistill._tree import as_arguments
 from cycledistill._wrapper import CycleWrapper
 
 
 class ExitCalibration(NamedTuple):
-    """What `calibrate_exit` found.
+    """The result of `calibrate_exit`.
 
     Attributes:
-        tolerance: For ``exit_tolerance=``.
-        mean_cycles: Cycles that the samples run with it, on average.
+        tolerance: Value for ``exit_tolerance=``.
+        mean_cycles: Mean number of cycles that the samples run with it.
         num_cycles: Largest number of cycles N, for ``num_cycles=``.
-        counts: How many samples stop after 1, 2, ... N cycles.
+        counts: Number of samples that stop after 1, 2, ... N cycles.
     """
 
     tolerance: float
@@ -30,7 +31,7 @@ class ExitCalibration(NamedTuple):
     counts: tuple[int, ...]
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """A one-line summary."""
         stops = ", ".join(f"{count} after {n}" for n, count in enumerate(self.counts, 1) if count)
         return (
             f"exit_tolerance={self.tolerance:.3g}: {self.mean_cycles:.2f} of {self.num_cycles} "
@@ -46,7 +47,7 @@ def calibrate_exit(
     num_cycles: int | None = None,
     inputs: Callable[[Any], Any] | None = None,
 ) -> ExitCalibration:
-    """Choose the tolerance with which samples run a wanted number of cycles on average.
+    """Choose the tolerance with which samples run a given number of cycles on average.
 
     >>> import torch
     >>> from torch import nn
@@ -59,21 +60,20 @@ def calibrate_exit(
     >>> out = cycled(batches[0], num_cycles=4, exit_tolerance=found.tolerance)
 
     A sample stops after the first cycle, from the second on, that changes its tokens by less than
-    the tolerance. The cycles that a sample runs are its cost but for the stem and the head: with
-    ordinary calls these belong to the cycle, with batched ones they run once.
+    the tolerance. Its cost is its number of cycles; with batched cycles, stem and head run only
+    once.
 
     Args:
         cycled: The wrapped model, in eval mode.
-        loader: Batches of validation data, on the model's device. Its samples decide, so they
-            should be none of those that the result is reported on.
-        target: Mean number of cycles that may be spent, from 2 to ``num_cycles``.
+        loader: Batches of validation data, on the model's device. Report results on other samples.
+        target: Largest mean number of cycles, from 2 to ``num_cycles``.
         num_cycles: Largest number of cycles N, the wrapper's by default.
-        inputs: What the model takes of a batch: a tensor, a tuple of positional arguments or a
-            mapping of keyword arguments. By default the first item of a tuple or list, else the
-            batch.
+        inputs: A function that takes a batch and returns the model's inputs: a tensor, a tuple of
+            positional arguments or a mapping of keyword arguments. By default, the first item of a
+            tuple or list, else the batch.
 
     Returns:
-        The tolerance that spends most within ``target``.
+        The tolerance whose mean number of cycles is the largest within ``target``.
 
     Raises:
         ValueError: The wrapper is in training mode, ``target`` is out of range, or the loader is
@@ -83,33 +83,28 @@ def calibrate_exit(
     if cycled.training:
         raise ValueError("calibrate_exit needs eval mode: call cycled.eval()")
     if not 2 <= target <= cycles:
-        raise ValueError(f"target must be from 2 to num_cycles={cycles} cycles, got {target}")
+        raise ValueError(f"target: expected 2 to num_cycles={cycles} cycles, got {target}")
     found = [_changes(cycled, _chosen(batch, inputs), cycles) for batch in loader]
     if not found:
         raise ValueError("loader is empty, expected at least one batch")
-    # A sample stops where its smallest change so far falls below the tolerance.
+    # A sample stops once its smallest change so far is below the tolerance.
     smallest = torch.cat(found, 1).cummin(0).values  # [N - 1, samples]
-    candidates = smallest[:-1].flatten().unique()
-    above = torch.nextafter(candidates, torch.full_like(candidates, math.inf))
-    tolerances = torch.cat([torch.zeros(1), above])  # the first stops nobody early
-    low, high = 0, len(tolerances) - 1  # the mean falls as the tolerance grows
-    while low < high:
-        middle = (low + high) // 2
-        if _cycles_run(smallest, tolerances[middle]).double().mean() <= target:
-            high = middle
-        else:
-            low = middle + 1
-    run = _cycles_run(smallest, tolerances[low])
+    changes = smallest[:-1].flatten().sort().values
+    samples = smallest.shape[1]
+    # Every change that is not below the tolerance costs its sample another cycle.
+    above = min(math.floor(target * samples) - 2 * samples, len(changes))
+    below = changes[: len(changes) - above]
+    tolerance = torch.zeros(())  # stops no sample early
+    if len(below):
+        tolerance = torch.nextafter(below[-1], torch.full_like(below[-1], math.inf))
+    run = 2 + (~(smallest[:-1] < tolerance)).sum(0)  # [samples]
     counts = torch.bincount(run, minlength=cycles + 1)[1:].tolist()
-    return ExitCalibration(
-        float(tolerances[low]), float(run.double().mean()), cycles, tuple(counts)
-    )
+    return ExitCalibration(float(tolerance), float(run.double().mean()), cycles, tuple(counts))
 
 
 def _changes(cycled: CycleWrapper, chosen: Any, cycles: int) -> Tensor:
-    """Relative changes of a batch in cycles 2 to N, `[N - 1, B]`."""
-    args = chosen if isinstance(chosen, tuple) else () if isinstance(chosen, Mapping) else (chosen,)
-    kwargs = chosen if isinstance(chosen, Mapping) else {}
+    """Relative changes of a batch's tokens in cycles 2 to N, `[N - 1, B]`."""
+    args, kwargs = as_arguments(chosen)
     tokens = cycled.forward_cycles(*args, num_cycles=cycles, **kwargs).tokens
     dim = cycled._setup.batch_dim
     return torch.stack([relative_changes(a, b, dim) for a, b in pairwise(tokens)]).cpu()
@@ -119,8 +114,3 @@ def _chosen(batch: Any, inputs: Callable[[Any], Any] | None) -> Any:
     if inputs is not None:
         return inputs(batch)
     return batch[0] if isinstance(batch, (tuple, list)) else batch
-
-
-def _cycles_run(smallest: Tensor, tolerance: Tensor) -> Tensor:
-    """Cycles that each sample runs, `[samples]`."""
-    return 2 + (~(smallest[:-1] < tolerance)).sum(0)

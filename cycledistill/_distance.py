@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""A function of (student, teacher), of one shape, that returns a scalar."""
+Distance: TypeAlias = Callable[[Any, Any], Tensor]
+"""A function of (student, teacher) that returns a scalar."""
 
 
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
@@ -36,8 +37,8 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """
     if not isinstance(student, Tensor):
         raise TypeError(
-            f"'kl': expected a tensor of logits as prediction, got {type(student).__name__}. Give "
-            "a function of (student, teacher) that takes the logits out of it"
+            f"'kl': expected a prediction that is a tensor of logits, got {type(student).__name__}."
+            " Pass a function of (student, teacher) that extracts the logits"
         )
     student_log = F.log_softmax(student / temperature, dim=-1).flatten(0, -2)
     teacher_log = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
@@ -45,9 +46,40 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     return divergence * temperature**2
 
 
-TOKEN_DISTANCES: dict[str, Distance] = {"mse": mse, "smooth_l1": smooth_l1, "cosine": cosine}
+def choose_token_distance(distance: str | Distance) -> Distance:
+    """The distance between tokens with this name, or the given function.
+
+    Raises:
+        ValueError: The name is unknown.
+    """
+    return _choose("distance", distance, {"mse": mse, "smooth_l1": smooth_l1, "cosine": cosine})
+
+
+def choose_prediction_distance(distance: str | Distance, temperature: float) -> Distance:
+    """The distance between predictions with this name, or the given function.
+
+    Args:
+        distance: ``"kl"``, ``"mse"`` or a function of (student, teacher).
+        temperature: Softening of ``"kl"``.
+
+    Raises:
+        ValueError: The name is unknown, or the temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+    known: dict[str, Distance] = {"kl": partial(kl, temperature=temperature), "mse": mse}
+    return _choose("prediction_distance", distance, known)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
-    """Half-precision tensors in float32, others as they are."""
+    """Half-precision tensors in float32, others unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _choose(name: str, value: str | Distance, known: Mapping[str, Distance]) -> Distance:
+    if callable(value):
+        return value
+    if value not in known:
+        names = ", ".join(map(repr, known))
+        raise ValueError(f"{name}: expected {names} or a function, got {value!r}")
+    return known[value]

@@ -1,4 +1,4 @@
-"""Early exit: each sample stops once its own tokens stand still, and leaves the batch."""
+"""Early exit: a sample leaves the batch once its tokens have stopped changing."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from cycledistill._tree import iter_tensors, map_tensors
 
 
 class EarlyExit:
-    """Which samples of a batch are still under way.
+    """Which samples of a batch are still active.
 
-    The batch shrinks as samples stop, if it is evident in which dimension of each tensor it is;
-    otherwise it stays whole, and all samples go on until the last one has stopped.
+    The batch shrinks as samples stop, provided that the batch dimension of each tensor is
+    unambiguous; otherwise all samples go on until the last one has stopped.
 
     Args:
         tolerance: A sample stops once its tokens change by less than this part of their norm.
         tokens: Tokens of the first cycle, `[B, T, D]` or `[T, B, D]`.
         batch_dim: Batch dimension of the tokens.
         inputs: Everything else that depends on the sample: a tree of tensors.
-        first_is_batch: Whether the first tensor of ``inputs`` must have the batch in it.
+        first_is_batch: Whether the first tensor of ``inputs`` must have a batch dimension.
 
     Attributes:
-        cycles: Cycles that each sample has run, `[B]`.
-        rows: Samples under way, as indices into the batch.
+        cycles: Number of cycles that each sample has run, `[B]`.
+        active: Indices of the active samples in the batch.
     """
 
     def __init__(
@@ -35,79 +35,84 @@ class EarlyExit:
         self.tolerance = tolerance
         self.batch_dim = batch_dim
         self.size = tokens.shape[batch_dim]
-        self.rows = torch.arange(self.size, device=tokens.device)
+        self.active = torch.arange(self.size, device=tokens.device)
         self.cycles = torch.ones(self.size, dtype=torch.int64, device=tokens.device)
         self._inputs = inputs
         self._dims = _batch_dims(inputs, self.size, tokens.ndim, batch_dim, first_is_batch)
 
     @property
     def done(self) -> bool:
-        """Whether no sample is under way."""
-        return not len(self.rows)
+        """Whether no sample is active."""
+        return not len(self.active)
 
-    def settle(self, before: Tensor, after: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Note a cycle of the samples under way, some of which stop.
+    def update(self, before: Tensor, after: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        """Count a cycle of the active samples, and stop those whose tokens did not change.
 
         Args:
             before: Their tokens before the cycle.
-            after: Their tokens behind it.
-            others: What else is kept of them.
+            after: Their tokens after it.
+            others: Other tensors with the same batch dimension.
 
         Returns:
-            ``after`` and ``others`` of those that go on.
+            ``after`` and ``others`` of the samples that remain active.
         """
-        self.cycles[self.rows] += 1
+        self.cycles[self.active] += 1
         moving = ~(relative_changes(before, after, self.batch_dim) < self.tolerance)
         if self._dims is None and moving.any():
             moving = torch.ones_like(moving)
-        self.rows = self.rows[moving]
+        self.active = self.active[moving]
         places = moving.nonzero()[:, 0]
         return tuple(tensor.index_select(self.batch_dim, places) for tensor in (after, *others))
 
     def inputs(self) -> Any:
-        """The inputs of the samples under way."""
-        if self._dims is None or len(self.rows) == self.size:
+        """The inputs of the active samples."""
+        if self._dims is None or len(self.active) == self.size:
             return self._inputs
         dims = iter(self._dims)
 
         def chosen(tensor: Tensor) -> Tensor:
             dim = next(dims)
-            return tensor if dim is None else tensor.index_select(dim, self.rows.to(tensor.device))
+            active = self.active.to(tensor.device)
+            return tensor if dim is None else tensor.index_select(dim, active)
 
         return map_tensors(chosen, self._inputs)
 
-    def put(self, whole: Any, part: Any) -> Any:
-        """``whole`` with what the samples under way have made of it.
+    def merge(self, batch: Any, part: Any) -> Any:
+        """Outputs of the whole batch, with those of the active samples replaced.
+
+        Args:
+            batch: Outputs of the whole batch in the previous cycle: a tree of tensors.
+            part: Outputs of the active samples in this cycle.
 
         Raises:
-            ValueError: A tensor does not show which of its rows belong to which sample.
+            ValueError: The batch dimension of a tensor cannot be found.
         """
-        rows, size = self.rows, self.size
+        active, size = self.active, self.size
 
         def put(full: Tensor, own: Tensor) -> Tensor:
-            if len(rows) == size or full.shape == own.shape:
+            if len(active) == size or full.shape == own.shape:
                 return own
             pairs = [*zip(full.shape, own.shape, strict=False)]
             differ = [dim for dim, (a, b) in enumerate(pairs) if a != b]
-            if full.ndim == own.ndim and [pairs[dim] for dim in differ] == [(size, len(rows))]:
-                return full.index_copy(differ[0], rows.to(full.device), own)
+            if full.ndim == own.ndim and [pairs[dim] for dim in differ] == [(size, len(active))]:
+                return full.index_copy(differ[0], active.to(full.device), own)
             raise ValueError(
                 f"exit_tolerance: an output {list(full.shape)} of {size} samples became "
-                f"{list(own.shape)} with {len(rows)}: expected a dimension that is the batch. Call "
-                "the model without exit_tolerance"
+                f"{list(own.shape)} with {len(active)}: expected a dimension that is the batch. "
+                "Call the model without exit_tolerance"
             )
 
-        return map_tensors(put, whole, part)
+        return map_tensors(put, batch, part)
 
 
 def _batch_dims(
     inputs: Any, size: int, ndim: int, batch_dim: int, first_is_batch: bool
 ) -> list[int | None] | None:
-    """The batch dimension of each tensor, None for one without; None where it is not evident."""
+    """The batch dimension of each tensor, None for one without; None where one is ambiguous."""
     dims: list[int | None] = []
     for place, tensor in enumerate(iter_tensors(inputs)):
         fits = [dim for dim in (0, 1) if tensor.ndim > dim and tensor.shape[dim] == size]
-        if tensor.ndim != ndim or not batch_dim:  # [T, B] is for tokens alone
+        if tensor.ndim != ndim or not batch_dim:  # only tokens can be [T, B, D]
             first = fits[:1] == [0]
             square = first and tensor.ndim == 2 and len(fits) == 2  # [B, T], or a mask [T, T]
             fits = [0] if first else []

@@ -1,4 +1,4 @@
-"""A module that looks like the one it holds: names, state, attributes, signature."""
+"""A module that looks like the one it contains: names, state, attributes, signature."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ TEACHER = "cycle_teacher"
 
 
 class Facade(nn.Module):
-    """Holds a model as ``plain`` and looks like it from outside.
+    """Contains a model as ``plain`` and looks like it from outside.
 
     Names of modules and parameters, ``state_dict`` keys, attributes and the signature of
-    ``forward`` are the model's, so that rules that go by name (no weight decay for ``pos_embed``,
-    layer-wise learning rates, sharding plans) and trainers that look at the signature do with it
-    what they would do with the model. A second module of our own, ``cycle_teacher``, is seen
-    under that name where there is one.
+    ``forward`` are the model's, so rules based on names (no weight decay for ``pos_embed``,
+    layer-wise learning rates, sharding plans) and trainers that inspect the signature treat it
+    like the model. The teacher-only parameters, if any, are visible as ``cycle_teacher``.
 
     Args:
         plain: The model.
-        keywords: Keyword-only parameters that ``forward`` takes beside the model's own.
+        keywords: Keyword-only parameters that ``forward`` takes in addition to the model's.
     """
 
     plain: nn.Module
@@ -34,11 +33,11 @@ class Facade(nn.Module):
         self._keywords = keywords
         self._original: tuple[nn.Module, ...] = (plain,)  # in a tuple: not a child
         self.plain = plain
-        # The model's own dictionaries: what goes by names looks for the root's tensors in the root.
+        # The model's own dictionaries: tools look up tensors of the root module by name.
         for tensors in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
             self.__dict__[tensors] = plain.__dict__[tensors]
         self._load_prefix = ""
-        self.register_load_state_dict_post_hook(_say_plain_names)
+        self.register_load_state_dict_post_hook(_use_plain_names)
         self._bind_forward()
 
     # Names
@@ -69,14 +68,14 @@ class Facade(nn.Module):
                 yield name, module
 
     def children(self) -> Iterator[nn.Module]:
-        """What calls that go through the whole tree descend into: the plain model itself."""
+        """The modules that recursive calls, such as ``apply``, descend into: the plain model."""
         return (module for module in self._modules.values() if module is not None)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child to the plain model.
 
-        A tool that makes a copy of a model from its children (accelerate's ``compile_regions``)
-        takes all of them from the copy first: then they go into a copy of the plain model.
+        A tool that builds a copy of a model from its children (accelerate's ``compile_regions``)
+        first removes all of them from the copy; they are then added to a copy of the plain model.
         """
         if name in (PLAIN, TEACHER):
             super().add_module(name, module)
@@ -100,7 +99,7 @@ class Facade(nn.Module):
     # State
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """The plain model's state, and that of teacher-only parameters under ``cycle_teacher.``."""
+        """The plain model's state, and teacher-only parameters under ``cycle_teacher.``."""
         state = self.plain.state_dict(*args, **kwargs)
         teacher = self._modules.get(TEACHER)
         if teacher is not None:
@@ -112,14 +111,14 @@ class Facade(nn.Module):
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
-        """Load such a state."""
+        """Load a state of the plain model or of a wrapper with the same teacher-only parameters."""
         teacher = self._modules.get(TEACHER)
         if teacher is None:
             return self.plain.load_state_dict(state_dict, strict=strict, assign=assign)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-        """Give the plain model's keys the name under which `torch` looks for them."""
+        """Rename the plain model's keys to those that torch looks up."""
         self._load_prefix = prefix
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key[len(prefix) :]
@@ -127,7 +126,7 @@ class Facade(nn.Module):
                 state_dict[f"{prefix}{PLAIN}.{name}"] = state_dict.pop(key)
 
     def _fqn_modifiers(self) -> dict[str, str]:
-        """Tell torch.distributed.checkpoint that no key of the state says "plain"."""
+        """Tell torch.distributed.checkpoint that keys do not contain "plain"."""
         return {PLAIN: PLAIN}
 
     # Attributes
@@ -148,7 +147,7 @@ class Facade(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         plain = self.__dict__.get("_modules", {}).get(PLAIN)
         own = name in self.__dict__ or name in (PLAIN, TEACHER) or hasattr(type(self), name)
-        private = name.startswith("_")  # what frameworks note on the wrapper itself
+        private = name.startswith("_")  # frameworks set these on the wrapper itself
         if own or private or plain is None or not hasattr(plain, name):
             super().__setattr__(name, value)
         else:
@@ -163,7 +162,7 @@ class Facade(nn.Module):
     # Signature and copies
 
     def _bind_forward(self) -> None:
-        """Give this instance a ``forward`` whose signature is the plain model's and ours."""
+        """Set a ``forward`` on this instance whose signature is the plain model's plus ours."""
         forward = type(self).forward
         own = types.FunctionType(
             forward.__code__,
@@ -186,13 +185,13 @@ class Facade(nn.Module):
         return inspect.Signature(kept + [p for p in plain if p.kind is p.VAR_KEYWORD])
 
     def _has_own_forward(self) -> bool:
-        """Whether ``forward`` is the one that we gave, not one that a tool has put there."""
+        """Whether ``forward`` is ours, not one that a tool has set."""
         forward = self.__dict__.get("forward")
         function = getattr(forward, "__func__", None)
         return getattr(function, "__code__", None) is type(self).forward.__code__
 
     def __copy__(self) -> Facade:
-        """A second wrapper of the same model, as `torch.nn.DataParallel` makes them."""
+        """Another wrapper of the same model, as `torch.nn.DataParallel` needs."""
         copy = self.__class__.__new__(self.__class__)
         copy.__dict__.update(self.__dict__, _modules=dict(self._modules))
         if self._has_own_forward():
@@ -216,8 +215,8 @@ class Facade(nn.Module):
             self._bind_forward()
 
 
-def _say_plain_names(facade: Facade, keys: Any) -> None:
-    """Name missing and unexpected keys as the plain model's."""
+def _use_plain_names(facade: Facade, keys: Any) -> None:
+    """Report missing and unexpected keys under the plain model's names."""
     prefix = facade._load_prefix
     ours = f"{prefix}{PLAIN}."
     for names in keys:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,12 +28,13 @@ _SLICE = re.compile(r"^(?P<path>.*?)\.?(?P<start>\d*):(?P<stop>\d*)$")
 
 
 class BlockStack(NamedTuple):
-    """Blocks of a model that run one after another.
+    """Consecutive blocks of a model.
 
     Attributes:
-        path: Where they stand, such as ``"blocks"``, ``"encoder.layers"`` or ``"blocks.4:12"``.
+        path: Their path, such as ``"blocks"``, ``"encoder.layers"`` or ``"blocks.4:12"``.
         blocks: The modules, in the order of their calls.
-        layers: Layers that a single block runs, where it is the parent of a list of lists; else 0.
+        layers: Number of layers that a single block runs, if it is the parent of a list of lists;
+            else 0.
     """
 
     path: str
@@ -46,33 +48,33 @@ class BlockStack(NamedTuple):
 
     @property
     def container(self) -> str:
-        """Path of the list that the blocks are in, such as ``"blocks"`` for ``"blocks.4:12"``."""
+        """Path of the blocks' list, such as ``"blocks"`` for ``"blocks.4:12"``."""
         match = _SLICE.match(self.path)
         return match["path"] if match else self.path
 
 
 def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None) -> BlockStack:
-    """Return the stack that ``blocks`` names, or the one that a model evidently has.
+    """Return the stack named by ``blocks``, or search the model for one.
 
     Args:
         model: Any model.
         blocks: ``None`` (search), a dotted path, a slice of a stack such as ``"blocks.4:12"``
-            (counted from 0, the end excluded), or the modules themselves.
+            (counted from 0, end excluded), or the modules themselves.
 
     Raises:
-        ValueError: Nothing, or more than one candidate, was found; the text lists them.
+        ValueError: No stack, or more than one, was found; the message lists the candidates.
         TypeError: ``blocks`` is of another type.
     """
     if blocks is None:
         stack = _search(model)
-        _say_what_is_left_out(model, stack)
+        _warn_of_excluded_blocks(model, stack)
     elif isinstance(blocks, str):
         stack = _by_path(model, blocks)
     elif isinstance(blocks, (Sequence, nn.ModuleList, nn.Sequential)):
         stack = _by_modules(model, [*blocks])
     else:
         raise TypeError(
-            "blocks must be None, a dotted path, a slice such as 'blocks.4:12' or a list of "
+            "blocks: expected None, a dotted path, a slice such as 'blocks.4:12' or a list of "
             f"modules, got {type(blocks).__name__}"
         )
     if any(map(_is_list, stack.blocks)):
@@ -90,7 +92,7 @@ def find_stack(model: nn.Module, blocks: str | Sequence[nn.Module] | None = None
 
 
 def stacks_within(model: nn.Module, prefix: str = "", shortest: int = 2) -> list[BlockStack]:
-    """All stacks under the usual names, below ``prefix``, in lists of ``shortest`` or more."""
+    """All stacks with a usual name under ``prefix``, in lists of ``shortest`` or more modules."""
     found = []
     for path, container in _containers(model):
         names = [part for part in path.split(".") if not part.isdigit()]
@@ -147,9 +149,9 @@ def _search(model: nn.Module) -> BlockStack:
         if "." not in path and path in USUAL_NAMES and all(map(_is_layer_list, container)):
             raise ValueError(
                 f"{type(model).__name__} runs the parts of its {len(container)} layers in {path!r} "
-                "itself, so that no module of it takes and returns the tokens: expected a module "
+                "itself, so none of its modules takes and returns the tokens: expected a module "
                 "that runs a layer, or all of them. If the model as a whole takes and returns "
-                "tokens, say so with blocks=''"
+                "tokens, use blocks=''"
             )
         length = len(_longest_run(path, container).blocks)
         if length > 1 or path.rpartition(".")[2] in USUAL_NAMES:
@@ -188,7 +190,7 @@ def _by_path(model: nn.Module, blocks: str) -> BlockStack:
         if not 0 <= start < stop <= len(children):
             raise ValueError(
                 f"blocks={blocks!r}: {path or type(model).__name__!r} has {len(children)} blocks, "
-                f"so a slice must lie within 0:{len(children)} and not be empty"
+                f"expected a non-empty slice within 0:{len(children)}"
             )
         children = children[start:stop]
     children = tuple(child for child in children if child is not None)
@@ -199,14 +201,15 @@ def _by_path(model: nn.Module, blocks: str) -> BlockStack:
 
 def _by_modules(model: nn.Module, modules: Sequence[Any]) -> BlockStack:
     if not modules:
-        raise ValueError("blocks is an empty list; give at least one module")
+        raise ValueError("blocks is an empty list, expected at least one module")
     names = {module: name for name, module in model.named_modules()}
     for module in modules:
         if not isinstance(module, nn.Module):
-            raise TypeError(f"blocks must hold modules, found {type(module).__name__}")
+            raise TypeError(f"blocks: expected modules, got {type(module).__name__}")
         if module not in names:
             raise ValueError(
-                f"blocks holds a {type(module).__name__} that is no part of {type(model).__name__}"
+                f"blocks: expected modules of {type(model).__name__}, got another "
+                f"{type(module).__name__}"
             )
     return BlockStack(", ".join(names[module] for module in modules), tuple(modules))
 
@@ -218,52 +221,48 @@ def _containers(model: nn.Module) -> Iterator[tuple[str, nn.Sequential | nn.Modu
 
 
 def _longest_run(path: str, container: nn.Sequential | nn.ModuleList) -> BlockStack:
-    """The longest run of same-shaped modules; an entry that is None is passed over."""
-    places = [place for place, child in enumerate(container) if child is not None]
-    children = [container[place] for place in places]
-    shapes = [_shape_of(child) for child in children]
-    best = (0, 0)
-    start = 0
-    for stop in range(1, len(children) + 1):
-        if stop == len(children) or shapes[stop] != shapes[start] or shapes[start] is None:
-            if shapes[start] is not None and stop - start > best[1] - best[0]:
-                best = (start, stop)
-            start = stop
-    run = tuple(children[best[0] : best[1]])
-    if len(run) == len(children):
-        return BlockStack(path, run)
-    piece = f"{places[best[0]]}:{places[best[1] - 1] + 1}" if run else "0:0"
-    return BlockStack(f"{path}.{piece}" if path else piece, run)
+    """The longest run of same-shaped modules; entries that are None are skipped."""
+    children = {place: child for place, child in enumerate(container) if child is not None}
+    shapes = {place: _shape_of(child) for place, child in children.items()}
+    runs = [
+        [*places] for shape, places in itertools.groupby(children, shapes.get) if shape is not None
+    ]
+    places = max(runs, key=len, default=[])
+    blocks = tuple(children[place] for place in places)
+    if len(blocks) == len(children):
+        return BlockStack(path, blocks)
+    piece = f"{places[0]}:{places[-1] + 1}" if places else "0:0"
+    return BlockStack(f"{path}.{piece}" if path else piece, blocks)
 
 
 def _is_stack(run: BlockStack, container: nn.Sequential | nn.ModuleList) -> bool:
-    """Whether a container's longest run is of two or more blocks, or of its only one."""
+    """Whether a container's longest run has two or more blocks, or is its only block."""
     return len(run.blocks) >= min(2, len(container))
 
 
 def _shape_of(block: nn.Module) -> tuple[object, ...] | None:
-    """Class and channel widths: siblings may differ in, say, the size of a position table."""
+    """Class and channel widths; siblings may differ in, say, the size of a position table."""
     shapes = [tuple(parameter.shape) for parameter in block.parameters()]
     widths = [shape for shape in shapes if len(shape) == 1] or shapes
     return (type(block), frozenset(widths)) if shapes else None
 
 
 def _is_list(child: nn.Module) -> bool:
-    """Whether it is a list or dict of modules, which has no ``forward`` and cannot be a block."""
+    """Whether it is a list or dict of modules without ``forward``, which cannot be a block."""
     return isinstance(child, (nn.ModuleList, nn.ModuleDict)) and (
         type(child).forward is nn.Module.forward
     )
 
 
 def _is_layer_list(child: nn.Module) -> bool:
-    """Whether it is a list of a layer's parts, which the list's parent runs one by one."""
+    """Whether it is a list of a layer's parts, which the parent of the list runs one by one."""
     if not _is_list(child):
         return False
     return not isinstance(child, nn.ModuleList) or len(_longest_run("", child).blocks) < 2
 
 
-def _say_what_is_left_out(model: nn.Module, stack: BlockStack) -> None:
-    """Warn where a part of a list was found and the rest are blocks of the same class."""
+def _warn_of_excluded_blocks(model: nn.Module, stack: BlockStack) -> None:
+    """Warn if the stack excludes blocks of the same class in the same list."""
     if stack.container == stack.path:
         return
     siblings = enumerate(model.get_submodule(stack.container).children())

@@ -1,22 +1,23 @@
-"""FoldLoss: the task loss of a student, and its distance from what frozen teachers predict."""
+"""FoldLoss: the task loss of a student, and its distance from frozen teachers' predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cycledistill._distance import kl, mse
+from cycledistill._checks import check_callable, check_fraction
+from cycledistill._distance import choose_prediction_distance
 from cycledistill._loss import CycleLosses
 from cycledistill._output import CycleOutput
+from cycledistill._tree import as_arguments
 from cycledistill._wrapper import CycleWrapper
 
 
 class FoldLoss(nn.Module):
-    """The loss of a student whose teachers are trained already and stay as they are.
+    """The loss of a student with trained, frozen teachers.
 
     >>> import copy, torch
     >>> from torch import nn
@@ -32,33 +33,33 @@ class FoldLoss(nn.Module):
     >>> list(criterion.parameters()), criterion.state_dict()
     ([], OrderedDict())
 
-    With the student's prediction P, truth Y, teachers' predictions Q_1..Q_K and truth weight w::
+    With the student's prediction P, targets Y, teachers' predictions Q_1..Q_K and truth weight w::
 
         L = w task(P, Y) + (1 - w) mean_k distance(P, Q_k)
 
     For class logits the distance is the Kullback-Leibler divergence at a temperature (Hinton et
-    al., arXiv 1503.02531), whose gradient is that of the divergence from the teachers' mean
+    al., arXiv 1503.02531); its gradient is that of the divergence from the teachers' mean
     probabilities. Folding is meant for a plain model and a teacher of the same size that was
-    trained for its last cycle (``task_cycles="last"``); see docs/results/lab.md for what it gains.
-    A student that trains with several cycles is taught in each of them, and the loss is their mean.
+    trained for its last cycle (``task_cycles="last"``); docs/results/lab.md shows what it gains.
+    If the student trains with several cycles, each of them is taught, and the losses are averaged.
 
-    The teachers see exactly the inputs of the student, augmented alike, in eval mode and without
-    gradients. They move with this module (``.to``), but they are none of its children: neither
-    ``parameters()`` nor ``state_dict()`` has anything of theirs.
+    The teachers get exactly the student's (augmented) inputs, in eval mode and without gradients.
+    They move with this module (``.to``) but are not its children, so neither ``parameters()`` nor
+    ``state_dict()`` includes theirs.
 
     Args:
         task_loss: Called as ``task_loss(prediction, *targets)``; returns a scalar.
-        teachers: One or several. Of a `CycleWrapper` the prediction after its ``num_cycles``
-            cycles counts; any other module is called once. A teacher must not share its
-            parameters with the student, which would train both: copy it.
-        truth_weight: Weight w of the task loss, within 0 and 1.
+        teachers: One module or several. A `CycleWrapper` predicts after its ``num_cycles`` cycles;
+            any other module is called once. A teacher must not share parameters with the student,
+            which would train both: copy it.
+        truth_weight: Weight w of the task loss, from 0 to 1.
         prediction_distance: ``"kl"`` (class logits), ``"mse"`` (heatmaps, coordinates), or a
-            function of (student's prediction, teacher's) that returns a scalar.
+            function of (student, teacher) predictions that returns a scalar.
         temperature: Softening of ``"kl"``.
 
     Raises:
-        TypeError: A teacher is no module.
-        ValueError: An argument is out of its range.
+        TypeError: A teacher is not a module, or ``task_loss`` is not callable.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -72,43 +73,27 @@ class FoldLoss(nn.Module):
         super().__init__()
         self._teachers = (teachers,) if isinstance(teachers, nn.Module) else tuple(teachers)
         if not self._teachers:
-            raise ValueError("teachers is empty, expected a module or several")
+            raise ValueError("teachers is empty, expected one module or several")
         for teacher in self._teachers:
             if not isinstance(teacher, nn.Module):
                 raise TypeError(f"expected modules as teachers, got {type(teacher).__name__}")
-        if not callable(task_loss):
-            raise TypeError(f"task_loss must be callable, got {type(task_loss).__name__}")
-        if not 0 <= truth_weight <= 1:
-            raise ValueError(f"truth_weight must be within 0 and 1, got {truth_weight}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        named: dict[str, Callable[[Any, Any], Tensor]] = {
-            "kl": partial(kl, temperature=temperature),
-            "mse": mse,
-        }
-        if not callable(prediction_distance) and prediction_distance not in named:
-            raise ValueError(
-                "prediction_distance must be 'kl', 'mse' or a function, got "
-                f"{prediction_distance!r}"
-            )
+        check_callable("task_loss", task_loss)
         self.task_loss = task_loss
-        self.truth_weight = truth_weight
-        self.prediction_distance = (
-            prediction_distance if callable(prediction_distance) else named[prediction_distance]
-        )
+        self.truth_weight = check_fraction("truth_weight", truth_weight)
+        self.prediction_distance = choose_prediction_distance(prediction_distance, temperature)
 
     def forward(self, output: Any, *targets: Any, inputs: Any) -> CycleLosses:
-        """Loss of a student's output.
+        """Compute the loss of a student's output.
 
         Args:
-            output: The plain model's prediction, or the `CycleOutput` of a `CycleWrapper`.
+            output: A plain model's prediction, or the `CycleOutput` of a `CycleWrapper`.
             *targets: Passed on to the task loss.
-            inputs: What the student was called with: a tensor, a tuple of positional arguments,
-                or a mapping of keyword arguments.
+            inputs: The student's inputs: a tensor, a tuple of positional arguments, or a mapping
+                of keyword arguments.
 
         Returns:
-            The total, and of each of the student's N cycles (1 for a plain model) the task loss
-            and the mean distance from the teachers, `[N]` each.
+            The total, and the task loss and the mean distance from the teachers of each of the
+            student's N cycles (1 for a plain model), `[N]` each.
         """
         taught = [self._prediction(teacher, inputs) for teacher in self._teachers]
         students = output.predictions if isinstance(output, CycleOutput) else (output,)
@@ -126,9 +111,7 @@ class FoldLoss(nn.Module):
     def _prediction(teacher: nn.Module, inputs: Any) -> Any:
         if any(module.training for module in teacher.modules()):
             teacher.eval()
-        named = isinstance(inputs, Mapping)
-        kwargs: dict[str, Any] = dict(inputs) if named else {}
-        args = () if named else inputs if isinstance(inputs, tuple) else (inputs,)
+        args, kwargs = as_arguments(inputs)
         eager = getattr(teacher, "_orig_mod", teacher)  # of torch.compile
         if isinstance(eager, CycleWrapper):
             kwargs["num_cycles"] = eager.num_cycles
@@ -140,5 +123,5 @@ class FoldLoss(nn.Module):
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
-        """Options shown in the module's ``repr``."""
+        """Options in the module's ``repr``."""
         return f"teachers={len(self._teachers)}, truth_weight={self.truth_weight}"

@@ -1,9 +1,9 @@
-"""Module hooks that connect a model's blocks, and its batch norms, to the running pass.
+"""Module hooks that connect a model's blocks and batch norms to the current pass.
 
-The hooks do nothing unless a pass of their wrapper is running in this thread, or is recomputed in
-the backward pass. Ours is the first hook before a block and the last after it, whenever others were
-registered: a user's hooks, and those of FSDP2, which must have closed a block before it runs again,
-are part of the block.
+The hooks do nothing unless a pass of their wrapper runs in this thread or is being recomputed.
+Ours is the first hook before a block and the last one after it, no matter when others were
+registered: the hooks of users, and those of FSDP2, which must have resharded a block before it runs
+again, belong to the block.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
 from cycledistill._call import OrdinaryCall
-from cycledistill._recompute import running_pass
+from cycledistill._recompute import pass_of
 from cycledistill._setup import Setup
 
 
 def ignore(module: nn.Module, *_: Any) -> None:
-    """What a hook becomes in a copy of its module: nothing, and gone after the first call."""
+    """What our hooks become in a copy of their module: it removes itself on its first call."""
     if not torch.compiler.is_compiling():
         _detach_copy(module)
 
@@ -34,7 +34,7 @@ def _make_ignore() -> Callable[..., None]:
 
 
 class _Hook:
-    """A hook that belongs to one wrapper and is not copied or pickled along with its module."""
+    """A hook that belongs to one wrapper and is not copied or pickled with its module."""
 
     def __init__(self, setup: Setup, index: int = -1) -> None:
         self.setup = setup
@@ -49,12 +49,12 @@ class BeforeBlock(_Hook):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `torch.nn.Module.register_forward_pre_hook`."""
-        running, again = running_pass(self.setup)
-        if running is None:
+        current, recomputed = pass_of(self.setup)
+        if current is None:
             return None
-        if again:
-            return running.before_block_again(self.index, args, kwargs)
-        return running.before_block(self.index, args, kwargs)
+        if recomputed:
+            return current.before_recomputed_block(self.index, args, kwargs)
+        return current.before_block(self.index, args, kwargs)
 
 
 class AfterBlock(_Hook):
@@ -62,31 +62,31 @@ class AfterBlock(_Hook):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """See `torch.nn.Module.register_forward_hook`."""
-        running, again = running_pass(self.setup)
-        if running is None:
+        current, recomputed = pass_of(self.setup)
+        if current is None:
             return None
-        if again:
-            return running.after_block_again(self.index, output)
-        return running.after_block(self.index, output)
+        if recomputed:
+            return current.after_recomputed_block(self.index, output)
+        return current.after_block(self.index, output)
 
 
-class HoldStatistics(_Hook):
-    """Keeps a batch norm before the stack from counting a batch again in a later cycle's call."""
+class FreezeBatchNorm(_Hook):
+    """Freezes the statistics of a batch norm in the stem, which sees the batch in every cycle."""
 
     def __call__(self, module: _BatchNorm, args: tuple[Any, ...]) -> None:
         """See `torch.nn.Module.register_forward_pre_hook`."""
-        call = self.setup.running.current()
+        call = self.setup.current.get()
         if not isinstance(call, OrdinaryCall) or not module.training:
             return
         if call.phase == "stem" and call.cycle > 1 and module.track_running_stats:
             module.track_running_stats = False
-            call.held.append(module)
+            call.frozen_norms.append(module)
 
 
 class _CheckpointedForward:
-    """A block's ``forward`` that, in a pass, keeps its inputs alone and is run again.
+    """A block's ``forward``, checkpointed while a pass asks for it.
 
-    It is set on the instance, inside the block's hooks, so the hooks run once.
+    It is set on the instance, so it runs inside of the block's hooks, which run once.
     """
 
     def __init__(self, setup: Setup, forward: Any) -> None:
@@ -95,47 +95,47 @@ class _CheckpointedForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if torch.is_grad_enabled():
-            running, _ = running_pass(self.setup)
-            if running is not None and running.checkpoints_blocks:
+            current, _ = pass_of(self.setup)
+            if current is not None and current.checkpoints_blocks:
                 return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
         return self.forward(*args, **kwargs)
 
 
 class Attachment:
-    """Our hooks on a model: there while somebody holds them, and kept in their places."""
+    """Our hooks on a model, which are attached while they have at least one user."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self._lock = threading.Lock()
-        self._holders = 0
+        self._users = 0
         self._handles: list[RemovableHandle] = []
         self._places: list[tuple[nn.Module, int, int]] = []
 
     def hold(self, plain: nn.Module) -> None:
-        """Put the hooks on, unless they are there already."""
+        """Add a user; the first one attaches the hooks."""
         with self._lock:
-            self._holders += 1
-            if self._holders == 1:
-                self._put_on(plain)
+            self._users += 1
+            if self._users == 1:
+                self._attach(plain)
 
     def release(self) -> None:
-        """Take them off, unless somebody else holds them."""
+        """Remove a user; the last one detaches the hooks."""
         with self._lock:
-            self._holders -= 1
-            if not self._holders:
-                self._take_off()
+            self._users -= 1
+            if not self._users:
+                self._detach()
 
     def keep_places(self) -> None:
-        """Put ours first in front of each block and last behind it."""
+        """Move ours to the front of each block's pre-hooks and to the end of its hooks."""
         for block, first, last in self._places:
-            before, behind = block._forward_pre_hooks, block._forward_hooks
+            before, after = block._forward_pre_hooks, block._forward_hooks
             if first in before and next(iter(before)) != first:
                 others = {key: before.pop(key) for key in [*before] if key != first}
                 before.update(others)
-            if last in behind and next(reversed(behind)) != last:
-                behind[last] = behind.pop(last)
+            if last in after and next(reversed(after)) != last:
+                after[last] = after.pop(last)
 
-    def _put_on(self, plain: nn.Module) -> None:
+    def _attach(self, plain: nn.Module) -> None:
         setup = self.setup
         inside = {module for block in setup.stack.blocks for module in block.modules()}
         for index, block in enumerate(setup.stack.blocks):
@@ -149,50 +149,25 @@ class Attachment:
                 block.forward = _CheckpointedForward(setup, block.forward)
         for module in plain.modules():
             if isinstance(module, _BatchNorm) and module not in inside:
-                self._handles.append(module.register_forward_pre_hook(HoldStatistics(setup)))
+                self._handles.append(module.register_forward_pre_hook(FreezeBatchNorm(setup)))
 
-    def _take_off(self) -> None:
+    def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
         for block in self.setup.stack.blocks:
-            _give_back(block)
+            _restore_forward(block)
         self._handles, self._places = [], []
 
 
-class NoFastPath:
-    """Switches the fused path of `torch.nn.TransformerEncoder` off for a while.
-
-    In eval mode it may turn padded tokens into a nested tensor, whose tokens cannot be replaced.
-    The switch is torch's and applies to all threads, so uses are counted.
-    """
-
-    _lock = threading.Lock()
-    _users = 0
-    _before = True
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if NoFastPath._users == 0:
-                NoFastPath._before = torch.backends.mha.get_fastpath_enabled()
-                torch.backends.mha.set_fastpath_enabled(False)
-            NoFastPath._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            NoFastPath._users -= 1
-            if NoFastPath._users == 0:
-                torch.backends.mha.set_fastpath_enabled(NoFastPath._before)
-
-
 def detach_copies(model: nn.Module) -> None:
-    """Remove what hooks left behind when their module was copied or unpickled."""
+    """Remove what our hooks left behind when their module was copied or unpickled."""
     for module in model.modules():
         _detach_copy(module)
-        _give_back(module)
+        _restore_forward(module)
 
 
 def detach_stale(blocks: Iterable[nn.Module]) -> None:
-    """Remove hooks of a wrapper that is no more from blocks that are in no other."""
+    """Remove the hooks of a wrapper that was garbage-collected."""
     for block in blocks:
         _detach(block, lambda hook: isinstance(hook, _Hook))
 
@@ -203,18 +178,18 @@ def _detach_copy(module: nn.Module) -> None:
 
 def _detach(module: nn.Module, chosen: Callable[[Any], bool]) -> None:
     hooks: dict[int, Any]
-    for hooks, marks in (
+    for hooks, with_kwargs in (
         (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
         (module._forward_hooks, module._forward_hooks_with_kwargs),
     ):
         for key in [key for key, hook in hooks.items() if chosen(hook)]:
             del hooks[key]
-            marks.pop(key, None)
+            with_kwargs.pop(key, None)
 
 
-def _give_back(block: nn.Module) -> None:
+def _restore_forward(block: nn.Module) -> None:
     ours = block.__dict__.get("forward")
     if isinstance(ours, _CheckpointedForward):
         del block.forward
-        if ours.forward != block.forward:  # it had one of its own on the instance
+        if ours.forward != block.forward:  # the instance had a forward of its own
             block.forward = ours.forward

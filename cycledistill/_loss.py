@@ -1,33 +1,38 @@
-"""CycleDistillLoss: the task loss on every cycle, and each cycle's tokens distilled."""
+"""CycleDistillLoss: the task loss of every cycle, and the distillation of each cycle's tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cycledistill._distance import TOKEN_DISTANCES, Distance, at_least_float32, kl, mse
+from cycledistill._checks import check_callable, check_choice, check_fraction
+from cycledistill._distance import (
+    Distance,
+    at_least_float32,
+    choose_prediction_distance,
+    choose_token_distance,
+)
 from cycledistill._output import CycleOutput
 from cycledistill._schedule import Weight, weight_at
 from cycledistill._tree import map_tensors
 
 
 class CycleLosses(NamedTuple):
-    """The loss and what it is made of.
+    """The loss and its terms.
 
     Attributes:
-        total: The scalar to call ``backward`` on: all terms with their weights.
+        total: The scalar to call ``backward`` on: the weighted sum of all terms.
         task: Task loss of each cycle, unweighted, `[N]`.
         tokens: Token distance of each pair of cycles, unweighted, `[N - 1]` for every token group
-            (one group named ``"all"`` where none were given).
+            (a single group ``"all"`` if none were given).
         predictions: Prediction distance of each pair of cycles, unweighted, `[N - 1]`; empty
             without prediction distillation.
-        scales: Root mean square of a token's channels in each cycle, the mean over all tokens,
-            `[N]`; no part of the loss. Where it grows much from cycle to cycle, see ``cycle_norm``
-            and ``gate`` of `CycleWrapper`.
+        scales: Root mean square of a token's channels in each cycle, averaged over all tokens,
+            `[N]`; not part of the loss. If it grows strongly from cycle to cycle, see
+            ``cycle_norm`` and ``gate`` of `CycleWrapper`.
     """
 
     total: Tensor
@@ -37,15 +42,15 @@ class CycleLosses(NamedTuple):
     scales: Tensor = torch.zeros(0)
 
     def scalars(self) -> dict[str, float]:
-        """Flat numbers to log, such as ``{"loss": ..., "task/1": ..., "tokens/all/1": ...}``.
+        """Numbers to log, such as ``{"loss": ..., "task/1": ..., "tokens/all/1": ...}``.
 
-        Waits for the device, once.
+        Synchronises with the device once.
         """
         names, values = self.flat()
         return dict(zip(names, values.tolist(), strict=True))
 
     def flat(self) -> tuple[list[str], Tensor]:
-        """Names and values `[n]` of `scalars`, without a graph and still on the device."""
+        """Names and values `[n]` of `scalars`, detached and still on the device."""
         terms = {"task": self.task, "predictions": self.predictions}
         terms.update({f"tokens/{name}": values for name, values in self.tokens.items()})
         terms["scale"] = self.scales
@@ -70,37 +75,38 @@ class CycleDistillLoss(nn.Module):
     >>> round(float(losses.total), 4)
     2.6972
 
-    With predictions P_i and tokens T_i of cycles i = 1..N, truth Y, weights a_g of token groups::
+    With predictions P_i and tokens T_i of cycles i = 1..N, targets Y, weights a_g of token groups::
 
         L = sum_i task(P_i, Y) + sum_g a_g sum_{i<N} distance(T_i[g], teacher(T_{i+1}[g]))
 
-    where the teacher's tokens are those of the next cycle (or of the last), cut from the graph.
-    The paper's text calls them teacher; its released code lets the gradient flow into both, which
-    ``detach_teacher=False`` does. Distances are means over all elements, computed in float32 at
-    least. With one cycle nothing but the task loss remains.
+    where the teacher's tokens are those of the next cycle (or of the last), detached from the
+    graph. The paper's text calls them the teacher; its released code lets the gradient flow into
+    both, as ``detach_teacher=False`` does. Distances are means over all elements, computed in
+    float32 or higher. With one cycle, only the task loss remains.
 
     Args:
         task_loss: Called as ``task_loss(prediction, *targets)`` with one cycle's prediction;
             returns a scalar. A module's parameters become parameters of this one.
         token_weight: Weight a of the token distance (alpha_1 = alpha_2 = 5e-6 in the paper), a
-            number or a function of the training progress such as `Ramp`; with ``token_groups``
-            also a mapping from group name to weight.
-        token_groups: Parts of the sequence, by name, as slices along T that do not overlap:
-            ``{"keypoint": slice(0, 17), "visual": slice(17, None)}``. The distance of each is a
-            mean of its own. ``None``: the whole sequence is one group.
+            number or a function of the training progress such as `Ramp`; with ``token_groups``,
+            optionally a mapping from group name to weight.
+        token_groups: Named parts of the sequence, as slices along T that do not overlap:
+            ``{"keypoint": slice(0, 17), "visual": slice(17, None)}``. Each group's distance is a
+            separate mean. ``None``: the whole sequence is one group.
         distance: ``"mse"``, ``"smooth_l1"``, ``"cosine"``, or a function of (student, teacher).
         teacher: ``"next"`` (cycle i learns from i + 1) or ``"last"`` (from N).
-        detach_teacher: Whether the teacher's tokens and predictions are constants.
-        task_cycles: Cycles that get the task loss: ``"all"`` (their sum), ``"mean"`` (their mean),
+        detach_teacher: Whether the teacher's tokens and predictions are detached.
+        task_cycles: Cycles with a task loss: ``"all"`` (their sum), ``"mean"`` (their mean),
             ``"last"``, or one weight for each cycle.
         prediction_weight: Weight of the distance between predictions, 0 for none; a number or a
-            function of the progress. The predictions are compared in float32 at least.
+            function of the progress. Predictions are compared in float32 or higher.
         prediction_distance: ``"kl"`` (class logits), ``"mse"`` (maps, coordinates), or a function
-            of (student, teacher) predictions, of whatever type the model returns.
+            of (student, teacher) predictions, of any type that the model returns.
         temperature: Softening of ``"kl"``.
         token_dim: Dimension T of the tokens, 1 for `[B, T, D]`.
 
     Raises:
+        TypeError: ``task_loss`` is not callable.
         ValueError: An argument, or a token group, is out of range.
     """
 
@@ -119,50 +125,40 @@ class CycleDistillLoss(nn.Module):
         token_dim: int = 1,
     ) -> None:
         super().__init__()
-        if not callable(task_loss):
-            raise TypeError(f"task_loss must be callable, got {type(task_loss).__name__}")
-        if teacher not in ("next", "last"):
-            raise ValueError(f"teacher must be 'next' or 'last', got {teacher!r}")
+        check_callable("task_loss", task_loss)
+        check_choice("teacher", teacher, "next", "last")
         if isinstance(task_cycles, str) and task_cycles not in ("all", "mean", "last"):
             raise ValueError(
-                "task_cycles must be 'all', 'mean', 'last' or a weight for each cycle, got "
+                "task_cycles: expected 'all', 'mean', 'last' or a weight for each cycle, got "
                 f"{task_cycles!r}"
             )
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
         self.task_loss = task_loss
         self.token_groups = _checked_groups(token_groups)
         self.token_weights = _weights_of_groups(token_weight, self.token_groups)
-        self.distance = _choose("distance", distance, TOKEN_DISTANCES)
+        self.distance = choose_token_distance(distance)
         self.teacher = teacher
         self.detach_teacher = detach_teacher
         self.task_cycles = task_cycles if isinstance(task_cycles, str) else tuple(task_cycles)
         self.prediction_weight = prediction_weight
-        self.prediction_distance = _choose(
-            "prediction_distance",
-            prediction_distance,
-            {"kl": partial(kl, temperature=temperature), "mse": mse},
-        )
+        self.prediction_distance = choose_prediction_distance(prediction_distance, temperature)
         self.token_dim = token_dim
         self.progress = 0.0
 
     def set_progress(self, progress: float) -> None:
-        """Tell weights that follow a schedule how far training is, from 0 to 1."""
-        if not 0 <= progress <= 1:
-            raise ValueError(f"progress must be within 0 and 1, got {progress}")
-        self.progress = float(progress)
+        """Set the training progress, from 0 to 1, for weights that follow a schedule."""
+        self.progress = check_fraction("progress", progress)
 
     def forward(self, output: CycleOutput, *targets: Any) -> CycleLosses:
-        """Loss of a cycled model's output.
+        """Compute the loss of a cycled model's output.
 
         Args:
             output: Predictions and tokens of every cycle, from `CycleWrapper`.
             *targets: Passed on to the task loss.
 
         Raises:
-            ValueError: There is one cycle while ``teacher="last"`` asks for a later one, a token
-                group does not fit the sequence, or the number of task weights is not that of the
-                cycles.
+            TypeError: ``output`` is not a `CycleOutput`.
+            ValueError: There is only one cycle with ``teacher="last"``, a token group does not fit
+                the sequence, or there are more or fewer task weights than cycles.
         """
         if not isinstance(output, CycleOutput):
             raise TypeError(
@@ -173,7 +169,7 @@ class CycleDistillLoss(nn.Module):
         if num_cycles == 1 and self.teacher == "last":
             raise ValueError(
                 "teacher='last' needs two cycles or more, the output has one: raise num_cycles, or "
-                "use teacher='next', which leaves the task loss alone with one cycle"
+                "use teacher='next', with which one cycle has only the task loss"
             )
         device = output.tokens[0].device
         weights = self._task_weights(num_cycles)
@@ -207,7 +203,7 @@ class CycleDistillLoss(nn.Module):
             loss = self.task_loss(prediction, *targets)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"task_loss must return one number as a tensor, got {found}")
+            raise ValueError(f"task_loss: expected it to return a scalar tensor, got {found}")
         return loss.reshape(())
 
     def _task_weights(self, num_cycles: int) -> tuple[float, ...]:
@@ -219,13 +215,13 @@ class CycleDistillLoss(nn.Module):
             return (0.0,) * (num_cycles - 1) + (1.0,)
         if len(self.task_cycles) != num_cycles:
             raise ValueError(
-                f"task_cycles has {len(self.task_cycles)} weights {self.task_cycles}, the output "
-                f"has {num_cycles} cycles"
+                f"task_cycles: expected a weight for each of {num_cycles} cycles, got "
+                f"{len(self.task_cycles)}: {self.task_cycles}"
             )
         return tuple(float(weight) for weight in self.task_cycles)
 
     def _groups(self, tokens: Tensor) -> dict[str, Any]:
-        """Index of every group's part of a cycle's tokens."""
+        """The index of each group into a cycle's tokens."""
         before = (slice(None),) * self.token_dim
         if self.token_groups is None:
             return {"all": (...,)}
@@ -250,7 +246,7 @@ class CycleDistillLoss(nn.Module):
     def _pairs(
         self, cycles: list[Any], distance: Callable[[Any, Any], Tensor], weight: float, device: Any
     ) -> Tensor:
-        """Distance of every cycle from its teacher, `[N - 1]`; without a graph at weight 0."""
+        """Distance of each cycle from its teacher, `[N - 1]`; detached if the weight is 0."""
         if len(cycles) == 1:
             return torch.zeros(0, device=device)
         teachers = cycles[1:] if self.teacher == "next" else cycles[-1:] * (len(cycles) - 1)
@@ -265,7 +261,7 @@ class CycleDistillLoss(nn.Module):
         return self.distance(at_least_float32(student), at_least_float32(teacher))
 
     def extra_repr(self) -> str:
-        """Options shown in the module's ``repr``."""
+        """Options in the module's ``repr``."""
         return (
             f"token_weight={self.token_weights}, teacher={self.teacher!r}, "
             f"detach_teacher={self.detach_teacher}, task_cycles={self.task_cycles!r}, "
@@ -295,22 +291,14 @@ def _checked_groups(groups: Mapping[str, slice] | None) -> dict[str, slice] | No
     if groups is None:
         return None
     if not groups:
-        raise ValueError("token_groups is empty; leave it None to take all tokens as one group")
+        raise ValueError("token_groups is empty; use None to treat all tokens as one group")
     for name, part in groups.items():
         if not isinstance(part, slice) or (part.step or 1) < 1:
             raise ValueError(
-                f"token group {name!r} must be a slice along the tokens with a step of 1 or more, "
-                f"got {part!r}"
+                f"token group {name!r}: expected a slice along the tokens with a step of 1 or "
+                f"more, got {part!r}"
             )
     return dict(groups)
-
-
-def _choose(name: str, value: Any, known: Mapping[str, Any]) -> Any:
-    if callable(value):
-        return value
-    if value not in known:
-        raise ValueError(f"{name} must be one of {sorted(known)} or a function, got {value!r}")
-    return known[value]
 
 
 def _detach(tree: Any) -> Any:

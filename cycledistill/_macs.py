@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a model, counted in both conventions."""
+"""Multiply-accumulates (MACs) of a model, with and without attention products."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from cycledistill._mode import eval_mode
+from cycledistill._mode import NoFastPath, eval_mode
 
 _BATCHED_PRODUCTS = ("bmm", "baddbmm")
 
@@ -18,9 +18,9 @@ class MacCount(NamedTuple):
     """Multiply-accumulates of one forward pass.
 
     Attributes:
-        without_attention_products: Convolutions and linear layers. This is what the "GFLOPs" of
-            pose papers count.
-        with_attention_products: Those, and the two matrix products inside each attention
+        without_attention_products: Convolutions and linear layers only, which is what pose papers
+            report as "GFLOPs".
+        with_attention_products: The same, plus the two matrix products inside each attention
             (queries by keys, weights by values).
     """
 
@@ -38,36 +38,34 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
     >>> model = nn.TransformerEncoder(layer, num_layers=3, enable_nested_tensor=False)
     >>> tokens = torch.zeros(1, 5, 8)
     >>> plain, cycled = count_macs(model, tokens), CycleWrapper(model)
-    >>> count_macs(cycled, tokens) == plain  # in use, one cycle runs
+    >>> count_macs(cycled, tokens) == plain  # eval mode runs one cycle
     True
     >>> count_macs(cycled, tokens, method="forward_cycles", num_cycles=2) == MacCount(
     ...     *(2 * count for count in plain)
     ... )
     True
 
-    The model runs once under torch's own flop counter. Batched matrix products are taken to be
-    those of the attention. Norms, activations and additions do not count.
+    The model runs once under torch's own flop counter. All batched matrix products are counted as
+    attention. Norms, activations and additions are not counted.
 
     Args:
         model: Any model, or a `CycleWrapper`.
-        *inputs: What it is called with, such as one image `[1, 3, H, W]`.
-        method: What is called: ``"forward"``, or ``"forward_cycles"`` of a `CycleWrapper` for a
-            forward pass of training, each cycle with its prediction.
+        *inputs: The model's arguments, such as one image `[1, 3, H, W]`.
+        method: The method to call: ``"forward"``, or ``"forward_cycles"`` of a `CycleWrapper` for
+            the forward pass of a train step, in which every cycle has its prediction.
         **kwargs: Keyword arguments of the call, such as ``num_cycles``.
     """
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     counter = FlopCounterMode(display=False)
-    verified = getattr(model, "_verified", True)  # of batched cycles: the comparison does not count
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operation is not counted
+    verified = getattr(model, "_verified", True)
+    if not verified:  # do not count the comparison that batched cycles run on the first batch
+        model._verified = True  # type: ignore[assignment]
     try:
-        if not verified:
-            model._verified = True  # type: ignore[assignment]
-        with eval_mode(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        # The operation of the fast path is not counted.
+        with NoFastPath(), eval_mode(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
             getattr(model, method)(*inputs, **kwargs)
     finally:
         if not verified:
             model._verified = False  # type: ignore[assignment]
-        torch.backends.mha.set_fastpath_enabled(fast_path)
     flops = counter.get_flop_counts().get("Global", {})
     products = sum(n for op, n in flops.items() if str(op).split(".")[-1] in _BATCHED_PRODUCTS)
     total = sum(flops.values())

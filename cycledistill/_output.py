@@ -1,4 +1,4 @@
-"""What a cycled model returns in training."""
+"""The output of a cycled model in training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 _OUTER = (
-    "If the wrapped model is a part of another one, wrap the outer model, with blocks= as the path "
+    "If the wrapped model is part of another one, wrap the outer model, with blocks= as the path "
     "of the stack within it"
 )
 
@@ -16,15 +16,15 @@ class CycleOutput(NamedTuple):
     """Predictions and tokens of every cycle, first cycle first.
 
     Attributes:
-        predictions: What the plain model returns, made from each cycle's tokens.
-        tokens: The tokens as they leave the last block of each cycle, `[B, T, D]` each.
+        predictions: The plain model's output, computed from each cycle's tokens.
+        tokens: Output tokens of the last block in each cycle, `[B, T, D]` each.
     """
 
     predictions: tuple[Any, ...]
     tokens: tuple[Tensor, ...]
 
     def __getattr__(self, name: str) -> Any:
-        """Say where the attributes of a prediction are."""
+        """Raise an error that says where the attributes of a prediction are."""
         if name.startswith("__"):
             raise AttributeError(name)
         raise AttributeError(
@@ -34,7 +34,7 @@ class CycleOutput(NamedTuple):
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Refuse to be taken for a tensor."""
+        """Raise an error where a tensor is expected."""
         name = getattr(func, "__name__", str(func))
         raise TypeError(
             f"{name}: expected a tensor, got the CycleOutput of a CycleWrapper. {_OUTER}"

@@ -1,14 +1,14 @@
-"""Blocks that run again in the backward pass.
+"""Blocks that are recomputed in the backward pass.
 
-A model that checkpoints its activations calls its blocks twice: once in the forward pass, once
-more inside of ``backward`` to make again what was not kept. The repetition must meet the same
-tokens as the first time, also where these were handed in by us. Which pass it repeats follows
-from the autograd node that asks for it: nodes are numbered in the order in which a thread makes
-them, so each pass owns a range of numbers. A record lives as long as the graph of its pass.
+A model that checkpoints its activations calls its blocks twice: in the forward pass, and again
+inside of ``backward`` to recompute what was not kept. The recomputation must see the same tokens
+as the forward pass, including tokens that our hooks replaced. Which pass is being recomputed
+follows from the current autograd node: a thread numbers its nodes in the order of their creation,
+so each pass owns a range of numbers. A record lives as long as the graph of its pass.
 
-`torch.utils.checkpoint` with ``use_reentrant=True`` runs the first time without gradients, inside
-of an autograd function, whose inputs are all that gradients flow to. Tokens that
-a hook replaces inside it would get none, so this is refused where it matters.
+`torch.utils.checkpoint` with ``use_reentrant=True`` runs the forward pass without gradients inside
+of an autograd function, and gradients flow to the inputs of that function only. Tokens that a hook
+replaces inside of it would get no gradient, so this raises an error where it matters.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class PassRecords:
         self._alive: weakref.WeakSet[PassRecord] = weakref.WeakSet()
 
     def begin(self) -> PassRecord | None:
-        """Note where a pass begins; None where it cannot be repeated."""
+        """Note where a pass begins; None where it cannot be recomputed."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return None
         return PassRecord()
 
     def end(self, record: PassRecord | None, done: Pass, tokens: Tensor) -> None:
-        """Note where it ended, for as long as the graph of its tokens lives."""
+        """Note where a pass ended, for as long as the graph of its tokens lives."""
         if record is None or tokens.grad_fn is None:
             return
         record.done, record.end = done, _get_sequence_nr()
@@ -57,7 +57,7 @@ class PassRecords:
         self._alive.add(record)
 
     def find(self) -> Pass | None:
-        """The pass that is repeated right now, or None."""
+        """The pass that is being recomputed, or None."""
         if torch.compiler.is_compiling():
             return None
         node = torch._C._current_autograd_node()
@@ -69,17 +69,23 @@ class PassRecords:
         return found[0].done if found else None
 
 
-def running_pass(setup: Setup) -> tuple[Pass | None, bool]:
-    """The pass that a block is called in, and whether it runs again in the backward pass."""
-    current = setup.running.current()
+def pass_of(setup: Setup) -> tuple[Pass | None, bool]:
+    """The pass that a block is called in, and whether it is being recomputed."""
+    current = setup.current.get()
     if current is not None:
         return current, False
-    repeated = setup.records.find()
-    return repeated, repeated is not None
+    recomputed = setup.records.find()
+    return recomputed, recomputed is not None
 
 
-def inside_reentrant_checkpoint() -> bool:
-    """Whether an autograd function's forward is on the stack, as a reentrant checkpoint has it."""
+def inside_reentrant_checkpoint(with_gradients: bool) -> bool:
+    """Whether a pass that started with gradients is inside of a reentrant checkpoint.
+
+    Torch has no function for it, so this looks for an autograd function in the call stack. A
+    compiled graph has no reentrant checkpoints.
+    """
+    if torch.compiler.is_compiling() or torch.is_grad_enabled() or not with_gradients:
+        return False
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "forward" and frame.f_code.co_argcount:

@@ -1,4 +1,4 @@
-"""Weights that change while training goes on."""
+"""Weights and numbers of cycles that change during training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from cycledistill._checks import check_choice
+
 Weight: TypeAlias = float | Callable[[float], float]
 """A number, or a function of the training progress (0 at the start, 1 at the end)."""
 
 
 @dataclass(frozen=True)
 class Ramp:
-    """A weight that goes from one value to another between two points of training.
+    """A weight that changes from one value to another between two points of training.
 
     >>> ramp = Ramp(0.0, 2.0, begin=0.25, end=0.75)
     >>> [ramp(progress) for progress in (0.0, 0.25, 0.5, 0.75, 1.0)]
@@ -23,11 +25,11 @@ class Ramp:
         initial: Value before ``begin``.
         final: Value after ``end``.
         begin: Progress in [0, 1] at which the change starts.
-        end: Progress at which it is over.
+        end: Progress in [0, 1] at which it ends.
         shape: ``"linear"`` or ``"cosine"`` (slow at both ends).
 
     Raises:
-        ValueError: The points are not ``0 <= begin <= end <= 1``, or the shape is unknown.
+        ValueError: ``begin`` and ``end`` are out of order or range, or the shape is unknown.
     """
 
     initial: float
@@ -39,13 +41,12 @@ class Ramp:
     def __post_init__(self) -> None:
         if not 0 <= self.begin <= self.end <= 1:
             raise ValueError(
-                f"a ramp needs 0 <= begin <= end <= 1, got begin={self.begin}, end={self.end}"
+                f"expected 0 <= begin <= end <= 1, got begin={self.begin}, end={self.end}"
             )
-        if self.shape not in ("linear", "cosine"):
-            raise ValueError(f"shape must be 'linear' or 'cosine', got {self.shape!r}")
+        check_choice("shape", self.shape, "linear", "cosine")
 
     def __call__(self, progress: float) -> float:
-        """The weight at a progress in [0, 1]."""
+        """The weight at a training progress in [0, 1]."""
         if progress <= self.begin:
             part = 0.0
         elif progress >= self.end:
@@ -58,21 +59,21 @@ class Ramp:
 
 
 def weight_at(weight: Weight, progress: float) -> float:
-    """The value of a weight at a progress in [0, 1]."""
+    """The value of a weight at a training progress in [0, 1]."""
     return float(weight(progress)) if callable(weight) else float(weight)
 
 
 def cycles_at(num_cycles: int, cycles_from: float, cycles_until: float, progress: float) -> int:
-    """The number of cycles at a progress in [0, 1]: from 1 up to N, and back to 1.
+    """The number of cycles at a training progress: from 1 up to N, and back to 1.
 
     >>> [cycles_at(3, 0.4, 0.8, progress) for progress in (0.0, 0.1, 0.2, 0.4, 0.79, 0.8, 1.0)]
     [1, 1, 2, 3, 3, 1, 1]
 
     Args:
-        num_cycles: Cycles N.
-        cycles_from: Progress from which all N run; before it their number rises in equal steps.
-        cycles_until: Progress from which a single one runs; at 1 all N run to the end.
-        progress: Where training is.
+        num_cycles: Number of cycles N.
+        cycles_from: Progress from which all N run; before it, their number rises in equal steps.
+        cycles_until: Progress from which only one runs; with 1, all N run to the end.
+        progress: Training progress in [0, 1].
     """
     if progress >= cycles_until and cycles_until < 1:
         return 1

@@ -1,4 +1,4 @@
-"""What all passes of one wrapper share, and which pass runs in this thread."""
+"""What all passes of one wrapper share, and which pass runs in the current thread."""
 
 from __future__ import annotations
 
@@ -10,30 +10,33 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
 import torch
 from torch import Tensor, nn
 
+from cycledistill._checks import check_choice, check_count
 from cycledistill._find import BlockStack
 from cycledistill._recompute import PassRecords
 
 if TYPE_CHECKING:
-    from cycledistill._batched import BatchedPass
+    from cycledistill._batched import BatchedRun
     from cycledistill._call import OrdinaryCall
 
-Pass: TypeAlias = Union["OrdinaryCall", "BatchedPass"]
+Pass: TypeAlias = Union["OrdinaryCall", "BatchedRun"]
+"""One call of the model that the hooks on its blocks take part in."""
+
 Phase: TypeAlias = Literal["stem", "stack", "later cycles", "tail"]
-"""Where a pass is: before the first block, between blocks, in batched later cycles, behind."""
+"""Where a pass is: before the first block, between blocks, in batched later cycles, after them."""
 
 
-class Running:
-    """The pass that runs in this thread.
+class CurrentPass:
+    """The pass that runs in the current thread.
 
-    While torch compiles, it is kept in a plain attribute, which is None again behind the pass:
-    not every version of torch can set attributes of a thread's own.
+    While torch compiles, the pass is kept in a plain attribute, which is None again after the
+    pass: not every supported version of torch can trace assignments to a `threading.local`.
     """
 
     def __init__(self) -> None:
         self._traced: Pass | None = None
         self._local = threading.local()
 
-    def current(self) -> Pass | None:
+    def get(self) -> Pass | None:
         """The pass of this thread, or None."""
         if self._traced is not None:
             return self._traced
@@ -41,13 +44,13 @@ class Running:
         return current
 
     def set(self, current: Pass | None) -> Pass | None:
-        """Begin or, with None, end a pass; returns the one before."""
-        before = self.current()
+        """Begin a pass or, with None, end it; returns the previous one."""
+        previous = self.get()
         if torch.compiler.is_compiling():
             self._traced = current
         else:
             self._local.current = current
-        return before
+        return previous
 
 
 @dataclass(eq=False)
@@ -55,19 +58,22 @@ class Setup:
     """How a wrapper's cycles run; the options are those of `CycleWrapper`.
 
     Attributes:
-        model: Name of the plain model's class, for errors.
+        model: Class name of the plain model, for errors.
         stack: The blocks.
         batch_dim: Batch dimension of the tokens.
         activation_checkpointing: None, "block" or "cycle".
-        grad_cycles: Cycles that gradients pass through, or None.
+        grad_cycles: Number of cycles that gradients pass through, or None.
         input_injection: Factor of the stack's input in later cycles.
         cycle_norm: None, "rms" or "input".
-        check_finite: Whether to look for NaN and infinite tokens.
-        skips_blocks: The setting by which the model skips blocks at random, such as
+        gate: Whether later cycles have a gate: False, True or "channel".
+        cycle_embedding: Whether later cycles have an embedding.
+        adapter_rank: Rank of the adapters of later cycles, 0 for none.
+        check_finite: Whether to check tokens for NaN and infinity.
+        layerdrop: The setting that makes the model skip blocks at random, such as
             ``"config.layerdrop=0.1"``, or "".
-        has_fast_path: Whether the model holds an `torch.nn.TransformerEncoder`.
-        running: The pass of this thread.
-        records: Passes whose blocks may run again in a backward pass.
+        has_fast_path: Whether the model contains a `torch.nn.TransformerEncoder`.
+        current: The pass of this thread.
+        records: Passes whose blocks may be recomputed in the backward pass.
     """
 
     model: str
@@ -77,35 +83,41 @@ class Setup:
     grad_cycles: int | None = None
     input_injection: float = 0.0
     cycle_norm: str | None = None
+    gate: bool | str = False
+    cycle_embedding: bool = False
+    adapter_rank: int = 0
     check_finite: bool = False
-    skips_blocks: str = ""
+    layerdrop: str = ""
     has_fast_path: bool = False
-    running: Running = field(default_factory=Running)
+    current: CurrentPass = field(default_factory=CurrentPass)
     records: PassRecords = field(default_factory=PassRecords)
 
     def __post_init__(self) -> None:
-        kind, count = self.activation_checkpointing, self.grad_cycles
+        kind = self.activation_checkpointing
         check_choice("activation_checkpointing", kind, None, "block", "cycle")
         check_choice("cycle_norm", self.cycle_norm, None, "rms", "input")
+        check_choice("gate", self.gate, False, True, "channel")
         check_choice("batch_dim", self.batch_dim, None, 0, 1)
-        if count is not None and (isinstance(count, bool) or count != int(count) or count < 1):
-            raise ValueError(f"grad_cycles must be a whole number of 1 or more, got {count!r}")
+        if self.adapter_rank < 0:
+            raise ValueError(f"adapter_rank: expected 0 or more, got {self.adapter_rank}")
+        if self.grad_cycles is not None:
+            check_count("grad_cycles", self.grad_cycles)
         self.token_names = tuple(_first_parameter(block) for block in self.stack.blocks)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "running": None, "records": None}
+        return {**self.__dict__, "current": None, "records": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, running=Running(), records=PassRecords())
+        self.__dict__.update(state, current=CurrentPass(), records=PassRecords())
 
     def name_of(self, index: int) -> str:
-        """A block as errors call it."""
+        """How errors refer to a block."""
         return f"block {index} ({type(self.stack.blocks[index]).__name__})"
 
     def split_tokens(
         self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Tensor, str | None]:
-        """The tokens among a block's arguments, and their name if they were given by name."""
+        """The tokens among a block's arguments, and their keyword if they were passed by name."""
         if args:
             if isinstance(args[0], Tensor):
                 return args[0], None
@@ -124,14 +136,14 @@ class Setup:
 def with_new_tokens(
     args: tuple[Any, ...], kwargs: dict[str, Any], name: str | None, tokens: Tensor
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A block's arguments with other tokens."""
+    """A block's arguments with the tokens replaced."""
     if name is None:
         return (tokens, *args[1:]), kwargs
     return args, {**kwargs, name: tokens}
 
 
 def find_batch_dim(blocks: tuple[nn.Module, ...]) -> int:
-    """1 where the blocks hold an ``nn.MultiheadAttention`` with ``batch_first=False``, else 0."""
+    """1 if the blocks contain an ``nn.MultiheadAttention`` with ``batch_first=False``, else 0."""
     attention = [
         module
         for block in blocks
@@ -142,7 +154,7 @@ def find_batch_dim(blocks: tuple[nn.Module, ...]) -> int:
 
 
 def find_layerdrop(model: nn.Module) -> str:
-    """The setting by which a model of transformers skips blocks at random, or ""."""
+    """The setting that makes a model of transformers skip blocks at random, or ""."""
     for module in model.modules():
         for owner, prefix in ((getattr(module, "config", None), "config."), (module, "")):
             for name in ("layerdrop", "encoder_layerdrop", "decoder_layerdrop"):
@@ -150,17 +162,6 @@ def find_layerdrop(model: nn.Module) -> str:
                 if isinstance(value, float) and value > 0:
                     return f"{prefix}{name}={value}"
     return ""
-
-
-def check_choice(name: str, value: object, *choices: object) -> None:
-    """Check an argument that is one of a few.
-
-    Raises:
-        ValueError: It is none of them.
-    """
-    if value not in choices:
-        *others, last = map(repr, choices)
-        raise ValueError(f"{name} must be {', '.join(others)} or {last}, got {value!r}")
 
 
 def _first_parameter(block: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Splitting what the model made of the batch of all cycles into one output for each cycle."""
+"""Splitting the output of batched cycles into one output for each cycle."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from cycledistill._tree import iter_tensors, map_tensors
 
 
 def split_output(setup: Setup, output: Any, tokens: list[Tensor], inputs: Any) -> tuple[Any, ...]:
-    """The model's output on the batch of all cycles, as one output for each cycle.
+    """Split the model's output on the batch of all cycles into one output for each cycle.
 
-    Tensors with as many dimensions as the tokens may carry the batch where the tokens do or, as
-    the model may have turned them, first; all others carry it first. A tensor without the batch
-    of all cycles did not come through the stack: every cycle gets it as it is.
+    A tensor with as many dimensions as the tokens may have the batch in the tokens' batch dimension
+    or, if the model transposed them, first; all others have it first. A tensor without the batch of
+    all cycles did not pass through the stack, so every cycle gets it unchanged.
 
     Args:
-        setup: Of the wrapper.
+        setup: The wrapper's setup.
         output: What the model returned: a tree of tensors.
-        tokens: The tokens that left the stack in each cycle.
-        inputs: What the model was called with, whose first tensor tells where its batch is.
+        tokens: Output tokens of each cycle.
+        inputs: The model's inputs; the first tensor shows where its batch dimension is.
+
+    Raises:
+        RuntimeError: No tensor of the output has the batch of all cycles.
     """
     num_cycles, ndim = len(tokens), tokens[0].ndim
     size = tokens[0].shape[setup.batch_dim]
-    # In a list: torch 2.6 does not compile next(..., None).
+    # A list, because torch 2.6 cannot compile next(..., None).
     given = [tensor for tensor in iter_tensors(inputs) if tensor.ndim][:1]
     same = len(given) > 0 and given[0].shape[0] == size
     dims: tuple[int, ...] = (0,)
     sizes: tuple[int, ...] = (size,)
-    if setup.batch_dim:  # what follows may have put the batch first again
+    if setup.batch_dim:  # the tail may have put the batch first again
         dims = (0, 1) if same else (1, 0)
     elif given and not same:  # the stem folds, say, frames into the batch
         sizes += (given[0].shape[0],)
@@ -50,7 +53,7 @@ def split_output(setup: Setup, output: Any, tokens: list[Tensor], inputs: Any) -
         raise RuntimeError(
             f"no tensor that {setup.model} returned has the {num_cycles} x {size} samples that "
             f"left {setup.stack.path!r}: the cycles did not reach the output. If what follows the "
-            "stack combines samples, or counts on the batch size, use batched=False"
+            "stack combines samples, or depends on the batch size, use batched=False"
         )
 
     def part(cycle: int) -> Any:

@@ -1,4 +1,4 @@
-"""Which blocks of a pretrained model to cycle."""
+"""Choosing which blocks of a pretrained model to cycle."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cycledistill._find import BlockStack, find_stack
-from cycledistill._hooks import NoFastPath
-from cycledistill._mode import eval_mode
+from cycledistill._mode import NoFastPath, eval_mode
 from cycledistill._setup import Setup
 from cycledistill._tokens import angles, tokens_of
 from cycledistill._wrapper import CycleWrapper
@@ -23,14 +23,15 @@ _SHALLOWEST = 2 * _KEPT + 2
 
 
 class Turn(NamedTuple):
-    """What a run of blocks does to tokens.
+    """What consecutive blocks do to tokens.
 
     Attributes:
-        start: Place of the first block in its list, from 0.
-        stop: Place behind the last one.
-        angle: Between a token as it enters the first and as it leaves the last block, in degrees
-            from 0 to 180; the mean over all tokens of all samples.
-        ratio: Of the token's norm when it leaves to its norm when it enters; likewise the mean.
+        start: Index of the first block in its list.
+        stop: Index after the last one.
+        angle: Angle between a token before the first and after the last block, in degrees from 0
+            to 180, averaged over all tokens of all samples.
+        ratio: Ratio of the token's norm after the last to before the first block, averaged
+            likewise.
     """
 
     start: int
@@ -44,11 +45,11 @@ class BlockSuggestion:
     """Which blocks to cycle, and why; `str()` of it is a table.
 
     Attributes:
-        path: Where the list of blocks is, such as ``"encoder.layers"``; ``""`` for a bare stack.
+        path: Path of the list of blocks, such as ``"encoder.layers"``; ``""`` for a bare stack.
         per_block: What each block does, in order.
-        windows: What each run of two or more blocks does that leaves out the first two blocks
-            and the last two, by length and place.
-        suggested: The one of them that is suggested.
+        windows: What each window of two or more consecutive blocks does, ordered by length and
+            position; windows exclude the first two and the last two blocks.
+        suggested: The suggested window.
     """
 
     path: str
@@ -58,7 +59,7 @@ class BlockSuggestion:
 
     @property
     def blocks(self) -> str:
-        """What ``CycleWrapper(blocks=...)`` takes, such as ``"blocks.4:8"``."""
+        """Value for ``CycleWrapper(blocks=...)``, such as ``"blocks.4:8"``."""
         return self._name(self.suggested)
 
     def _name(self, turn: Turn) -> str:
@@ -69,7 +70,7 @@ class BlockSuggestion:
         by_length: dict[int, list[Turn]] = {}
         for turn in self.windows:
             by_length.setdefault(turn.stop - turn.start, []).append(turn)
-        flattest = [min(turns, key=_angle) for turns in by_length.values()]
+        flattest = [min(turns, key=attrgetter("angle")) for turns in by_length.values()]
         width = max(len(self._name(turn)) for turn in (*self.per_block, *flattest))
 
         def row(turn: Turn) -> str:
@@ -93,7 +94,7 @@ def suggest_blocks(
     length: int | None = None,
     **kwargs: Any,
 ) -> BlockSuggestion:
-    """Measure how far each block turns the tokens, and name the blocks that are best cycled.
+    """Measure how far each block turns the tokens, and suggest which blocks to cycle.
 
     ```python
     found = suggest_blocks(pretrained, images)
@@ -101,32 +102,31 @@ def suggest_blocks(
     cycled = CycleWrapper(pretrained, num_cycles=2, blocks=found.blocks)
     ```
 
-    A pretrained block expects the tokens that the block before it makes. Blocks that turn their
-    tokens only a little return tokens much like those that came in, so running them again
-    disturbs the model least: the flattest window, the one with the smallest angle, is suggested.
-    It never includes the first two or the last two blocks, which translate from the input and to
-    the output; models that were made recurrent after pretraining keep them out of the loop too
-    (arXiv 2511.07384). The same angle, of the last token alone, chooses layers to drop in arXiv
-    2403.17887.
+    A pretrained block expects the tokens that the previous block makes. Blocks that turn their
+    tokens only a little return tokens similar to their input, so running them again disturbs the
+    model least. The suggestion is therefore the window with the smallest angle. It never includes
+    the first two or the last two blocks, which translate from the input and to the output; models
+    made recurrent after pretraining keep them out of the loop, too (arXiv 2511.07384). The same
+    angle, of the last token only, chooses layers to drop in arXiv 2403.17887.
 
-    The model is called once as it is, in eval mode and without gradients; modes and hooks are
-    restored. Give it a few real samples: a pretrained model treats noise differently.
+    The plain model is called once, in eval mode and without gradients; modes and hooks are
+    restored. Use a few real samples: a pretrained model treats noise differently.
 
     Args:
-        model: A model or a `CycleWrapper`, which is looked at as the plain model.
-        *args: What the model is called with.
+        model: A model or a `CycleWrapper`.
+        *args: The model's arguments.
         blocks: Path of the stack, or a slice of one, as for `CycleWrapper`; ``None`` finds it.
             The first two and the last two blocks of a slice are left out as well.
         length: Number of blocks in the suggested window, from 2 to depth - 4. The angle cannot
-            choose it, as a longer window nearly always turns further. ``None``: half of the
+            choose it, because longer windows nearly always turn further. ``None``: half of the
             blocks between the first and the last two (4 of 12, 10 of 24), so that a cycle has
             some depth and there are still several windows to choose from.
-        **kwargs: What the model is called with.
+        **kwargs: The model's keyword arguments.
 
     Raises:
-        ValueError: Fewer than 6 blocks, ``length`` out of range, or blocks that cannot be cycled
-            as they do not run once, change the shape of the tokens or make them infinite.
-        TypeError: ``blocks`` is no path.
+        ValueError: There are fewer than 6 blocks, ``length`` is out of range, or a block does not
+            run exactly once, changes the shape of the tokens or makes them infinite.
+        TypeError: ``blocks`` is not a path.
     """
     if blocks is not None and not isinstance(blocks, str):
         raise TypeError(f"blocks: expected a path or None, got {type(blocks).__name__}")
@@ -136,8 +136,8 @@ def suggest_blocks(
     if depth < _SHALLOWEST:
         raise ValueError(
             f"the stack {stack.path!r} of {type(plain).__name__} has a depth of {depth} blocks, "
-            f"expected {_SHALLOWEST} or more: the first two and the last two are not to be cycled "
-            "alone. Cycle a shallow model as a whole"
+            f"expected {_SHALLOWEST} or more, as the first two and the last two are never in the "
+            "window. Cycle a shallow model as a whole"
         )
     middle = depth - 2 * _KEPT
     chosen = max(2, middle // 2) if length is None else length
@@ -161,21 +161,21 @@ def suggest_blocks(
         path=stack.container,
         per_block=tuple(turn(index, index + 1) for index in range(depth)),
         windows=tuple(chain(*windows.values())),
-        suggested=min(windows[chosen], key=_angle),
+        suggested=min(windows[chosen], key=attrgetter("angle")),
     )
 
 
 def _run(
     plain: nn.Module, stack: BlockStack, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Call the model, and return what entered and what left each block, float32."""
+    """Call the model, and return input and output tokens of each block in float32."""
     setup = Setup(type(plain).__name__, stack, batch_dim=0)
     entering: list[list[Tensor]] = [[] for _ in stack.blocks]
     leaving: list[list[Tensor]] = [[] for _ in stack.blocks]
 
     def enter(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         tokens, _name = setup.split_tokens(index, args, kwargs)
-        entering[index].append(tokens.to(torch.float32, copy=True))  # a block may change them
+        entering[index].append(tokens.to(torch.float32, copy=True))  # a block may modify them
 
     def leave(index: int, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         leaving[index].append(tokens_of(output).to(torch.float32, copy=True))
@@ -206,7 +206,3 @@ def _run(
             if not tokens.isfinite().all():
                 raise ValueError(f"{name}: expected finite tokens, got NaN or infinite ones")
     return [tokens for (tokens,) in entering], [tokens for (tokens,) in leaving]
-
-
-def _angle(turn: Turn) -> float:
-    return turn.angle

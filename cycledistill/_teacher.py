@@ -1,4 +1,4 @@
-"""Parameters that only the later cycles use: they train, and are dropped at ``unwrap``."""
+"""Parameters that only the later cycles use: they are trained, and dropped by ``unwrap``."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import math
 import torch
 from torch import Tensor, nn
 
-from cycledistill._setup import Setup, check_choice
+from cycledistill._setup import Setup
 
 
 class TeacherOnly(nn.Module):
     """A cycle embedding, low-rank adapters and a gate for the cycles after the first.
 
-    Embedding and adapters start as the identity: the embedding and the second factor of every
-    adapter are zero. A gate starts closed, at zero: the later cycles change nothing.
+    The embedding and the second factor of every adapter are initialised to zero, so they change
+    nothing at first. A gate is initialised to zero, too, so the later cycles change nothing at all.
     A cycle beyond the trained number uses the last trained cycle's parameters.
 
+    The embedding is that of Universal Transformers (arXiv 1807.03819). An adapter is a residual
+    ``x @ down @ up`` in parallel with a block, in the spirit of Relaxed Recursive Transformers
+    (arXiv 2410.20672). The gate acts on a cycle as ReZero (arXiv 2003.04887) does on a block.
+
     Args:
-        num_cycles: Trained number of cycles N; parameters exist for cycles 2..N.
-        num_blocks: Blocks of the stack.
-        token_dim: Channels D of a token; None where nothing has a value for each channel.
-        cycle_embedding: Whether to learn one vector for each later cycle, added to the tokens
-            that enter it (Universal Transformer, arXiv 1807.03819).
-        adapter_rank: Rank r of a residual ``x @ down @ up`` beside every block in every later
-            cycle (in the spirit of Relaxed Recursive Transformers, arXiv 2410.20672); 0 for none.
-        gate: Whether each later cycle learns how far it goes (as ReZero does for a block, arXiv
-            2003.04887): True for one number, ``"channel"`` for one of each channel.
+        setup: The wrapper's setup, with the options.
+        num_cycles: Trained number of cycles N; there are parameters for cycles 2..N.
+        token_dim: Channels D of a token; None if no parameter has one value per channel.
     """
 
     embedding: nn.Parameter | None
@@ -34,31 +32,23 @@ class TeacherOnly(nn.Module):
     up: nn.Parameter | None
     alpha: nn.Parameter | None
 
-    def __init__(
-        self,
-        num_cycles: int,
-        num_blocks: int,
-        token_dim: int | None,
-        cycle_embedding: bool,
-        adapter_rank: int,
-        gate: bool | str,
-    ) -> None:
+    def __init__(self, setup: Setup, num_cycles: int, token_dim: int | None) -> None:
         super().__init__()
-        later = num_cycles - 1
+        later, blocks, rank = num_cycles - 1, len(setup.stack.blocks), setup.adapter_rank
         self.token_dim = token_dim
         self.embedding = self.down = self.up = self.alpha = None
-        if gate:
-            channels = (token_dim,) if gate == "channel" and token_dim else ()
+        if setup.gate:
+            channels = (token_dim,) if setup.gate == "channel" and token_dim else ()
             self.alpha = nn.Parameter(torch.empty(later, *channels))
-        if cycle_embedding and token_dim:
+        if setup.cycle_embedding and token_dim:
             self.embedding = nn.Parameter(torch.empty(later, token_dim))
-        if adapter_rank and token_dim:
-            self.down = nn.Parameter(torch.empty(later, num_blocks, token_dim, adapter_rank))
-            self.up = nn.Parameter(torch.empty(later, num_blocks, adapter_rank, token_dim))
+        if rank and token_dim:
+            self.down = nn.Parameter(torch.empty(later, blocks, token_dim, rank))
+            self.up = nn.Parameter(torch.empty(later, blocks, rank, token_dim))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Make every later cycle the first one again, or nothing where there is a gate."""
+        """Initialise the parameters."""
         for parameter in (self.embedding, self.alpha):
             if parameter is not None:
                 nn.init.zeros_(parameter)
@@ -66,8 +56,8 @@ class TeacherOnly(nn.Module):
             nn.init.normal_(self.down, std=1 / math.sqrt(self.token_dim))
             nn.init.zeros_(self.up)
 
-    def enter(self, tokens: Tensor, cycle: int) -> Tensor:
-        """Tokens `[..., D]` that enter a cycle (2 or later), with its embedding added."""
+    def embed(self, tokens: Tensor, cycle: int) -> Tensor:
+        """Input tokens `[..., D]` of a later cycle, with its embedding added."""
         if self.token_dim is not None and tokens.shape[-1] != self.token_dim:
             raise ValueError(
                 f"token_dim={self.token_dim}, but the tokens are {list(tokens.shape)} with "
@@ -78,25 +68,25 @@ class TeacherOnly(nn.Module):
         return tokens + self.embedding[self._row(cycle, self.embedding)].to(tokens.dtype)
 
     def adapt(self, tokens_in: Tensor, tokens_out: Tensor, cycle: int, block: int) -> Tensor:
-        """Tokens `[..., D]` that leave a block in a later cycle, with its adapter's part added."""
+        """Output tokens `[..., D]` of a block in a later cycle, with its adapter's output added."""
         if self.down is None or self.up is None:
             return tokens_out
         row = self._row(cycle, self.down)
         down, up = self.down[row, block], self.up[row, block]
         return tokens_out + (tokens_in.to(down.dtype) @ down @ up).to(tokens_out.dtype)
 
-    def open_gate(self, before: Tensor, after: Tensor, cycle: int) -> Tensor:
-        """Tokens on the way from those before a later cycle to those behind it, `[..., D]`.
+    def apply_gate(self, tokens_in: Tensor, tokens_out: Tensor, cycle: int) -> Tensor:
+        """Output tokens `[..., D]` of a later cycle after its gate.
 
-        ``before + alpha * (after - before)``, and ``before`` itself where alpha is 0.
+        ``tokens_in + alpha * (tokens_out - tokens_in)``, exactly ``tokens_in`` if alpha is 0.
         """
         if self.alpha is None:
-            return after
+            return tokens_out
         alpha = self.alpha[self._row(cycle, self.alpha)]
-        return before + (alpha * (after - before)).to(before.dtype)
+        return tokens_in + (alpha * (tokens_out - tokens_in)).to(tokens_in.dtype)
 
     def zero(self) -> Tensor:
-        """A zero that depends on every parameter, for steps in which no later cycle ran."""
+        """A zero that depends on every parameter, for train steps without a later cycle."""
         return torch.stack([parameter.sum() * 0.0 for parameter in self.parameters()]).sum()
 
     @staticmethod
@@ -105,37 +95,28 @@ class TeacherOnly(nn.Module):
 
 
 def make_teacher(
-    model: nn.Module,
-    setup: Setup,
-    num_cycles: int,
-    token_dim: int | None,
-    cycle_embedding: bool,
-    adapter_rank: int,
-    gate: bool | str,
+    model: nn.Module, setup: Setup, num_cycles: int, token_dim: int | None
 ) -> TeacherOnly | None:
-    """The teacher-only parameters that a `CycleWrapper` is asked for, or None.
+    """The teacher-only parameters that the options ask for, or None.
 
     Raises:
-        ValueError: An argument is out of range, or the width of the tokens is not evident.
+        ValueError: The model may skip the gate, or the width of the tokens cannot be inferred.
     """
-    check_choice("gate", gate, False, True, "channel")
-    if adapter_rank < 0:
-        raise ValueError(f"adapter_rank must be 0 or more, got {adapter_rank}")
-    if gate and setup.skips_blocks:
+    if setup.gate and setup.layerdrop:
         raise ValueError(
-            f"gate={gate!r} acts behind the last block, which {setup.model} may skip "
-            f"({setup.skips_blocks}): expected that to be 0"
+            f"gate={setup.gate!r} acts after the last block, which {setup.model} may skip "
+            f"({setup.layerdrop}): expected that to be 0"
         )
-    if num_cycles == 1 or not (cycle_embedding or adapter_rank or gate):
+    per_channel = setup.cycle_embedding or setup.adapter_rank or setup.gate == "channel"
+    if num_cycles == 1 or not (per_channel or setup.gate):
         return None
-    blocks = setup.stack.blocks
-    if token_dim is None and (cycle_embedding or adapter_rank or gate == "channel"):
-        token_dim = _find_token_dim(model, blocks)
-    return TeacherOnly(num_cycles, len(blocks), token_dim, cycle_embedding, adapter_rank, gate)
+    if token_dim is None and per_channel:
+        token_dim = _find_token_dim(model, setup.stack.blocks)
+    return TeacherOnly(setup, num_cycles, token_dim)
 
 
 def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
-    """The channels of a model's tokens, read off the blocks' norms or the model's own fields."""
+    """The channels of a model's tokens, from its blocks' norms or its own attributes."""
     for module in blocks[0].modules():
         weight = getattr(module, "weight", None)
         if "norm" in type(module).__name__.lower() and isinstance(weight, Tensor):
@@ -146,6 +127,6 @@ def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
             if isinstance(value, int):
                 return value
     raise ValueError(
-        f"the token width of {type(blocks[0]).__name__} is not evident; pass token_dim= for the "
+        f"cannot infer the token width of {type(blocks[0]).__name__}; pass token_dim= for the "
         "cycle embedding and the adapters"
     )

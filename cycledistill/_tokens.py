@@ -1,4 +1,4 @@
-"""Tokens as blocks hand them on."""
+"""Tokens in the output of a block, and measures of how they change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from cycledistill._tree import map_tensors
 
 
 def tokens_of(output: Any) -> Tensor:
-    """The tokens in what a block returned: it, or the first thing in it."""
+    """The tokens in a block's output: the output itself, or its first item.
+
+    Raises:
+        TypeError: The first item is not a tensor.
+    """
     while not isinstance(output, Tensor):
         if isinstance(output, (tuple, list)) and output:
             output = output[0]
@@ -20,14 +24,14 @@ def tokens_of(output: Any) -> Tensor:
             output = next(iter(output.values()))
         else:
             raise TypeError(
-                "a block must return its tokens as a tensor, or first in a tuple; got "
+                "expected a block that returns its tokens as a tensor, or first in a tuple, got "
                 f"{type(output).__name__}"
             )
     return output
 
 
 def with_tokens(output: Any, tokens: Tensor) -> Any:
-    """What a block returned, with other tokens in it."""
+    """A block's output with the tokens replaced."""
     replaced = False
 
     def first(tensor: Tensor) -> Tensor:
@@ -41,7 +45,7 @@ def with_tokens(output: Any, tokens: Tensor) -> Any:
 
 
 def relative_changes(before: Tensor, after: Tensor, batch_dim: int) -> Tensor:
-    """How far each sample's tokens moved, as a part of their norm, `[B]`."""
+    """How far each sample's tokens moved, relative to their norm, `[B]`."""
     dims = [dim for dim in range(before.ndim) if dim != batch_dim]
     change = torch.linalg.vector_norm((after - before).float(), dim=dims)
     size = torch.linalg.vector_norm(before.float(), dim=dims)
@@ -49,7 +53,7 @@ def relative_changes(before: Tensor, after: Tensor, batch_dim: int) -> Tensor:
 
 
 def normed(tokens: Tensor, like: Tensor | None) -> Tensor:
-    """Tokens `[..., D]`, each scaled to a root mean square of 1, or to that of ``like``'s."""
+    """Tokens `[..., D]` scaled to a root mean square of 1, or to that of ``like``'s tokens."""
     scale = 1 / _rms(tokens) if like is None else _rms(like) / _rms(tokens)
     return (tokens * scale).to(tokens.dtype)
 
@@ -66,6 +70,6 @@ def angles(before: Tensor, after: Tensor) -> Tensor:
         tokens / torch.linalg.vector_norm(tokens, dim=-1, keepdim=True).clamp_min(tiny)
         for tokens in (before.float(), after.float())
     )
-    # Exact for small angles too, where the arc cosine is not.
-    apart, together = (torch.linalg.vector_norm(t, dim=-1) for t in (one - other, one + other))
-    return (2 * torch.atan2(apart, together)).rad2deg()
+    # Unlike the arc cosine, this is exact for small angles.
+    difference, total = (torch.linalg.vector_norm(t, dim=-1) for t in (one - other, one + other))
+    return (2 * torch.atan2(difference, total)).rad2deg()

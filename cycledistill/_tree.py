@@ -1,6 +1,6 @@
 """Trees of tensors: what models take and return (tensor, tuple, dict, dataclass, model output).
 
-`_parts` alone decides what is a container, so that mapping, splitting and finding tensors agree.
+Only `_parts` decides what is a container, so that mapping, splitting and finding tensors agree.
 """
 
 from __future__ import annotations
@@ -14,10 +14,20 @@ from typing import Any
 from torch import Tensor
 
 
-def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply ``function`` to every tensor of ``tree`` and to its counterparts in ``others``.
+def as_arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A model's inputs as positional and keyword arguments.
 
-    Containers are new and keep their type; everything else is taken from ``tree``.
+    A mapping holds keyword arguments, a tuple positional ones; anything else is one argument.
+    """
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (inputs if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """Apply ``function`` to every tensor of ``tree`` and its counterparts in ``others``.
+
+    Containers are new objects of the same type; everything else is taken from ``tree``.
     """
 
     def of_tensor(leaf: Any, *counterparts: Any) -> Any:
@@ -27,7 +37,7 @@ def map_tensors(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def map_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """Apply ``function`` to everything in ``tree`` that is no container."""
+    """Apply ``function`` to everything in ``tree`` that is not a container."""
     parts = None if isinstance(tree, Tensor) else _parts(tree)
     if parts is None:
         return function(tree, *others)
@@ -49,9 +59,9 @@ def iter_tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def fresh_containers(tree: Any) -> Any:
-    """The same tensors in containers of their own, which may be written into.
+    """The same tensors in new containers, which may be modified.
 
-    Other objects that say how they are copied, such as a graph with its tensors, are copied too.
+    Other objects that define how they are copied, such as a graph with its tensors, are copied too.
     """
     if isinstance(tree, Tensor):
         return tree
@@ -62,7 +72,7 @@ def fresh_containers(tree: Any) -> Any:
 
 
 def _parts(tree: Any) -> list[Any] | None:
-    """What a container holds; None for anything else."""
+    """The items of a container; None for anything else."""
     if isinstance(tree, Mapping):
         return list(tree.values())
     if isinstance(tree, (tuple, list)):
@@ -75,7 +85,7 @@ def _parts(tree: Any) -> list[Any] | None:
 
 
 def _rebuilt(tree: Any, parts: list[Any]) -> Any:
-    """A container like ``tree`` with other parts."""
+    """A container like ``tree`` with other items."""
     if type(tree) is dict:
         return dict(zip(tree, parts, strict=True))
     if isinstance(tree, (tuple, list)):
@@ -88,7 +98,7 @@ def _rebuilt(tree: Any, parts: list[Any]) -> Any:
             result[key] = part
     else:
         for name, part in zip(_fields(tree), parts, strict=True):
-            object.__setattr__(result, name, part)  # a frozen dataclass too
+            object.__setattr__(result, name, part)  # works for frozen dataclasses, too
     return result
 
 

@@ -1,4 +1,4 @@
-"""Whether batched cycles equal the ordinary calls: one comparison, and what it says."""
+"""The comparison of batched cycles with ordinary calls."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cycledistill._batched import BatchedPass
+from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
-from cycledistill._calls import OrdinaryCalls
-from cycledistill._chance import Chance
+from cycledistill._ordinary import OrdinaryRun
 from cycledistill._output import CycleOutput
+from cycledistill._rng import RngState
 from cycledistill._setup import Setup
 from cycledistill._teacher import TeacherOnly
 from cycledistill._tree import iter_tensors
 
 
 class Verification(NamedTuple):
-    """What `CycleWrapper.verify` compared.
+    """The result of `CycleWrapper.verify`.
 
     Attributes:
-        tensors: Tensors of predictions and tokens that were compared, over all cycles.
-        gradients: Parameters whose gradients were compared.
+        tensors: Number of tensors of predictions and tokens that were compared, over all cycles.
+        gradients: Number of parameters whose gradients were compared.
         largest: The largest difference, relative to the largest value of its tensor.
-        unchecked: Why nothing (or no gradient) was compared; "" where everything was.
+        unchecked: Why nothing (or no gradient) was compared; "" if everything was.
     """
 
     tensors: int
@@ -39,7 +39,7 @@ class Verification(NamedTuple):
     unchecked: str = ""
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """A one-line summary."""
         if not self.tensors:
             return self.unchecked
         compared = f"{self.tensors} tensors and {self.gradients} gradients"
@@ -47,14 +47,9 @@ class Verification(NamedTuple):
         return f"{equal} ({self.unchecked})" if self.unchecked else equal
 
 
-class _Run(NamedTuple):
+class _Results(NamedTuple):
     tensors: dict[str, Tensor]
     gradients: dict[str, Tensor]
-
-
-class _Difference(NamedTuple):
-    name: str
-    relative: float
 
 
 def compare(
@@ -65,29 +60,29 @@ def compare(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Verification:
-    """Run both ways on the same inputs, without chance, and compare all that comes of them.
+    """Run batched cycles and ordinary calls on the same inputs, and compare their results.
 
     Raises:
-        ValueError: They differ; the text says in what, why, and what to do.
+        ValueError: They differ; the message says where, why, and what to do.
     """
 
     def ordinary() -> CycleOutput:
-        return OrdinaryCalls(setup, plain, teacher, num_cycles).run(args, kwargs).output
+        return OrdinaryRun(setup, plain, teacher, num_cycles).run(args, kwargs).output
 
-    batched = BatchedPass(setup, plain, teacher, num_cycles)
+    batched = BatchedRun(setup, plain, teacher, num_cycles)
     parameters: dict[str, Tensor] = {n: p for n, p in plain.named_parameters() if p.requires_grad}
-    sharded = dist.is_available() and dist.is_initialized()
+    distributed = dist.is_available() and dist.is_initialized()
     unchecked = ""
-    if sharded or not torch.is_grad_enabled():
+    if distributed or not torch.is_grad_enabled():
         parameters = {}
         unchecked = "gradients were not compared: " + (
-            "several processes may share the parameters" if sharded else "they are switched off"
+            "several processes may share the parameters" if distributed else "they are disabled"
         )
-    with _undisturbed(plain) as chance:
+    with _deterministic(plain) as rng:
         try:
-            got = _run(lambda: batched.run(args, kwargs).output, parameters)
+            got = _results(lambda: batched.run(args, kwargs).output, parameters)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            call_plain(plain, args, kwargs)  # its own error comes through as it is
+            call_plain(plain, args, kwargs)  # an error of the model itself is raised here
             text = str(error).rstrip(". ")
             advice = "" if "batched=False" in text else ". Use batched=False"
             raise ValueError(
@@ -96,30 +91,34 @@ def compare(
         if batched.pruned:
             why = "the blocks prune tokens, which every ordinary call would do again"
             return Verification(0, 0, 0.0, f"nothing was compared: {why}")
-        chance.restore()
-        expected = _run(ordinary, parameters)
+        rng.restore()
+        expected = _results(ordinary, parameters)
         differences = _differences(expected, got)
-        wrong = [found for found in differences if not found.relative <= _tolerance(expected)]
-        if wrong and _differs(expected, _run(ordinary, {})):
-            why = f"{setup.model} draws random numbers that could not be held still"
-            return Verification(0, 0, 0.0, f"nothing was compared: {why}")
+        tolerance = _tolerance(expected)
+        wrong = {name: size for name, size in differences.items() if not size <= tolerance}
+        if wrong:
+            repeated = _differences(expected, _results(ordinary, {}))
+            if any(not size <= tolerance for size in repeated.values()):
+                why = f"{setup.model} draws random numbers that could not be disabled"
+                return Verification(0, 0, 0.0, f"nothing was compared: {why}")
     if wrong:
-        raise ValueError(_words(setup, wrong))
-    largest = max((found.relative for found in differences), default=0.0)
+        raise ValueError(_message(setup, wrong))
+    largest = max(differences.values(), default=0.0)
     return Verification(len(expected.tensors), len(expected.gradients), largest, unchecked)
 
 
-def _run(function: Callable[[], CycleOutput], parameters: dict[str, Tensor]) -> _Run:
+def _results(function: Callable[[], CycleOutput], parameters: dict[str, Tensor]) -> _Results:
+    """Tokens, predictions and gradients of a run, by name."""
     predictions, tokens = function()
     tensors = {}
-    for cycle, (prediction, left) in enumerate(zip(predictions, tokens, strict=True), 1):
-        tensors[f"tokens of cycle {cycle}"] = left
+    for cycle, (prediction, of_cycle) in enumerate(zip(predictions, tokens, strict=True), 1):
+        tensors[f"tokens of cycle {cycle}"] = of_cycle
         for number, tensor in enumerate(iter_tensors(prediction), 1):
             tensors[f"tensor {number} of the prediction of cycle {cycle}"] = tensor
     gradients: dict[str, Tensor] = {}
     outputs = [t for t in tensors.values() if t.requires_grad]
     if parameters and outputs:
-        # Weights that no symmetry cancels: a softmax sums to one, a mean serves all cycles alike.
+        # Weights without symmetry: a softmax sums to one, and a mean treats all cycles alike.
         weights = [
             (torch.arange(t.numel(), device=t.device) + number).cos().view(t.shape).to(t.dtype)
             for number, t in enumerate(outputs)
@@ -129,27 +128,20 @@ def _run(function: Callable[[], CycleOutput], parameters: dict[str, Tensor]) -> 
             f"gradient of {name}": torch.zeros_like(parameter) if grad is None else grad
             for (name, parameter), grad in zip(parameters.items(), made, strict=True)
         }
-    return _Run({name: tensor.detach() for name, tensor in tensors.items()}, gradients)
+    return _Results({name: tensor.detach() for name, tensor in tensors.items()}, gradients)
 
 
-def _differences(expected: _Run, got: _Run) -> list[_Difference]:
+def _differences(expected: _Results, got: _Results) -> dict[str, float]:
+    """The relative difference of each tensor and, where ``got`` has gradients, each gradient."""
     if expected.tensors.keys() != got.tensors.keys():
-        names = expected.tensors.keys() ^ got.tensors.keys()
-        return [_Difference(name, math.inf) for name in sorted(names)]
-    found = [
-        _Difference(name, _relative(tensor, got.tensors[name], 0.0))
-        for name, tensor in expected.tensors.items()
-    ]
+        return dict.fromkeys(sorted(expected.tensors.keys() ^ got.tensors.keys()), math.inf)
+    found = {
+        name: _relative(tensor, got.tensors[name], 0.0) for name, tensor in expected.tensors.items()
+    }
     scale = max((float(g.abs().max()) for g in expected.gradients.values() if g.numel()), default=0)
-    return found + [
-        _Difference(name, _relative(gradient, got.gradients[name], 1e-3 * scale))
-        for name, gradient in expected.gradients.items()
-    ]
-
-
-def _differs(one: _Run, other: _Run) -> bool:
-    found = _differences(_Run(one.tensors, {}), _Run(other.tensors, {}))
-    return any(not each.relative <= _tolerance(one) for each in found)
+    for name, gradient in got.gradients.items():
+        found[name] = _relative(expected.gradients[name], gradient, 1e-3 * scale)
+    return found
 
 
 def _relative(expected: Tensor, got: Tensor, scale: float) -> float:
@@ -165,53 +157,53 @@ def _relative(expected: Tensor, got: Tensor, scale: float) -> float:
     return float(difference / size.clamp_min(max(scale, torch.finfo(size.dtype).tiny)))
 
 
-def _tolerance(run: _Run) -> float:
-    """Square root of the coarsest number type's precision, 3e-4 in float32, and 1e-5 at least."""
-    kinds = {t.dtype for t in run.tensors.values() if t.is_floating_point()}
+def _tolerance(results: _Results) -> float:
+    """Square root of the coarsest dtype's precision (3e-4 in float32), at least 1e-5."""
+    kinds = {t.dtype for t in results.tensors.values() if t.is_floating_point()}
     return max([1e-5, *(math.sqrt(torch.finfo(kind).eps) for kind in kinds)])
 
 
-def _words(setup: Setup, wrong: list[_Difference]) -> str:
-    tokens = [found for found in wrong if found.name.startswith("tokens")]
-    outputs = [found for found in wrong if found.name.startswith("tensor")]
+def _message(setup: Setup, wrong: dict[str, float]) -> str:
+    tokens = [name for name in wrong if name.startswith("tokens")]
+    outputs = [name for name in wrong if name.startswith("tensor")]
     if tokens:
         why = (
-            "The model does something to the tokens between its blocks, or hands its blocks "
+            "The model does something to the tokens between its blocks, or passes its blocks "
             "something that differs from cycle to cycle"
         )
     elif outputs:
         why = (
-            "What follows the blocks mixes the samples of a batch, or uses something that the "
-            "blocks gave beside their tokens or that is of the plain batch"
+            "What follows the blocks mixes the samples of a batch, or uses other outputs of the "
+            "blocks than their tokens, or tensors of the plain batch"
         )
     else:
         why = (
             "The model runs some blocks without gradients, or what follows mixes the samples of a "
             "batch only in its gradients"
         )
-    most = max(tokens or outputs or wrong, key=lambda found: found.relative)
+    most = max(tokens or outputs or wrong, key=lambda name: wrong[name])
     return (
         f"batched cycles of {setup.model} ({setup.stack.path!r}) differ from its ordinary calls in "
-        f"{len(wrong)} places, such as the {most.name} (relative difference "
-        f"{most.relative:.1e}). {why}. Use batched=False"
+        f"{len(wrong)} places, such as the {most} (relative difference {wrong[most]:.1e}). {why}. "
+        "Use batched=False"
     )
 
 
 @contextlib.contextmanager
-def _undisturbed(plain: nn.Module) -> Iterator[Chance]:
-    """Chance held still; buffers and generators are afterwards as they were."""
+def _deterministic(plain: nn.Module) -> Iterator[RngState]:
+    """Disable randomness, and restore buffers and generators afterwards."""
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in plain.modules()
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    chance = Chance()
-    with _WithoutChance():
+    rng = RngState()
+    with _NoRandomness():
         try:
-            yield chance
+            yield rng
         finally:
-            chance.restore()
+            rng.restore()
             with torch.no_grad():
                 for module, name, buffer, before in buffers:
                     module._buffers[name] = buffer
@@ -219,8 +211,8 @@ def _undisturbed(plain: nn.Module) -> Iterator[Chance]:
                         buffer.copy_(before)
 
 
-class _WithoutChance(TorchFunctionMode):
-    """Dropout passes everything, and random tensors are constant."""
+class _NoRandomness(TorchFunctionMode):
+    """Disables dropout and makes random tensors constant."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -13,21 +13,21 @@ from cycledistill._facade import Facade
 _wrappers: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Facade]] = weakref.WeakKeyDictionary()
 
 
-def note_wrapped(model: nn.Module, wrapper: Facade) -> None:
-    """Note that a model is wrapped, for as long as its wrapper lives."""
+def register(model: nn.Module, wrapper: Facade) -> None:
+    """Mark a model as wrapped, for as long as its wrapper lives."""
     _wrappers[model] = weakref.ref(wrapper)
 
 
-def forget_wrapped(model: nn.Module) -> None:
-    """Note that it is no longer."""
+def unregister(model: nn.Module) -> None:
+    """Mark a model as no longer wrapped."""
     _wrappers.pop(model, None)
 
 
-def refuse_wrapper_within(model: nn.Module) -> None:
-    """Neither the model nor a part of it may be a wrapper.
+def check_no_wrapper_within(model: nn.Module) -> None:
+    """Check that neither the model nor a part of it is a wrapper.
 
     Raises:
-        ValueError: One is.
+        ValueError: One of them is.
     """
     for name, module in model.named_modules():
         if isinstance(module, Facade):
@@ -38,15 +38,15 @@ def refuse_wrapper_within(model: nn.Module) -> None:
             )
 
 
-def refuse_wrapped(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    """Neither the model nor one of its blocks may be in another wrapper.
+def check_not_wrapped(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Check that neither the model nor one of its blocks is in another wrapper.
 
     Raises:
-        ValueError: It is.
+        ValueError: One of them is.
     """
     if _wrapped_with(model, blocks) is None:
         return
-    gc.collect()  # a wrapper that nobody holds any longer
+    gc.collect()  # a wrapper without references
     found = _wrapped_with(model, blocks)
     if found is not None:
         part = "this" if found is model else "a part of this"
@@ -56,14 +56,14 @@ def refuse_wrapped(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
         )
 
 
-def refuse_names_of_ours(model: nn.Module, ours: Collection[str]) -> None:
-    """A child or tensor of the model must not have a name of the wrapper's own.
+def check_names_are_free(model: nn.Module, reserved: Collection[str]) -> None:
+    """Check that no child or tensor of the model has a name that the wrapper uses.
 
     Raises:
         ValueError: One has.
     """
     for name in (*model._modules, *model._parameters, *model._buffers):
-        if name in ours:
+        if name in reserved:
             raise ValueError(
                 f"{type(model).__name__} has a child named {name!r}, which is a name of "
                 "CycleWrapper itself: expected another name for the child"
@@ -71,7 +71,7 @@ def refuse_names_of_ours(model: nn.Module, ours: Collection[str]) -> None:
 
 
 def _wrapped_with(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module | None:
-    """A wrapped model that is this one, or has some of these blocks."""
+    """A wrapped model that is this one, or shares blocks with it."""
     for other, known in list(_wrappers.items()):
         wrapper = known()
         if wrapper is None:

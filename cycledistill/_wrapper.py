@@ -1,4 +1,4 @@
-"""CycleWrapper: any model with a block stack, cycled in training, plain in use."""
+"""CycleWrapper: any model with a block stack, cycled in training, plain at inference."""
 
 from __future__ import annotations
 
@@ -10,29 +10,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cycledistill._batched import BatchedPass
+from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
-from cycledistill._calls import OrdinaryCalls
+from cycledistill._checks import check_count, check_fraction
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
-from cycledistill._hooks import Attachment, NoFastPath, detach_copies, detach_stale
-from cycledistill._in_use import calls_replaced
+from cycledistill._hooks import Attachment, detach_copies, detach_stale
+from cycledistill._mode import NoFastPath
+from cycledistill._ordinary import OrdinaryRun
 from cycledistill._output import CycleOutput
+from cycledistill._patch import forwards_patched
 from cycledistill._schedule import cycles_at
 from cycledistill._setup import Setup, find_batch_dim, find_layerdrop
 from cycledistill._teacher import make_teacher
 from cycledistill._verify import Verification, compare
 from cycledistill._wrapped import (
-    forget_wrapped,
-    note_wrapped,
-    refuse_names_of_ours,
-    refuse_wrapped,
-    refuse_wrapper_within,
+    check_names_are_free,
+    check_no_wrapper_within,
+    check_not_wrapped,
+    register,
+    unregister,
 )
 
 
 class CycleWrapper(Facade):
-    """Pass a model's tokens through its own blocks several times while it trains.
+    """Pass a model's tokens through its own blocks several times in training.
 
     >>> import torch
     >>> from torch import nn
@@ -48,65 +50,67 @@ class CycleWrapper(Facade):
     True
 
     The Multi-Cycled Transformer of SDPose (arXiv 2404.03518, section 3.1) for any model. The
-    prediction of cycle k is what the model itself returns when the tokens that enter its first
-    block are those that left its last block in cycle k - 1. In training the model is therefore
-    called N times; hooks on its blocks hand the tokens in and note them, and whatever the model
-    does between, beside and behind its blocks is its own. In eval mode it is called once, without
-    hooks, and its output is bit-equal to the plain model's. Nothing of it is replaced or renamed:
-    ``state_dict()``, the names of parameters, attributes and the signature of ``forward`` are the
-    plain model's, which is ``cycled.plain``.
+    prediction of cycle k is the model's output when its first block gets the tokens that its last
+    block returned in cycle k - 1. In training, the model is therefore called N times; hooks on its
+    blocks replace and record the tokens, and everything else runs as usual. In eval mode, it is
+    called once, without hooks, and its output is bit-equal to the plain model's. Nothing is
+    replaced or renamed: ``state_dict()``, the names of parameters, attributes and the signature of
+    ``forward`` are those of the plain model, which is available as ``cycled.plain``.
 
     With ``batched=True`` the stem runs once, the blocks are called again, and the tokens of all
-    cycles go through what follows the stack in one batch, `[N * B, T, D]`. That saves the stem's
-    cost and suits models that do nothing to the tokens between their blocks and treat samples
-    independently behind them; `verify` compares it with the ordinary calls, and is called once on
-    the first batch unless the model's class declares that its cycles can be batched.
+    cycles pass through the rest of the model in one batch, `[N * B, T, D]`. This saves the cost of
+    the stem and suits models that do nothing to the tokens between their blocks and treat samples
+    independently after them. `verify` compares it with the ordinary calls; it runs once on the
+    first batch, unless the model's class declares that its cycles can be batched.
 
-    Each block must take its tokens as the first argument and return them first. What cannot be
-    cycled is an error that says so, and so are cycles that did not run.
+    Each block must take its tokens as the first argument and return them first. Models that cannot
+    be cycled, and cycles that did not run, raise an error that says why.
 
     Args:
         model: A model with a block stack, or the bare stack (``nn.Sequential``,
-            ``nn.ModuleList``). It is used as it is, not copied.
-        num_cycles: Cycles N in training, 1 or more. May be assigned to later.
-        blocks: The stack: ``None`` (found: the longest run of same-shaped siblings under the usual
-            names, or else the only list of one block), a dotted path (``"encoder.layers"``), a
-            slice of one (``"blocks.4:12"``, counted from 0, end excluded) or a list of modules.
-        batched: Whether the cycles run in one batch. ``None``: what the model's class says with an
-            attribute ``batched_cycles``, else no.
-        min_cycles: If given, each training step draws its number of cycles uniformly from
+            ``nn.ModuleList``). It is not copied.
+        num_cycles: Number of cycles N in training, 1 or more. Can be reassigned later.
+        blocks: The stack: ``None`` (search for the longest run of same-shaped siblings under the
+            usual names, else for the only list of one block), a dotted path
+            (``"encoder.layers"``), a slice of one (``"blocks.4:12"``, counted from 0, end excluded)
+            or a list of modules.
+        batched: Whether the cycles run in one batch. ``None``: the attribute ``batched_cycles`` of
+            the model's class if it has one, else no.
+        min_cycles: If given, each train step draws its number of cycles uniformly from
             ``min_cycles..num_cycles`` with torch's global CPU generator.
-        cycles_from: Part of training after which all cycles run; until then their number rises
+        cycles_from: Fraction of training after which all cycles run; before it, their number rises
             from 1 in equal steps. Needs `set_progress` at every step.
-        cycles_until: Part of training after which one cycle runs, to the end. Likewise.
-        activation_checkpointing: ``"block"`` keeps each block's input alone and computes the rest
-            again in the backward pass; ``"cycle"`` keeps each cycle's input alone (batched: each
-            block's in the first cycle; compiled: each block's). ``None`` keeps everything.
+        cycles_until: Fraction of training after which one cycle runs, to the end. Needs
+            `set_progress`, too.
+        activation_checkpointing: ``"block"`` keeps only the input of each block and recomputes the
+            rest in the backward pass; ``"cycle"`` keeps only the input of each cycle (batched: also
+            of each block in the first cycle; compiled: of each block). ``None`` keeps everything.
         grad_cycles: Truncated back-propagation: gradients pass through at most this many
-            consecutive cycles (cycles 1..k, k+1..2k, ... are cut from each other).
-        input_injection: This factor times the tokens that entered the stack (of a slice, those
-            that entered the slice) is added to the tokens that enter each later cycle.
-        cycle_norm: What enters a later cycle, before anything is added to it, is scaled token by
-            token over the channels, which come last: ``"rms"`` to a root mean square of 1,
-            ``"input"`` to that with which the token entered the stack at first. Pre-norm stacks
-            make tokens larger in each pass.
-        gate: Let each later cycle learn how much of it counts: the tokens become
-            ``x + alpha * (f(x) - x)``, where x left the cycle before, f is the cycle with all
-            that the options add, and alpha is 0 at first, so that every cycle of a pretrained
-            model begins with the plain model's prediction. ``True`` for one alpha, ``"channel"``
-            for one of each channel. Teacher-only.
-        cycle_embedding: Learn a vector for each later cycle, added to the tokens that enter it.
-            Teacher-only: zero at first, dropped by ``unwrap``.
-        adapter_rank: Rank of low-rank adapters beside every block in the later cycles, 0 for none.
+            consecutive cycles (cycles 1..k, k+1..2k, ... are detached from each other).
+        input_injection: Factor of the stack's (or slice's) input tokens, which are added to the
+            input of each later cycle.
+        cycle_norm: Scale the input of each later cycle, before anything is added to it, token by
+            token over the channels (the last dimension): ``"rms"`` to a root mean square of 1,
+            ``"input"`` to that of the same token in the stack's input. Pre-norm stacks make tokens
+            larger in each pass.
+        gate: Learn how much of each later cycle counts: its output becomes
+            ``x + alpha * (f(x) - x)``, where x is the previous cycle's output and f the cycle with
+            all other options. Alpha is 0 at first, so every cycle of a pretrained model starts with
+            the plain model's prediction. ``True`` for one alpha, ``"channel"`` for one per channel.
             Teacher-only.
-        token_dim: Channels D of the tokens, where the teacher-only options cannot find it.
-        check_finite: Raise ``FloatingPointError`` with the cycle at which tokens became NaN or
+        cycle_embedding: Learn a vector for each later cycle, added to its input tokens.
+            Teacher-only: zero at first, dropped by ``unwrap``.
+        adapter_rank: Rank of low-rank adapters in parallel with every block in the later cycles, 0
+            for none. Teacher-only.
+        token_dim: Channels D of the tokens, if the teacher-only options cannot infer it.
+        check_finite: Raise ``FloatingPointError`` with the cycle in which tokens became NaN or
             infinite. Costs a synchronisation for each cycle.
-        batch_dim: Batch dimension of the tokens: 0, or 1 for `[T, B, D]`. ``None``: 1 where the
-            blocks hold an ``nn.MultiheadAttention`` with ``batch_first=False``, else 0.
-        head_per_cycle: The former name of ``not batched``, deprecated.
+        batch_dim: Batch dimension of the tokens: 0, or 1 for `[T, B, D]`. ``None``: 1 if the
+            blocks contain an ``nn.MultiheadAttention`` with ``batch_first=False``, else 0.
+        head_per_cycle: Deprecated: the opposite of ``batched``.
 
     Raises:
+        TypeError: ``model`` is not a module.
         ValueError: No stack, or more than one, was found, or an argument is out of range.
     """
 
@@ -133,12 +137,12 @@ class CycleWrapper(Facade):
         head_per_cycle: bool | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        refuse_wrapper_within(model)
-        refuse_names_of_ours(model, _OWN_NAMES)
-        _check_count("num_cycles", num_cycles)
+            raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        check_no_wrapper_within(model)
+        check_names_are_free(model, _OWN_NAMES)
+        check_count("num_cycles", num_cycles)
         if min_cycles is not None:
-            _check_count("min_cycles", min_cycles)
+            check_count("min_cycles", min_cycles)
             if min_cycles > num_cycles:
                 raise ValueError(f"min_cycles={min_cycles} is above num_cycles={num_cycles}")
         if not 0 <= cycles_from <= cycles_until <= 1:
@@ -154,7 +158,7 @@ class CycleWrapper(Facade):
             )
             batched = not head_per_cycle if batched is None else batched
         stack = find_stack(model, blocks)
-        refuse_wrapped(model, stack.blocks)
+        check_not_wrapped(model, stack.blocks)
         super().__init__(model, ("num_cycles", "exit_tolerance"))
         self.num_cycles = num_cycles
         self.min_cycles = min_cycles
@@ -175,21 +179,22 @@ class CycleWrapper(Facade):
             grad_cycles=grad_cycles,
             input_injection=input_injection,
             cycle_norm=cycle_norm,
+            gate=gate,
+            cycle_embedding=cycle_embedding,
+            adapter_rank=adapter_rank,
             check_finite=check_finite,
-            skips_blocks=find_layerdrop(model),
+            layerdrop=find_layerdrop(model),
             has_fast_path=any(isinstance(m, nn.TransformerEncoder) for m in model.modules()),
         )
-        if self._setup.skips_blocks:
+        if self._setup.layerdrop:
             warnings.warn(
-                f"{type(model).__name__} has {self._setup.skips_blocks} and skips blocks at random "
-                "in training: a cycle then begins with the first block that runs and ends with the "
-                "last. Set it to 0 for cycles through all blocks",
+                f"{type(model).__name__} has {self._setup.layerdrop} and skips blocks at random in "
+                "training: a cycle then starts at the first block that runs and ends at the last. "
+                "Set it to 0 for cycles through all blocks",
                 UserWarning,
                 stacklevel=2,
             )
-        teacher = make_teacher(
-            model, self._setup, num_cycles, token_dim, cycle_embedding, adapter_rank, gate
-        )
+        teacher = make_teacher(model, self._setup, num_cycles, token_dim)
         if teacher is not None:
             super().add_module(TEACHER, teacher)
         self._attachment = Attachment(self._setup)
@@ -197,7 +202,7 @@ class CycleWrapper(Facade):
         self.training = model.training
         detach_copies(model)
         detach_stale(stack.blocks)
-        note_wrapped(model, self)
+        register(model, self)
         self._attach(self.training)
 
     def forward(
@@ -211,24 +216,24 @@ class CycleWrapper(Facade):
 
         Args:
             *args: The plain model's arguments.
-            num_cycles: Cycles of this call. In training the default is the wrapper's
-                ``num_cycles`` (or a random number, with ``min_cycles``), in eval mode 1.
+            num_cycles: Number of cycles of this call. The default is the wrapper's ``num_cycles``
+                in training (or a random number, with ``min_cycles``) and 1 in eval mode.
             exit_tolerance: Eval mode only: each sample stops, and leaves the batch, once its
                 tokens change by less than this part of their norm; see `calibrate_exit`.
-                ``cycled.sample_cycles`` `[B]` tells after how many cycles, ``cycled.cycles_run``
-                the largest of them.
+                ``cycled.sample_cycles`` `[B]` is the number of cycles that each sample ran, and
+                ``cycled.cycles_run`` the largest of them.
             **kwargs: The plain model's keyword arguments.
 
         Returns:
-            In training a `CycleOutput`; in eval mode the plain model's own output, made from the
-            last cycle's tokens.
+            In training, a `CycleOutput`; in eval mode, the plain model's own output, computed from
+            the last cycle's tokens.
         """
         if self.training:
             if exit_tolerance is not None:
                 raise ValueError("exit_tolerance is for eval mode; this wrapper is in training")
             return self._run(self._draw_cycles(num_cycles), args, kwargs)
         cycles = self._cycles_in_use if num_cycles is None else num_cycles
-        _check_count("num_cycles", cycles)
+        check_count("num_cycles", cycles)
         if cycles == 1 and self._cycles_in_use == 1:
             self.cycles_run, self.sample_cycles = 1, None
             return call_plain(self.plain, args, kwargs)
@@ -237,105 +242,101 @@ class CycleWrapper(Facade):
     def forward_cycles(
         self, *args: Any, num_cycles: int | None = None, **kwargs: Any
     ) -> CycleOutput:
-        """All cycles' predictions and tokens in one pass, in training and in eval mode."""
+        """All cycles' predictions and tokens, in training and in eval mode."""
         cycles = self.num_cycles if num_cycles is None else num_cycles
-        _check_count("num_cycles", cycles)
+        check_count("num_cycles", cycles)
         return (self._run if self.training else self._use)(cycles, args, kwargs)
 
     @contextmanager
     def cycles(self, num_cycles: int) -> Iterator[None]:
-        """Use several cycles in every call that is made while this lasts, in eval mode.
+        """Use several cycles in every call inside of this context, in eval mode.
 
-        That includes the calls that the plain model, or a part of it, makes of itself, as when it
-        generates::
+        This includes calls that the plain model, or a part of it, makes of itself, as in
+        generation::
 
             with cycled.cycles(2):
                 text = cycled.generate(**inputs, max_new_tokens=20)
 
-        A decoder then keeps a key-value cache for each cycle, in one object; tokens are those that
-        come without a cache, and each costs as much as ``num_cycles`` plain passes.
+        A decoder then keeps a key-value cache for each cycle, in one object. It generates the same
+        tokens as without a cache, each at the cost of ``num_cycles`` plain passes.
 
         Args:
-            num_cycles: Cycles of each call.
+            num_cycles: Number of cycles of each call.
         """
-        _check_count("num_cycles", num_cycles)
+        check_count("num_cycles", num_cycles)
         if self.training:
             raise RuntimeError("cycles() is for eval mode; this wrapper is in training")
 
         def call(module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-            if self._setup.running.current() is not None:  # a cycle's own call
+            if self._setup.current.get() is not None:  # a call of one cycle
                 return forward(*args, **kwargs)
             output = self._use(num_cycles, args, kwargs, keep_all=False, called=module)
             return output.predictions[0]
 
         before, self._cycles_in_use = self._cycles_in_use, num_cycles
         try:
-            with calls_replaced(self.plain, self._setup.stack.blocks, call):
+            with forwards_patched(self.plain, self._setup.stack.blocks, call):
                 yield
         finally:
             self._cycles_in_use = before
 
     def verify(self, *args: Any, num_cycles: int | None = None, **kwargs: Any) -> Verification:
-        """Compare batched cycles with ordinary calls of the model, on one example.
+        """Compare batched cycles with ordinary calls of the model on an example.
 
-        Dropout and other chance are held still; tokens, every tensor of the predictions and, where
-        gradients are on and no other process takes part, the gradient of every parameter are
-        compared. It costs two training steps and leaves parameters, gradients, buffers and random
-        generators as they were. A wrapper with ``batched=True`` does it once by itself, on the
-        first batch that it sees; it cannot inside of ``torch.compile``, so compile afterwards.
+        Compares tokens, every tensor of the predictions and, if gradients are enabled and training
+        is not distributed, the gradient of every parameter, with dropout and other randomness
+        disabled. It costs two train steps and leaves parameters, gradients, buffers and random
+        generators unchanged. A wrapper with ``batched=True`` verifies itself once, on its first
+        batch. It cannot do so inside of ``torch.compile``, so verify first and compile afterwards.
 
         Args:
             *args: The plain model's arguments, such as a few images.
-            num_cycles: Cycles to compare, ``cycled.num_cycles`` (2 at least) by default.
+            num_cycles: Number of cycles to compare, by default ``cycled.num_cycles`` (at least 2).
             **kwargs: The plain model's keyword arguments.
 
         Raises:
-            ValueError: They differ; the text says in what, the likely reason, and what to do.
+            ValueError: They differ; the message says where, the likely reason, and what to do.
         """
         cycles = max(2, self.num_cycles) if num_cycles is None else num_cycles
-        _check_count("num_cycles", cycles)
+        check_count("num_cycles", cycles)
         self._attachment.hold(self.plain)
         try:
-            teacher: Any = self._modules.get(TEACHER)
-            result = compare(self._setup, self.plain, teacher, cycles, args, kwargs)
+            result = compare(self._setup, self.plain, self._teacher, cycles, args, kwargs)
         finally:
             self._attachment.release()
         self._verified = True
         return result
 
     def set_progress(self, progress: float) -> None:
-        """Tell where training is, from 0 to 1, for ``cycles_from`` and ``cycles_until``."""
-        if not 0 <= progress <= 1:
-            raise ValueError(f"progress must be within 0 and 1, got {progress}")
-        self._progress = float(progress)
+        """Set the training progress, from 0 to 1, for ``cycles_from`` and ``cycles_until``."""
+        self._progress = check_fraction("progress", progress)
 
     def unwrap(self) -> nn.Module:
-        """Take everything of ours off the model and return it: the very object that came in.
+        """Remove all hooks and return the original model: the same object, not a copy.
 
         Teacher-only parameters are dropped. The wrapper cannot be used afterwards.
         """
         plain = self.plain
         self._attach(False)
-        forget_wrapped(plain)
+        unregister(plain)
         del self._modules[PLAIN]
         self._modules.pop(TEACHER, None)
         self.__dict__.update(_original=(), _parameters={}, _buffers={})
         return plain
 
     def train(self, mode: bool = True) -> CycleWrapper:
-        """Switch to training (cycles) or, with ``mode=False``, to use (one plain pass)."""
+        """Switch to training mode (cycles) or, with ``mode=False``, eval mode (one plain pass)."""
         super().train(mode)
         if PLAIN in self._modules:
             self._attach(mode)
         return self
 
     def teacher_state_dict(self) -> dict[str, Tensor]:
-        """The teacher-only parameters alone, by their own names; empty without any."""
-        teacher = self._modules.get(TEACHER)
-        return {} if teacher is None else teacher.state_dict()
+        """The teacher-only parameters by their own names; empty if there are none."""
+        return {} if self._teacher is None else self._teacher.state_dict()
 
     def extra_repr(self) -> str:
-        """Options shown in the wrapper's ``repr``."""
+        """Options in the wrapper's ``repr``."""
         return f"num_cycles={self.num_cycles}, blocks={self.stack_path!r}, batched={self.batched}"
 
     def _run(
@@ -347,10 +348,9 @@ class CycleWrapper(Facade):
         keep_all: bool = True,
         called: nn.Module | None = None,
     ) -> CycleOutput:
-        """All cycles' predictions and tokens, or the last one's, of the model or of a part."""
-        setup, plain = self._setup, called or self.plain
-        teacher: Any = self._modules.get(TEACHER)
-        held = self._attached  # a bool: compilation cannot look at handles
+        """All cycles' predictions and tokens, or the last one's, of the model or a part of it."""
+        plain = called or self.plain
+        held = self._attached  # a bool, because torch.compile cannot trace the attachment's lock
         if not held:
             self._attachment.hold(self.plain)
         compiling = torch.compiler.is_compiling()
@@ -360,11 +360,11 @@ class CycleWrapper(Facade):
             if self.batched and cycles > 1 and plain is self.plain:
                 if not self._verified:
                     self._verify_once(compiling, cycles, args, kwargs)
-                kind: type[BatchedPass | OrdinaryCalls] = BatchedPass
+                kind: type[BatchedRun | OrdinaryRun] = BatchedRun
             else:
-                kind = OrdinaryCalls
-            call = kind(setup, plain, teacher, cycles, exit_tolerance, keep_all)
-            output, self.cycles_run, self.sample_cycles = call.run(args, kwargs)
+                kind = OrdinaryRun
+            run = kind(self._setup, plain, self._teacher, cycles, exit_tolerance, keep_all)
+            output, self.cycles_run, self.sample_cycles = run.run(args, kwargs)
         finally:
             if not held:
                 self._attachment.release()
@@ -381,7 +381,7 @@ class CycleWrapper(Facade):
         self, compiling: bool, cycles: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if compiling:
-            _say_compiled_unverified()
+            _warn_unverified_when_compiled()
             return
         unchecked = ""
         if torch._C._functorch.peek_interpreter_stack() is not None:
@@ -401,15 +401,19 @@ class CycleWrapper(Facade):
             )
 
     def _draw_cycles(self, num_cycles: int | None) -> int:
-        """Cycles of a training step."""
+        """The number of cycles of a train step."""
         if num_cycles is not None:
-            _check_count("num_cycles", num_cycles)
+            check_count("num_cycles", num_cycles)
             return num_cycles
-        _check_count("num_cycles", self.num_cycles)
+        check_count("num_cycles", self.num_cycles)
         cycles = cycles_at(self.num_cycles, self.cycles_from, self.cycles_until, self._progress)
         if self.min_cycles is None or self.min_cycles >= cycles:
             return cycles
         return int(torch.randint(self.min_cycles, cycles + 1, ()))
+
+    @property
+    def _teacher(self) -> Any:
+        return self._modules.get(TEACHER)
 
     def _attach(self, on: bool) -> None:
         if on and not self._attached:
@@ -426,28 +430,23 @@ class CycleWrapper(Facade):
         self._attachment = Attachment(self._setup)
         if PLAIN in self._modules:
             detach_copies(self.plain)
-            note_wrapped(self.plain, self)
+            register(self.plain, self)
             self._attach(self.training)
 
 
-def _say_compiled_unverified() -> int:
+def _warn_unverified_when_compiled() -> int:
     warnings.warn(
-        "batched cycles are compiled before they were verified, and inside of torch.compile they "
-        "cannot be: call cycled.verify(*example) first, or use batched=False",
+        "batched cycles are compiled before they were verified, and torch.compile prevents that: "
+        "call cycled.verify(*example) first, or use batched=False",
         UserWarning,
         stacklevel=2,
     )
     return 0
 
 
-# As torch.compiler.assume_constant_result, without importing the compiler: it runs once, while
-# torch compiles.
-_say_compiled_unverified._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of 1 or more, got {value!r}")
+# The effect of torch.compiler.assume_constant_result, without importing the compiler: the function
+# runs once, during compilation.
+_warn_unverified_when_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 _OWN_NAMES = {

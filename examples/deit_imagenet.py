@@ -1,16 +1,16 @@
-"""Train a timm classifier cycled, and hand back the plain model (SDPose, section 4.5, table 9).
+"""Train a timm classifier in cycles and save the plain model (SDPose, section 4.5, table 9).
 
     python examples/deit_imagenet.py --data-dir /path/to/imagenet               # DeiT-Ti's recipe
     python examples/deit_imagenet.py --preset cifar10-cpu --data-dir cifar10    # minutes on a CPU
     python examples/deit_imagenet.py --preset digits                            # no data needed
 
-Grow a network with two cycles, then fold what it knows into a plain one (docs/results/lab.md);
---mode grow, then --mode fold --teacher FOLDER, do the same in two commands:
+Grow a network with two cycles, then fold it into a plain one (docs/results/lab.md). The same in two
+commands: --mode grow, then --mode fold --teacher FOLDER.
 
     python examples/deit_imagenet.py --preset digits --mode grow-fold
 
-The folder holds train/CLASS/*.jpg and val/CLASS/*.jpg. Data sets of Hugging Face, tar shards and
-others that timm reads are named by a prefix (docs/classification.md):
+The folder contains train/CLASS/*.jpg and val/CLASS/*.jpg. A prefix selects Hugging Face data sets,
+tar shards and other sources that timm reads (docs/classification.md):
 
     python examples/deit_imagenet.py --data-dir hfds/timm/mini-imagenet
 """
@@ -30,14 +30,15 @@ from cycledistill.training import (
     FitResult,
     WarmupCosine,
     budget_rows,
-    evaluation_loader,
     fit,
-    gather_over_processes,
-    is_main_process,
     parse_cli,
     run_cli,
     start_from,
-    steps_per_epoch,
+)
+from cycledistill.training.processes import (
+    evaluation_loader,
+    gather_over_processes,
+    is_main_process,
 )
 from cycledistill_deit import (
     PRESETS,
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def train(config: ClassificationConfig) -> None:
-    """Train a classifier as the config says, and save the plain one."""
+    """Train a classifier and save the plain model."""
     if config.data_dir is None and config.in_chans == 3:
         raise ValueError(
             "--data-dir is missing: name a folder with train/CLASS/*.jpg and val/CLASS/*.jpg or a "
@@ -79,7 +80,7 @@ def train(config: ClassificationConfig) -> None:
     optimizer = create_optimizer_v2(
         cycled, opt="adamw", lr=config.scaled_lr, weight_decay=config.weight_decay
     )
-    steps = steps_per_epoch(config, len(data.train))  # type: ignore[arg-type]
+    steps = config.steps_per_epoch(len(data.train))  # type: ignore[arg-type]
     schedule = WarmupCosine(
         total_steps=config.epochs * steps,
         warmup_steps=config.warmup_epochs * steps,
@@ -120,7 +121,7 @@ def train(config: ClassificationConfig) -> None:
 def finish(
     config: ClassificationConfig, result: FitResult, val: Any, class_names: tuple[str, ...]
 ) -> None:
-    """Save the plain model, load it and its images as timm alone does, and show it is as good."""
+    """Save the plain model, and check its accuracy when loaded with timm alone."""
     folder = Path(config.output_dir) / "plain"
     plain = result.model.unwrap()
     if is_main_process():
@@ -148,7 +149,7 @@ def finish(
 
 
 def compare(config: ClassificationConfig, val: Any, num_classes: int) -> Table | None:
-    """The folded network beside its teachers and other runs, each at its cost in use."""
+    """The folded network, its teachers and other runs, each with its cost at inference."""
     if config.mode != "fold":
         return None
     table = Table(title="Each network as it is used")
@@ -169,7 +170,7 @@ def compare(config: ClassificationConfig, val: Any, num_classes: int) -> Table |
 def report(
     config: ClassificationConfig, result: FitResult, folder: Path, again: float, num_images: int
 ) -> None:
-    """Say what happened, where the files are and what to try next."""
+    """Print the results, where the files are, and what to try next."""
     table = Table(title=f"Top-1 accuracy on {num_images:,} validation images")
     table.add_column("cycles in use")
     table.add_column("accuracy", justify="right")

@@ -1,9 +1,9 @@
-"""Fine-tune a pretrained timm model on few images in gated cycles, and get the plain model back.
+"""Fine-tune a pretrained timm model on a few images in gated cycles, and save the plain model.
 
 python examples/finetune_pretrained_vit.py    # offline: knows the digits 0 to 4, learns 5 to 9
 python examples/finetune_pretrained_vit.py --images FOLDER --model vit_small_patch16_224 --lr 1e-4
 
-FOLDER has train/CLASS/* and val/CLASS/*; a model is a name of timm's, or local-dir:FOLDER.
+FOLDER contains train/CLASS/* and val/CLASS/*. The model is a timm name, or local-dir:FOLDER.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from cycledistill import CycleDistillLoss, CycleWrapper, suggest_blocks
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--images", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
 parser.add_argument("--model", default="vit_small_patch16_224", help="with --images")
-parser.add_argument("--blocks", help="what is cycled, such as blocks.4:8; else what is suggested")
+parser.add_argument("--blocks", help="blocks to cycle, such as blocks.4:8; default: as suggested")
 parser.add_argument("--num-cycles", type=int, default=2, help="1 for plain fine-tuning")
 parser.add_argument("--epochs", type=int, default=30)
 parser.add_argument("--lr", type=float, default=1e-3)
@@ -69,7 +69,7 @@ else:
     few, val = random_split(new, (200, len(new) - 200))
 
 blocks = options.blocks or suggest_blocks(model, next(iter(DataLoader(few, 64)))[0]).blocks
-cycled = CycleWrapper(model, options.num_cycles, blocks, gate=True)  # begins as the plain model
+cycled = CycleWrapper(model, options.num_cycles, blocks, gate=True)  # starts as the plain model
 print(f"{cycled.num_cycles} cycle(s) through {blocks}")
 train(cycled, few, options.epochs, options.lr)
 for n in range(1, options.num_cycles + 1):

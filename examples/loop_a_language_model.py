@@ -1,4 +1,4 @@
-"""Train a causal language model in gated cycles, and generate with one pass and with two.
+"""Train a causal language model in gated cycles, and generate with one cycle and with two.
 
 python examples/loop_a_language_model.py    # offline: a tiny GPT-2 on the bytes of Python's manual
 python examples/loop_a_language_model.py --model NAME_OR_FOLDER    # any of transformers
@@ -16,10 +16,10 @@ from torch import Tensor
 from cycledistill import CycleDistillLoss, CycleWrapper
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-parser.add_argument("--model", help="a name on the hub or a folder; without it a tiny GPT-2")
-parser.add_argument("--text", type=Path, help="a file to train on; without it Python's manual")
-parser.add_argument("--blocks", help="slice of the stack that is cycled, such as model.layers.4:12")
-parser.add_argument("--steps", type=int, default=300, help="in cycles; as many plain ones before")
+parser.add_argument("--model", help="a name on the Hub or a folder; default: a tiny GPT-2")
+parser.add_argument("--text", type=Path, help="a file to train on; default: Python's manual")
+parser.add_argument("--blocks", help="blocks to cycle, such as model.layers.4:12")
+parser.add_argument("--steps", type=int, default=300, help="in cycles, after as many plain ones")
 parser.add_argument("--lr", type=float, default=2e-3, help="use 1e-5 or so with --model")
 options = parser.parse_args()
 

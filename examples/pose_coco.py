@@ -1,15 +1,15 @@
-"""Train TokenPose cycled (SDPose) and hand back the plain network.
+"""Train TokenPose in cycles (SDPose) and save the plain network.
 
 python examples/pose_coco.py                                   # generated people, no data
 python examples/pose_coco.py --preset paper --data-root coco   # the paper's recipe
 python examples/pose_coco.py --data-root coco --detections COCO_val2017_detections.json
 
-Grow a network with two cycles, then fold what it knows into a plain one; --mode cycle, then
---mode fold --folded-from FOLDER, do the same in two commands:
+Grow a network with two cycles, then fold it into a plain one. The same in two commands:
+--mode cycle, then --mode fold --folded-from FOLDER.
 
 python examples/pose_coco.py --mode grow-fold
 
-SDPose-T, S-V1, S-V2 and B are --model tokenpose_t --num-cycles 3 and --model tokenpose_s_v1,
+SDPose-T is --model tokenpose_t --num-cycles 3; SDPose-S-V1, S-V2 and B are --model tokenpose_s_v1,
 tokenpose_s_v2 and tokenpose_b.
 """
 
@@ -27,7 +27,6 @@ from cycledistill.training import (
     fit,
     parse_cli,
     run_cli,
-    steps_per_epoch,
 )
 from cycledistill_pose import PoseAugmentation, normalize_images
 from cycledistill_pose.codecs import codec_for
@@ -98,7 +97,7 @@ PRESETS = {
 
 
 def train(config: PoseConfig) -> PoseRun:
-    """Train a network as the config says, and save the plain one."""
+    """Train a network and save the plain one."""
     config.validate()
     train_people, val_people = open_people(config)
     skeleton = val_people.skeleton
@@ -107,14 +106,14 @@ def train(config: PoseConfig) -> PoseRun:
     codec = codec_for(network, method=config.codec, sigma=config.sigma)
     train_set = train_people.crops(codec)
     val_set = val_people.crops(codec.input_size, codec.udp_crops)
-    val_people.metric()  # wrong annotations stop the run here, not after its first epochs
+    val_people.metric()  # bad annotations raise an error here, not after the first epochs
 
     cycled = CycleWrapper(network, blocks="blocks", **config.wrapper_options())
     criterion = build_criterion(config, network, teacher)
     optimizer = torch.optim.Adam(
         [*cycled.parameters(), *criterion.parameters()], lr=config.scaled_lr
     )
-    steps = steps_per_epoch(config, len(train_set))
+    steps = config.steps_per_epoch(len(train_set))
     schedule = WarmupSteps(
         warmup_steps=config.warmup_steps,
         start=1e-3,

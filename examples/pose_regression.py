@@ -1,9 +1,9 @@
-"""Train TokenReg with RLE cycled (SDPose-Reg): coordinates instead of heatmaps.
+"""Train TokenReg in cycles with RLE (SDPose-Reg): coordinates instead of heatmaps.
 
 python examples/pose_regression.py                                   # generated people, no data
 python examples/pose_regression.py --preset paper --data-root coco   # the paper's recipe
 
-The recipe is that of pose_coco.py: the network brings its own loss and codec.
+The recipe is that of pose_coco.py; loss and codec follow from the network.
 """
 
 from dataclasses import replace
@@ -16,7 +16,7 @@ from cycledistill_pose.recipes import PoseConfig
 
 
 def with_coordinates(preset: str, model: str, output_dir: str) -> PoseConfig:
-    """A preset of pose_coco.py for another network; the options of heatmaps have no effect."""
+    """A preset of pose_coco.py for a network that predicts coordinates, without heatmap options."""
     return replace(
         pose_coco.PRESETS[preset],
         model=model,

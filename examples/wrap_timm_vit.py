@@ -1,4 +1,4 @@
-"""The whole idea: wrap a timm model, train it with two cycles, use it with one.
+"""The whole idea: wrap a timm model, train it with two cycles, run it with one.
 
 python examples/wrap_timm_vit.py
 """

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
 from cycledistill_pose import (
-    PCK,
     CocoKeypoints,
     HeatmapCodec,
     HeatmapMSELoss,
@@ -22,6 +21,7 @@ from cycledistill_pose import (
     normalize_images,
 )
 from cycledistill_pose.losses import as_truth
+from cycledistill_pose.metrics import PCK
 from cycledistill_pose.models import StemNet
 from cycledistill_pose.prediction import predict_cycles
 from experiments._config import RunConfig

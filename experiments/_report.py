@@ -16,7 +16,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from cycledistill.inside._colours import COLOURS
+from cycledistill.inside._changes import COLOURS
 from experiments._statistics import Spread, paired_difference, spread
 from experiments._study import Run, Study
 

@@ -18,7 +18,6 @@ from cycledistill.training import (
     TrainConfig,
     WarmupCosine,
     fit,
-    steps_per_epoch,
     training_macs,
 )
 from experiments._config import RunConfig
@@ -169,7 +168,7 @@ def make_criterion(
 def _fit(
     config: RunConfig, options: TrainConfig, cycled: CycleWrapper, task: Task, criterion: nn.Module
 ) -> dict[str, float]:
-    total = config.epochs * steps_per_epoch(options, task.num_samples)
+    total = config.epochs * options.steps_per_epoch(task.num_samples)
 
     def forward_loss(model: Any, criterion: Any, indices: Tensor) -> Any:
         inputs, targets = task.batch(indices)

@@ -1,7 +1,4 @@
-"""Plain models as ONNX and torch.export files that are checked before they appear.
-
-Loaded only by those who ask for it: ``import cycledistill`` does not lead here.
-"""
+"""Export plain models to ONNX and torch.export files, checked before they appear."""
 
 from cycledistill.export._check import ExportReport
 from cycledistill.export._export import export_model

@@ -1,4 +1,4 @@
-"""Whether a file computes what the model computes."""
+"""Comparing an exported file with its model."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def compare(
     """Largest absolute difference of each output, on random inputs and on the given ones.
 
     Args:
-        graph: The right outputs.
-        runner: What was read back.
-        inputs: The given inputs; their rows are repeated to fill a batch. Random inputs are
-            normal numbers of mean 0 and variance 1 instead of floating-point ones.
+        graph: Gives the expected outputs.
+        runner: The file, read back.
+        inputs: The given inputs; their rows are repeated to fill a batch. For random inputs,
+            floating-point values are replaced by normal ones of mean 0 and variance 1.
     """
     generator = torch.Generator().manual_seed(0)
     differences: dict[str, dict[str, float]] = {}
@@ -73,7 +73,7 @@ def compare(
 
 
 def take_rows(value: Tensor, size: int) -> Tensor:
-    """A batch of `size` samples: the first ones, from the start again when there are no more."""
+    """A batch of the first `size` samples, repeated as often as needed."""
     return value[torch.arange(size) % value.shape[0]]
 
 

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
         with replacing_file(out) as temporary:
             exact = temporary.with_name(f"exact-{out.name}")
             export(exact)
-            before, after = quantize(exact, temporary, inputs, loaded.metadata)
+            before, after = quantize(exact, temporary, inputs, loaded.input_names, loaded.metadata)
             count = len(inputs[0])
             smaller = exact.stat().st_size / temporary.stat().st_size
             print(f"int8, on the {count:,} given: {smaller:.1f} times smaller")

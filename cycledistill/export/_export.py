@@ -1,4 +1,4 @@
-"""From a model to a checked file."""
+"""Exporting a model to a checked file."""
 
 from __future__ import annotations
 
@@ -39,37 +39,36 @@ def export_model(
     >>> report.max_difference < 1e-4, exported(torch.randn(7, 5, 8)).shape
     (True, torch.Size([7, 5, 8]))
 
-    The file is read back at once, by onnxruntime or by torch.export, and compared with the model
-    on the CPU: on random inputs and on the given ones, in batches of 1, 2 and 5. It is written
-    under a temporary name and gets its own when the difference is within the tolerance;
-    otherwise nothing is left behind, and a file that was there stays. The model is copied and
-    not changed.
+    The file is read back by onnxruntime or torch.export and compared with the model on the CPU, on
+    random inputs and on the given ones, in batches of 1, 2 and 5. It appears under its name only if
+    the difference is within the tolerance; otherwise nothing is left behind, and an existing file
+    stays. The model is copied and not changed.
 
     Args:
         model: A plain model, or a `CycleWrapper` (whose teacher-only parameters, if any, act in
             the later cycles).
-        example_inputs: What the model is called with: one tensor or several, each with the batch
-            first. Real samples make the better check.
+        example_inputs: The model's inputs: one tensor or several, each batch first. Real samples
+            make a better check.
         path: Ends in ``.onnx`` or ``.pt2``.
         num_cycles: Cycles in the graph; 1 is the plain model's own graph.
-        blocks: Path of the stack of blocks, as for `CycleWrapper`; needed for more than one cycle
-            where the stack is not found.
-        decode: A module that takes what the model returns; it becomes a part of the graph. One
-            that returns a dict gives the outputs their names.
+        blocks: Path of the stack of blocks, as for `CycleWrapper`; for more than one cycle, if the
+            stack is not found.
+        decode: A module that takes the model's output; it becomes a part of the graph. If it
+            returns a dict, its keys name the outputs.
         tolerance: Largest absolute difference that is accepted.
-        input_names: Names of the inputs in an ONNX file; ``input``, or ``input_0`` and so on.
-        metadata: What a user of the file should know, by name: the properties of an ONNX file
-            (onnxruntime's ``get_modelmeta().custom_metadata_map``), ``metadata.json`` of a .pt2.
+        input_names: Names of the inputs in an ONNX file; by default ``input``, or ``input_0`` etc.
+        metadata: Metadata properties of an ONNX file (onnxruntime's
+            ``get_modelmeta().custom_metadata_map``), ``metadata.json`` of a .pt2 file.
 
     Returns:
-        The differences, by kind of inputs and by output.
+        The differences by kind of inputs and by output.
 
     Raises:
         ValueError: The suffix is unknown, an argument is out of range, or the file differs from
             the model by more than the tolerance.
         ImportError: ONNX is asked for, and one of its packages is missing or torch older than 2.7.
         FileNotFoundError: There is no such folder to write into.
-        TypeError: The model returns something else than tensors.
+        TypeError: The model returns something other than tensors.
     """
     path = Path(path)
     check_format(path)

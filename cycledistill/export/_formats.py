@@ -1,8 +1,7 @@
-"""Writing a graph in each format, and reading it back as something that can be called."""
+"""Writing a graph in each format, and reading it back as a function."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from cycledistill import _extras
 from cycledistill.export._graph import Graph, named_outputs
 
 Runner = Callable[[tuple[Tensor, ...]], dict[str, Tensor]]
@@ -19,7 +19,7 @@ METADATA = "metadata.json"  # the extra file of a .pt2 file
 
 
 def check_format(path: Path) -> None:
-    """Refuse a suffix that names no format, and ONNX where its packages are missing.
+    """Check that the suffix names a format, and that the packages for it are installed.
 
     Raises:
         ValueError: The suffix is neither ``.onnx`` nor ``.pt2``.
@@ -28,13 +28,7 @@ def check_format(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{path} must end in {' or '.join(SUFFIXES)}, not in {path.suffix!r}")
     if path.suffix == ".onnx":
-        needed = ("onnx", "onnxruntime", "onnxscript")
-        missing = [name for name in needed if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ImportError(
-                f"ONNX needs {', '.join(missing)}, which is not installed: "
-                'pip install "cycledistill[export]"'
-            )
+        _extras.require("ONNX", "export", "onnx", "onnxruntime", "onnxscript")
         if torch.__version__ < "2.7":  # compared as versions
             raise ImportError(
                 f"ONNX needs torch 2.7 or newer, this is {torch.__version__}; .pt2 can be written"
@@ -46,7 +40,7 @@ def trace(graph: Graph, inputs: tuple[Tensor, ...]) -> ExportedProgram:
 
     Args:
         graph: What to record.
-        inputs: Examples with two samples or more: torch.export takes a size of 1 for a constant.
+        inputs: Examples with at least two samples: torch.export makes a size of 1 a constant.
     """
     batch = Dim("batch", min=1, max=2**31 - 1)
     with torch.no_grad():
@@ -62,7 +56,7 @@ def write(
     output_names: Sequence[str],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a recorded graph in the format that the suffix says, as one file."""
+    """Write a recorded graph as one file, in the format of the suffix."""
     if path.suffix == ".pt2":
         torch.export.save(program, path, extra_files={METADATA: json.dumps(dict(metadata))})
         return
@@ -80,7 +74,7 @@ def write(
 
 
 def write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
-    """Make these the properties of an ONNX file, which runtimes show without running it."""
+    """Store these as the metadata properties of an ONNX file."""
     import onnx
 
     model = onnx.load(path)
@@ -89,7 +83,7 @@ def write_metadata(path: Path, metadata: Mapping[str, str]) -> None:
 
 
 def read(path: Path) -> Runner:
-    """Load a file as its users would: with onnxruntime on the CPU, or with torch.export."""
+    """Load a file as users do: with onnxruntime on the CPU, or with torch.export."""
     if path.suffix == ".pt2":
         module = torch.export.load(path).module()
         return lambda inputs: named_outputs(module(*inputs))

@@ -1,4 +1,4 @@
-"""The module that goes into the file: cycles and decoding around a plain model."""
+"""The module that is exported: a plain model with its cycles and decoding."""
 
 from __future__ import annotations
 
@@ -14,44 +14,40 @@ from cycledistill import CycleWrapper
 class Graph(nn.Module):
     """A copy of a model in eval mode, run in some number of cycles, then decoded.
 
-    With one cycle there is no wrapper in it: the graph is the plain model's own.
+    With one cycle it contains no wrapper: the graph is the plain model's own.
 
     Args:
         model: A plain model, or one in a `CycleWrapper`.
         num_cycles: Cycles, 1 or more.
-        blocks: Where the stack is; see `CycleWrapper`.
-        decode: Takes what the model returns, or None.
+        blocks: Path of the stack of blocks, as for `CycleWrapper`.
+        decode: Takes the model's output, or None.
     """
 
     def __init__(
         self,
         model: nn.Module,
         num_cycles: int,
-        blocks: str | Sequence[nn.Module] | None,
+        blocks: str | None,
         decode: nn.Module | None,
     ) -> None:
         super().__init__()
         if isinstance(num_cycles, bool) or not isinstance(num_cycles, int) or num_cycles < 1:
             raise ValueError(f"num_cycles must be a whole number of 1 or more, got {num_cycles!r}")
-        if not isinstance(model, CycleWrapper) and num_cycles > 1:
-            if blocks is not None and not isinstance(blocks, str):
-                raise ValueError("blocks must be a path such as 'encoder.layers', or None")
-            model = CycleWrapper(copy.deepcopy(model), num_cycles, blocks)
-        else:
-            model = copy.deepcopy(model)
-        if isinstance(model, CycleWrapper) and num_cycles == 1:
+        if blocks is not None and not isinstance(blocks, str):
+            raise ValueError("blocks must be a path such as 'encoder.layers', or None")
+        model = copy.deepcopy(model)
+        if num_cycles > 1 and not isinstance(model, CycleWrapper):
+            model = CycleWrapper(model, num_cycles, blocks)
+        elif num_cycles == 1 and isinstance(model, CycleWrapper):
             model = model.unwrap()
         self.model = model
-        self.num_cycles = num_cycles
+        self.cycles = {"num_cycles": num_cycles} if num_cycles > 1 else {}
         self.decode = decode
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Any:
         """Call the model with the plain model's arguments."""
-        if isinstance(self.model, CycleWrapper):
-            output = self.model(*inputs, num_cycles=self.num_cycles)
-        else:
-            output = self.model(*inputs)
+        output = self.model(*inputs, **self.cycles)
         return output if self.decode is None else self.decode(output)
 
 

@@ -1,4 +1,4 @@
-"""Finding what can load a folder, without knowing what that is."""
+"""Loading the model in a folder with whatever package knows its kind."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Exportable(NamedTuple):
 
     Attributes:
         model: The plain model, in eval mode.
-        example_inputs: What it is called with, the batch first.
-        blocks: Path of its stack of blocks, or None where it is found.
-        read_images: Makes ``example_inputs`` of image files.
-        decode: Module that decodes what the model returns, or None where there is none.
-        input_names: Of the inputs.
-        metadata: Goes into the file, see `export_model`.
-        judge: Says in words what it means that outputs (the first) have become others.
-        read_annotated: Makes ``example_inputs`` of an annotation file and its folder of images,
-            and a judge that knows the right answers; None where there is no such thing.
+        example_inputs: Its inputs, batch first.
+        blocks: Path of its stack of blocks; None to find it.
+        read_images: Makes ``example_inputs`` from image files.
+        decode: Module that decodes the model's output, or None.
+        input_names: Names of the inputs.
+        metadata: Metadata of the file, see `export_model`.
+        judge: Describes the change from the first outputs to the second.
+        read_annotated: Makes ``example_inputs`` from an annotation file and its folder of images,
+            and a judge that knows the ground truth; None if there is no such format.
     """
 
     model: nn.Module
@@ -48,28 +48,28 @@ def load_exportable(folder: Path) -> Exportable:
     """Load a saved model with the first loader that knows its kind.
 
     A loader is an entry point of the group `cycledistill.loaders`: a function of the folder and
-    of what its ``config.json`` says, which returns an `Exportable`, or None when the folder is
-    not of its kind.
+    the content of its ``config.json`` that returns an `Exportable`, or None if the folder is of
+    another kind.
 
     Raises:
         FileNotFoundError: There is no such folder, or no ``config.json`` in it.
         ValueError: No loader knows the folder, or its files are broken.
     """
     config = _read_config(folder)
-    asked, missing = [], []
+    tried, missing = [], []
     for entry in sorted(importlib.metadata.entry_points(group=LOADERS), key=lambda e: e.name):
         try:
             loader = entry.load()
         except ImportError as error:
             missing.append(f'{entry.name} ({error}; pip install "cycledistill[{entry.name}]")')
             continue
-        asked.append(entry.name)
+        tried.append(entry.name)
         loaded: Exportable | None = loader(folder, config)
         if loaded is not None:
             return loaded
     raise ValueError(
-        f"{folder} is of a kind that no loader knows; asked: {', '.join(asked) or 'none'}"
-        + (f"; could not be asked: {', '.join(missing)}" if missing else "")
+        f"{folder} is of a kind that no loader knows; tried: {', '.join(tried) or 'none'}"
+        + (f"; could not be loaded: {', '.join(missing)}" if missing else "")
     )
 
 

@@ -1,10 +1,10 @@
-"""An ONNX file whose convolutions and matrix products are in whole numbers of 8 bits."""
+"""Quantizing the convolutions and matrix products of an ONNX file to int8."""
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,23 @@ _BATCH = 8
 
 
 def quantize(
-    exact: Path, path: Path, inputs: tuple[Tensor, ...], metadata: Mapping[str, str]
+    exact: Path,
+    path: Path,
+    inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    metadata: Mapping[str, str],
 ) -> tuple[Outputs, Outputs]:
-    """Write an ONNX file in int8, its ranges taken from what real inputs make of it.
+    """Write an ONNX file in int8, calibrated on real inputs.
 
-    Weights have a scale for each channel, activations one each, from the least to the largest
-    value that the inputs (of many, 256 spread evenly) give rise to.
+    Weights have a scale for each channel, activations one for each tensor, from its smallest to its
+    largest value on the inputs (at most 256 of them, spread evenly).
 
     Args:
         exact: The ONNX file in floating point.
-        path: Where to.
-        inputs: What the model is called with, the batch first.
-        metadata: Goes into the file.
+        path: The file to write.
+        inputs: The model's inputs, batch first.
+        input_names: Their names.
+        metadata: Metadata properties of the file.
 
     Returns:
         The outputs of ``exact`` and of the new file for all inputs, by name.
@@ -50,11 +55,10 @@ def quantize(
         def get_next(self) -> dict[str, Any] | None:
             return next(self.feeds, None)
 
-    names = _input_names(exact)
     count = inputs[0].shape[0]
     chosen = torch.linspace(0, count - 1, min(count, _MOST_CALIBRATED)).round().long()
     feeds = (
-        {name: value[i : i + 1].numpy() for name, value in zip(names, inputs, strict=True)}
+        {name: value[i : i + 1].numpy() for name, value in zip(input_names, inputs, strict=True)}
         for i in chosen.tolist()
     )
     quiet = logging.root.level
@@ -80,13 +84,6 @@ def quantize(
     if strange:
         raise ValueError(f"{path.name}: int8 makes {', '.join(strange)} not finite")
     return outputs, found
-
-
-def _input_names(path: Path) -> list[str]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [entry.name for entry in session.get_inputs()]
 
 
 def _run(path: Path, inputs: tuple[Tensor, ...]) -> Outputs:

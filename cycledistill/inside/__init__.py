@@ -1,19 +1,15 @@
-"""Look inside a model while it cycles: attention, weights, tokens and predictions.
+"""Look inside a model as it cycles: attention, weights, tokens and predictions.
 
 Needs matplotlib, which the extra ``train`` brings: ``pip install "cycledistill[train]"``.
 """
 
-from __future__ import annotations
+from cycledistill import _extras
 
-import importlib.util
-
-if importlib.util.find_spec("matplotlib") is None:
-    raise ImportError('cycledistill.inside needs matplotlib: pip install "cycledistill[train]"')
+_extras.require("cycledistill.inside", "train", "matplotlib")
 
 from cycledistill.inside._attention import AttentionMap, record_attention
 from cycledistill.inside._changes import plot_token_changes, token_changes
-from cycledistill.inside._matrices import plot_attention_matrices
-from cycledistill.inside._over_image import plot_attention_over_image
+from cycledistill.inside._maps import plot_attention_matrices, plot_attention_over_image
 from cycledistill.inside._table import CycleTable, cycle_table, plot_cycle_table
 from cycledistill.inside._weights import plot_weight_distributions
 

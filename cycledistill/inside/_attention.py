@@ -1,4 +1,4 @@
-"""The attention weights that a fused kernel computes and does not hand out."""
+"""The attention weights that a fused kernel computes and does not return."""
 
 from __future__ import annotations
 
@@ -44,10 +44,9 @@ def record_attention(
     maps[-1].weights  # [B, heads, T, T] of the last block in cycle 2
     ```
 
-    While the model runs, every call of `scaled_dot_product_attention` inside its blocks is
-    answered by `softmax(QK^T * scale + mask) V` written out, so the weights are the ones that made
-    the block's output. Tokens may be pruned between blocks: each map has its own size. Nothing
-    stays on the model.
+    While the model runs, each call of `scaled_dot_product_attention` inside its blocks is replaced
+    by an explicit `softmax(QK^T * scale + mask) V`, so these weights produced the block's output.
+    Tokens may be pruned between blocks: each map has its own size. Nothing stays on the model.
 
     Args:
         model: A plain model or a `CycleWrapper`, in eval mode.
@@ -56,9 +55,8 @@ def record_attention(
         kwargs: Passed to the model, `num_cycles=` of a wrapper for example.
 
     Raises:
-        ValueError: The model is in training mode, or its blocks called
-            `scaled_dot_product_attention` not once (timm: attention modules with
-            `fused_attn=False` do not).
+        ValueError: The model is in training mode, or its blocks never called
+            `scaled_dot_product_attention` (timm's attention modules with `fused_attn=False`).
     """
     if model.training:
         raise ValueError("model: found training mode, expected eval mode; call model.eval() first")
@@ -77,7 +75,7 @@ def record_attention(
 
 
 class _Recorder(TorchFunctionMode):
-    """Answers fused attention in the open, and notes it under the block that runs."""
+    """Replaces fused attention by explicit attention, and records it for the running block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +108,7 @@ def _attend(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return the mixed values and the weights; arguments of `scaled_dot_product_attention`."""
+    """Explicit `scaled_dot_product_attention`: its output, and the weights."""
     if dropout_p:
         raise ValueError(f"attention dropout: found {dropout_p}, expected 0 while recording")
     if enable_gqa:
@@ -132,7 +130,7 @@ def _attend(
 
 @contextmanager
 def _marked(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
-    """Tell the recorder which block runs, and for which time (its cycle)."""
+    """Tell the recorder which block runs, in which cycle."""
     calls = [0] * len(blocks)
 
     def enter(index: int) -> Callable[..., None]:

@@ -12,7 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._colours import COLOURS
+
+# Told apart with any colour vision (Okabe and Ito, 2008).
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 
 def token_changes(
@@ -29,16 +31,15 @@ def token_changes(
     plot_token_changes(changes).savefig("changes.png")
     ```
 
-    The change of a token x in cycle n is `|x_n - x_(n-1)| / |x_(n-1)|`, where x_n is what leaves
-    the last block in cycle n and |.| the norm over the channels. The first cycle has nothing to
-    be compared with, so N cycles give N - 1 changes.
+    The change of a token x in cycle n is `|x_n - x_(n-1)| / |x_(n-1)|`, where x_n is the output of
+    the last block in cycle n and |.| the norm over the channels. N cycles give N - 1 changes.
 
     Args:
         cycled: The wrapped model, in eval mode.
         args: Passed to the model.
         num_cycles: Cycles N, 2 or more.
-        groups: Name -> slice of the sequence. None: the model's own `token_groups` where it has
-            them (pose models do), else all tokens as one group.
+        groups: Name -> slice of the sequence. None: the model's own `token_groups` (pose models
+            have them), else all tokens as one group.
         kwargs: Passed to the model.
 
     Returns:
@@ -93,7 +94,7 @@ def run_cycles(
 def changes_by_cycle(tokens: Tensor) -> Tensor:
     """How far each cycle after the first moves each of the tokens `[N, B, T, D]`: `[N - 1, B, T]`.
 
-    In parts of the norm that the token had before.
+    Relative to the norm of the token before.
     """
     moved = torch.linalg.vector_norm(tokens[1:] - tokens[:-1], dim=-1)
     size = torch.linalg.vector_norm(tokens[:-1], dim=-1)

@@ -1,4 +1,4 @@
-"""What each cycle does to tokens and predictions, as a table and as a picture."""
+"""The effect of each cycle on tokens and predictions, as a table and as a picture."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from torch import Tensor
 
 from cycledistill._tokens import angles
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._changes import changes_by_cycle, draw_changes, run_cycles
-from cycledistill.inside._colours import COLOURS
+from cycledistill.inside._changes import COLOURS, changes_by_cycle, draw_changes, run_cycles
 
 
 @dataclass(frozen=True)
 class CycleTable:
-    """What N cycles do to B samples of T tokens; `str()` of it is a table.
+    """The effect of N cycles on B samples of T tokens; `str()` makes a table of it.
 
     Attributes:
-        change: How far each cycle from the second on moves each token, in parts of the norm that
-            it had, `[N - 1, B, T]`.
+        change: How far each cycle from the second on moves each token, relative to its norm
+            before, `[N - 1, B, T]`.
         norm: Mean norm of the tokens, `[N]`.
         angle: Mean angle of the tokens to those of the fixed point, in degrees, `[N]`.
-        fixed_point: The cycle whose tokens are taken to be the fixed point.
+        fixed_point: The cycle whose tokens are taken as the fixed point.
         unsettled: Mean change in that cycle: near 0 if it is one.
         predictions: Class of each sample, `[N, B]`; None where the model has none.
         labels: The right classes, `[B]`, or None.
@@ -44,12 +43,12 @@ class CycleTable:
 
     @property
     def changed_mind(self) -> Tensor | None:
-        """Which samples each cycle from the second on predicts otherwise, bool `[N - 1, B]`."""
+        """Which predictions each cycle from the second on changes, bool `[N - 1, B]`."""
         return None if self.predictions is None else self.predictions[1:] != self.predictions[:-1]
 
     @property
     def accuracy(self) -> Tensor | None:
-        """Right predictions of each cycle in percent, `[N]`, where there are labels."""
+        """Accuracy of each cycle in percent, `[N]`; None without labels or predictions."""
         if self.predictions is None or self.labels is None:
             return None
         return 100 * (self.predictions == self.labels).float().mean(1)
@@ -87,7 +86,7 @@ def cycle_table(
     predict: Callable[[Any], Tensor] | None = None,
     **kwargs: Any,
 ) -> CycleTable:
-    """Call `cycled(*args, **kwargs)` and tabulate what each cycle changes.
+    """Call `cycled(*args, **kwargs)` and tabulate the changes in each cycle.
 
     ```python
     table = cycle_table(cycled, images, num_cycles=4, labels=labels)
@@ -95,19 +94,17 @@ def cycle_table(
     plot_cycle_table(table).savefig("cycles.png")
     ```
 
-    The tokens of all `num_cycles + settle` cycles are kept, and so are their predictions: a few
-    samples suffice.
+    The tokens and predictions of all `num_cycles + settle` cycles are kept, so use few samples.
 
     Args:
         cycled: The wrapped model, in eval mode.
         args: Passed to the model.
         num_cycles: Cycles N, 2 or more.
         labels: The right classes `[B]`, for the accuracy. They are not passed to the model.
-        settle: After how many more cycles the tokens are taken to be at their fixed point.
-        predict: From what the model returns to classes `[B]`. None: the largest logit, of logits
-            that are returned themselves `[B, K]`, or as `logits` of an object or dict; where these
-            are `[B, T, K]`, as of a language model, the largest at the last position, which is
-            the next token. Models that return anything else have no predictions.
+        settle: Number of further cycles after which the tokens are taken as the fixed point.
+        predict: From the model's output to classes `[B]`. None: the largest logit, if the output
+            is logits `[B, K]` or has them as `logits`; of `[B, T, K]`, as in language models, the
+            largest at the last position, which is the next token. Other models have no predictions.
         kwargs: Passed to the model.
 
     Raises:
@@ -147,14 +144,14 @@ def cycle_table(
 
 
 def plot_cycle_table(table: CycleTable, *, max_samples: int = 32) -> Figure:
-    """Draw a `CycleTable`: changes, angles to the fixed point, and who changes their mind when.
+    """Draw a `CycleTable`: changes, angles to the fixed point, and which predictions change.
 
-    In the grid each row is a sample, each column a cycle, each number a predicted class; a cell is
-    coloured where it is not that of the cycle before.
+    In the grid, each row is a sample, each column a cycle, and each number a predicted class; a
+    cell is coloured if it differs from the cycle before.
 
     Args:
         table: What `cycle_table` returned.
-        max_samples: Rows of the grid at most. Samples that change their mind come first.
+        max_samples: Largest number of rows. Samples whose prediction changes come first.
 
     Raises:
         ValueError: `max_samples` is below 1.
@@ -184,7 +181,7 @@ def plot_cycle_table(table: CycleTable, *, max_samples: int = 32) -> Figure:
 def _draw_predictions(axes: Axes, table: CycleTable, rows: int) -> None:
     assert table.predictions is not None and table.changed_mind is not None
     undecided = table.changed_mind.any(0)
-    # Those that change their mind first, then shown in the order of the batch.
+    # Those that change are chosen first, then shown in the order of the batch.
     shown = undecided.logical_not().to(torch.int8).argsort(stable=True)[:rows].sort().values
     predictions = table.predictions[:, shown].T
     changed = torch.zeros_like(predictions)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cycledistill._find import find_stack
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._colours import COLOURS
+from cycledistill.inside._changes import COLOURS
 
 
 def plot_weight_distributions(
@@ -28,13 +28,12 @@ def plot_weight_distributions(
 
     The weights are the entries of the block's matrices; biases and norms, which start at exactly
     zero and one, are left out. The legend has each model's standard deviation and the share of
-    its weights that are nearer to zero than `near_zero`. The outermost 0.1 % on each side are
-    beyond the border of the picture.
+    its weights nearer to zero than `near_zero`. The outermost 0.1 % on each side are not shown.
 
     Args:
         models: Label -> plain model or `CycleWrapper`.
         layer: The block's place in its stack, from 1.
-        near_zero: Half of the width of the shaded band.
+        near_zero: Half the width of the shaded band.
         blocks: Where the stack is, as for `CycleWrapper`. None: found.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Files and folders that appear whole or not at all, and what is written beside networks."""
+"""Writing files and folders that appear whole or not at all, and model cards."""

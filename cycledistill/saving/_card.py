@@ -1,4 +1,4 @@
-"""What model cards of all kinds of networks have in common."""
+"""The parts that model cards of all kinds of networks share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def score_table(scores: Mapping[str, float], shown: Sequence[str] = ()) -> str:
 
     Args:
         scores: Percent by metric and number of cycles, such as ``{"AP/1": 65.0}``.
-        shown: Metrics to show; all, where none of these is there.
+        shown: Metrics to show; all, if there are none of these.
     """
     found = dict.fromkeys(name.split("/")[0] for name in scores)
     names = [name for name in found if name in shown] or list(found)
@@ -34,11 +34,11 @@ def score_table(scores: Mapping[str, float], shown: Sequence[str] = ()) -> str:
 def results_sections(
     training: Mapping[str, Any] | None, scores: Mapping[str, float] | None, shown: Sequence[str]
 ) -> list[str]:
-    """Paragraphs on the scores and on the run that trained a network.
+    """Paragraphs about the scores and the training of a network.
 
     Args:
-        training: Options of the run and whatever else is to be said of it. Paths and what is None
-            are left out: paths belong to the machine where it ran.
+        training: Options of the run and other facts about it. Paths, which belong to the machine
+            where it ran, and None are left out.
         scores: Percent by metric and number of cycles.
         shown: Metrics to show.
     """

@@ -31,9 +31,9 @@ def image_files(folder: Path) -> list[Path]:
 
 @contextmanager
 def replacing_file(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; on success the file there takes the place of ``path``.
+    """A temporary path to write to; on success the file there replaces ``path``.
 
-    After an error or SIGTERM nothing is left behind, and a file that was there stays as it was.
+    After an error or SIGTERM nothing is left behind, and an existing file stays as it was.
     """
     with _room(path) as room:
         yield room / path.name
@@ -42,7 +42,7 @@ def replacing_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file to write that takes the place of ``path`` once it is complete and on the disk."""
+    """A file to write that replaces ``path`` once it is complete and on the disk."""
     encoding = None if "b" in mode else "utf-8"
     with replacing_file(path) as temporary, open(temporary, mode, encoding=encoding) as file:
         yield file
@@ -52,15 +52,15 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def replacing_folder(folder: Path, ours: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """A temporary folder to fill; on success it takes the place of ``folder``.
+    """A temporary folder to fill; on success it replaces ``folder``.
 
-    After an error or SIGTERM nothing is left behind, and a folder that was there stays as it was.
-    What is in it is as readable as the umask says, whatever has written it.
+    After an error or SIGTERM nothing is left behind, and an existing folder stays as it was. The
+    files get the permissions of the umask, whatever wrote them.
 
     Args:
-        folder: Where to; through a link, what the link names.
-        ours: Names of the files that we write into such a folder, with a text that tells ours
-            from others' ("" in most). Only a folder that holds these and nothing else is replaced.
+        folder: The folder, or a link to it.
+        ours: Names of the files that we write into such a folder, each with a text that it must
+            contain (usually ""). Only a folder with these files and nothing else is replaced.
 
     Raises:
         FileExistsError: There is a file of this name, or a folder that is neither empty nor ours.
@@ -130,7 +130,7 @@ def _are_marked(folder: Path, ours: Mapping[str, str]) -> bool:
 
 @contextmanager
 def _room(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path``, removed in the end, by SIGTERM too."""
+    """A temporary folder beside ``path``, removed at the end, also after SIGTERM."""
     with (
         _unwound_by_sigterm(),
         tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}-", dir=path.parent) as room,
@@ -144,9 +144,9 @@ class _Terminated(BaseException):
 
 @contextmanager
 def _unwound_by_sigterm() -> Iterator[None]:
-    """SIGTERM leaves this block like an error, and then ends the process as it would have.
+    """SIGTERM leaves this block like an error, then ends the process as usual.
 
-    A handler of the program's own stays, and so does every other thread's way to end.
+    Does nothing if the program handles SIGTERM itself, or outside of the main thread.
     """
     if (
         threading.current_thread() is not threading.main_thread()

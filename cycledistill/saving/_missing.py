@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def missing_file(folder: Path, name: str, what: str) -> FileNotFoundError:
-    """The error for a folder without one of its files; for a run's, with where its model is."""
+    """The error for a folder without one of its files; says where the model of a run is."""
     text = f"{folder} has no {name}, which a saved {what} has"
     plain = folder / "plain"
     if (plain / name).is_file():

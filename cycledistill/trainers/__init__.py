@@ -3,20 +3,10 @@
 Needs the extra ``trainer``: ``pip install "cycledistill[trainer]"``.
 """
 
-from __future__ import annotations
+from cycledistill import _extras
 
-import importlib.util
+_extras.require("cycledistill.trainers", "trainer", "accelerate", "safetensors", "transformers")
 
-_missing = [
-    name
-    for name in ("accelerate", "safetensors", "transformers")
-    if importlib.util.find_spec(name) is None
-]
-if _missing:
-    raise ImportError(
-        f'cycledistill.trainers needs {", ".join(_missing)}: pip install "cycledistill[trainer]"'
-    )
-
-from cycledistill.trainers._hugging_face import CycleTrainer  # noqa: E402
+from cycledistill.trainers._hugging_face import CycleTrainer
 
 __all__ = ["CycleTrainer"]

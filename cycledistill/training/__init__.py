@@ -3,52 +3,32 @@
 Needs the extra ``train``: ``pip install "cycledistill[train]"``.
 """
 
-from __future__ import annotations
+from cycledistill import _extras
 
-import importlib.util
+_extras.require(
+    "cycledistill.training", "train", "accelerate", "matplotlib", "numpy", "rich", "tyro", "yaml"
+)
 
-_NEEDED = {
-    "accelerate": "accelerate",
-    "matplotlib": "matplotlib",
-    "numpy": "numpy",
-    "rich": "rich",
-    "tyro": "tyro",
-    "yaml": "pyyaml",
-}
-_missing = [package for name, package in _NEEDED.items() if importlib.util.find_spec(name) is None]
-if _missing:
-    raise ImportError(
-        f'cycledistill.training needs {", ".join(_missing)}: pip install "cycledistill[train]"'
-    )
-
-from cycledistill.training._budget import budget_rows, training_macs  # noqa: E402
-from cycledistill.training._checkpoint import load_weights  # noqa: E402
-from cycledistill.training._cli import parse_cli, run_cli  # noqa: E402
-from cycledistill.training._config import TrainConfig, free  # noqa: E402
-from cycledistill.training._config_file import save_config  # noqa: E402
-from cycledistill.training._curves import draw_curves  # noqa: E402
-from cycledistill.training._cycled_config import CycledConfig  # noqa: E402
-from cycledistill.training._errors import (  # noqa: E402
+from cycledistill.training._budget import budget_rows, training_macs
+from cycledistill.training._checkpoint import load_weights
+from cycledistill.training._cli import parse_cli, run_cli
+from cycledistill.training._config import TrainConfig, free
+from cycledistill.training._config_file import save_config
+from cycledistill.training._curves import draw_curves
+from cycledistill.training._cycled_config import CycledConfig
+from cycledistill.training._errors import (
     CheckpointError,
     Interrupted,
     NonFiniteLossError,
     TrainingError,
 )
-from cycledistill.training._evaluation import (  # noqa: E402
-    evaluation_loader,
-    gather_over_processes,
-    is_main_process,
-    sum_over_processes,
-)
-from cycledistill.training._evaluator import BestEvaluation  # noqa: E402
-from cycledistill.training._fit import fit  # noqa: E402
-from cycledistill.training._log import read_log  # noqa: E402
-from cycledistill.training._nonfinite import replay  # noqa: E402
-from cycledistill.training._parallel import Losses  # noqa: E402
-from cycledistill.training._sampler import steps_per_epoch  # noqa: E402
-from cycledistill.training._schedule import WarmupCosine, WarmupSteps  # noqa: E402
-from cycledistill.training._trained import TrainedRun, find_trained, start_from  # noqa: E402
-from cycledistill.training._trainer import FitResult, Trainer  # noqa: E402
+from cycledistill.training._evaluator import BestEvaluation
+from cycledistill.training._log import read_log
+from cycledistill.training._module import Losses
+from cycledistill.training._nonfinite import replay
+from cycledistill.training._schedule import WarmupCosine, WarmupSteps
+from cycledistill.training._trained import TrainedRun, find_trained, start_from
+from cycledistill.training._trainer import FitResult, Trainer, fit
 
 __all__ = [
     "BestEvaluation",
@@ -66,12 +46,9 @@ __all__ = [
     "WarmupSteps",
     "budget_rows",
     "draw_curves",
-    "evaluation_loader",
     "find_trained",
     "fit",
     "free",
-    "gather_over_processes",
-    "is_main_process",
     "load_weights",
     "parse_cli",
     "read_log",
@@ -79,7 +56,5 @@ __all__ = [
     "run_cli",
     "save_config",
     "start_from",
-    "steps_per_epoch",
-    "sum_over_processes",
     "training_macs",
 ]

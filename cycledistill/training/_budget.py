@@ -6,17 +6,16 @@ from typing import Any
 
 from cycledistill import CycleWrapper, count_macs
 from cycledistill.training._config import TrainConfig
-from cycledistill.training._sampler import steps_per_epoch
 
 # A backward pass computes two products for each one of the forward pass.
 _FORWARD_AND_BACKWARD = 3
 
 
 def training_macs(config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int) -> int:
-    """Multiply-accumulates of a whole run, attention products included.
+    """Multiply-accumulates of a whole run, including attention products.
 
-    Three times those of the forward pass in training for every sample of every epoch. Recomputed
-    activations and evaluations do not count.
+    Three times those of the training forward pass for each sample of each epoch. Recomputed
+    activations and evaluations are not counted.
 
     Args:
         config: The run's.
@@ -24,14 +23,14 @@ def training_macs(config: TrainConfig, model: CycleWrapper, *inputs: Any, num_sa
         *inputs: What it is called with for one sample.
         num_samples: Samples of the training set.
     """
-    per_epoch = min(steps_per_epoch(config, num_samples) * config.batch_size, num_samples)
+    per_epoch = min(config.steps_per_epoch(num_samples) * config.batch_size, num_samples)
     return _FORWARD_AND_BACKWARD * _forward_macs(model, *inputs) * config.epochs * per_epoch
 
 
 def budget_rows(
     config: TrainConfig, model: CycleWrapper, *inputs: Any, num_samples: int
 ) -> dict[str, str]:
-    """Lines for the summary of a run: what the model costs in use, and what training it does.
+    """Lines for the summary of a run: what the model costs in use and in training.
 
     Example:
         >>> import torch
@@ -44,7 +43,7 @@ def budget_rows(
         of training with 2 cycles', 'training': 'about 922 k MACs, forward and backward'}
 
     Args:
-        config: The run's; where it has ``inference_cycles``, as many run in use, otherwise one.
+        config: The run's. Its ``inference_cycles``, if any, are the cycles in use, otherwise one.
         model: The wrapped model, with the cycles of training.
         *inputs: What it is called with for one sample.
         num_samples: Samples of the training set.
@@ -62,7 +61,7 @@ def budget_rows(
 
 
 def _forward_macs(model: CycleWrapper, *inputs: Any) -> int:
-    """Those of all cycles with their predictions, for one sample, attention products included."""
+    """MACs of all cycles and their predictions for one sample, including attention products."""
     cycles = model.num_cycles
     return count_macs(
         model, *inputs, method="forward_cycles", num_cycles=cycles

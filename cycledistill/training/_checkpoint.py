@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 import shutil
 import warnings
@@ -16,17 +15,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from cycledistill.saving._files import flush_to_disk, replacing, sync_folder
+from cycledistill.saving._files import (
+    flush_to_disk,
+    replacing,
+    replacing_folder,
+    sync_folder,
+)
 from cycledistill.training._errors import CheckpointError
-from cycledistill.training._state import load_module_state
+from cycledistill.training._sharding import load_module_state
 
 FORMAT = 2
 STATE_FILE = "state.pt"
 META_FILE = "meta.json"
+_OURS = {STATE_FILE: "", META_FILE: ""}
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read and is complete: its tensors, and what is said about them."""
+    """A complete checkpoint that was read: its tensors, and its ``meta.json``."""
 
     folder: Path
     state: dict[str, Any]
@@ -60,29 +65,22 @@ class CheckpointStore:
             CheckpointError: It could not be written (full disk); nothing else was touched.
             TypeError: The state holds something that cannot be loaded with ``weights_only=True``.
         """
-        target = self.path(step)
-        temporary = self.folder / f".writing-{target.name}-{os.getpid()}"
         try:
-            temporary.mkdir(parents=True)
-            torch.save(state, temporary / STATE_FILE)
-            with open(temporary / STATE_FILE, "rb+") as file:
-                flush_to_disk(file)
-                about = {"format": FORMAT, "step": step, "sha256": _digest(file)}
-            torch.load(temporary / STATE_FILE, mmap=True, weights_only=True)
-            with replacing(temporary / META_FILE) as file:
-                json.dump({**about, **meta}, file, indent=1)
-            if target.exists():
-                self._remove(target)
-            os.rename(temporary, target)
+            with replacing_folder(self.path(step), _OURS) as folder:
+                torch.save(state, folder / STATE_FILE)
+                with open(folder / STATE_FILE, "rb+") as file:
+                    flush_to_disk(file)
+                    about = {"format": FORMAT, "step": step, "sha256": _digest(file)}
+                torch.load(folder / STATE_FILE, mmap=True, weights_only=True)
+                with replacing(folder / META_FILE) as file:
+                    json.dump({**about, **meta}, file, indent=1)
             sync_folder(self.folder)
         except pickle.UnpicklingError as error:
-            shutil.rmtree(temporary, ignore_errors=True)
             raise TypeError(
                 "the state of the run (of the schedule or the optimiser) holds more than tensors, "
                 f"numbers, texts, lists and dicts: {error}"
             ) from error
         except (OSError, RuntimeError) as error:  # torch's writer raises the latter
-            shutil.rmtree(temporary, ignore_errors=True)
             free = shutil.disk_usage(self.folder if self.folder.exists() else ".").free
             others = [known for known in self.steps() if known != step]
             earlier = f"{self.path(others[-1])} is intact" if others else "there is no earlier one"
@@ -100,40 +98,43 @@ class CheckpointStore:
             json.dump({**known, **meta}, file, indent=1)
 
     def newest(self) -> Checkpoint | None:
-        """The newest intact checkpoint; warns of each broken one that is passed over."""
-        for step in reversed(self.steps()):
+        """The newest intact checkpoint; warns of each broken one that is passed over.
+
+        Raises:
+            CheckpointError: All of them are broken.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
             try:
                 return read_checkpoint(self.path(step))
             except CheckpointError as error:
                 warnings.warn(f"{error}; trying the one before", stacklevel=2)
+        if steps:
+            raise CheckpointError(
+                f"all checkpoints in {self.folder} are broken (the warnings above say how); delete "
+                "the folder to start anew"
+            )
         return None
 
     def prune(self, keep: int, best_step: int | None) -> None:
         """Delete all but the newest ``keep`` and the best."""
-        for step in self.steps()[:-keep]:
-            if step != best_step:
-                self._remove(self.path(step))
+        for path in (self.path(step) for step in self.steps()[:-keep] if step != best_step):
+            doomed = path.rename(path.with_name(f".{path.name}-deleted"))
+            shutil.rmtree(doomed, ignore_errors=True)
 
     def set_aside(self, step: int) -> list[Path]:
-        """Rename checkpoints later than ``step``, from which the run now takes another way."""
+        """Rename the checkpoints after ``step``, from which the run now takes another course."""
         moved = []
-        for later in self.steps():
-            if later > step:
-                path = self.path(later)
-                target = path.with_name(f"superseded-{path.name}")
-                shutil.rmtree(target, ignore_errors=True)
-                moved.append(path.rename(target))
+        for path in (self.path(later) for later in self.steps() if later > step):
+            target = path.with_name(f"superseded-{path.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            moved.append(path.rename(target))
         return moved
 
     def sweep(self) -> None:
         """Delete what a killed run left half written or half deleted."""
-        for leftover in (*self.folder.glob(".writing-*"), *self.folder.glob(".deleting-*")):
+        for leftover in (*self.folder.glob(".step-*"), *self.folder.glob("step-*/.*")):
             shutil.rmtree(leftover, ignore_errors=True)
-
-    def _remove(self, path: Path) -> None:
-        doomed = self.folder / f".deleting-{path.name}-{os.getpid()}"
-        os.rename(path, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -186,8 +187,11 @@ def load_weights(checkpoint: str | Path, model: nn.Module, average: bool = True)
     state = read_checkpoint(folder).state
     weights = state["average"] if average else None
     if weights is None:
-        own = {name: t for name, t in state["module"].items() if name.startswith("model.")}
-        weights = {name.removeprefix("model."): tensor for name, tensor in own.items()}
+        weights = {
+            name.removeprefix("model."): tensor
+            for name, tensor in state["module"].items()
+            if name.startswith("model.")
+        }
     load_module_state(model, weights, f"checkpoint {folder}")
 
 

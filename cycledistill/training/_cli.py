@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +16,7 @@ from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import read_config
 from cycledistill.training._errors import TrainingError
 from cycledistill.training._seeding import seed_everything
+from cycledistill.training.processes._communication import is_main_process, place_of_process
 
 ConfigT = TypeVar("ConfigT")
 USERS_ERRORS = (ValueError, TypeError, OSError, ImportError, TrainingError)
@@ -38,16 +38,15 @@ def parse_cli(
         >>> config.epochs, config.lr
         (5, 0.01)
 
-    ``--preset NAME`` picks the values to start from, ``--config FILE.yaml`` replaces those that the
-    file has, and flags replace both. ``--help`` shows every field with its docstring and the
-    preset's value. The seed of a ``TrainConfig`` seeds the global random generators, so that what
-    is built from the config, such as the model's initial weights, is the same each time.
+    ``--preset NAME`` picks the values to start from, ``--config FILE.yaml`` replaces those in the
+    file, and flags replace both. ``--help`` shows every field with its docstring and the preset's
+    value. The seed of a ``TrainConfig`` seeds the global random generators, so that what is built
+    from the config, such as the model's initial weights, is the same each time.
 
     Args:
         config_class: The dataclass.
         presets: Values to choose from by name.
-        default: Name of the preset to take when none is named; without it, the dataclass's own
-            defaults.
+        default: Preset when none is named; ``None`` for the dataclass's own defaults.
         args: The arguments; ``sys.argv[1:]`` when ``None``.
         description: Text at the top of ``--help``; the dataclass's docstring when ``None``.
 
@@ -68,10 +67,11 @@ def parse_cli(
             f"there is no preset {chosen.preset!r}; choose from {', '.join(presets) or 'none'}"
         )
     config = presets[chosen.preset] if chosen.preset is not None else config_class()
+    shown = is_main_process()
     if chosen.config is not None:
-        arguments = read_config(chosen.config, config)
+        values = read_config(chosen.config, config)
         try:
-            config = tyro.cli(config_class, default=config, args=arguments, console_outputs=_main())
+            config = tyro.cli(config_class, default=config, args=values, console_outputs=shown)
         except SystemExit:
             print(f"error: {chosen.config} has wrong values (see above)", file=sys.stderr)
             raise
@@ -81,12 +81,9 @@ def parse_cli(
         lines.append(f"--preset NAME       start from the values of {names}")
     lines.append("--config FILE.yaml  values from a file, such as a run's config.yaml; flags win")
     lines.append("--debug             show the traceback of errors")
+    text = "\n".join(lines)
     config = tyro.cli(
-        config_class,
-        default=config,
-        args=rest,
-        description="\n".join(lines),
-        console_outputs=_main(),
+        config_class, default=config, args=rest, description=text, console_outputs=shown
     )
     if isinstance(config, TrainConfig):
         config.validate()
@@ -131,9 +128,5 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(lines) or type(error).__name__
     if lines and lines[0].startswith("Caught ") and " DataLoader worker " in lines[0]:
         text = lines[-1]
-    rank = os.environ.get("RANK", "0")
-    return f"error: {text}" if rank == "0" else f"error (process {rank}): {text}"
-
-
-def _main() -> bool:
-    return os.environ.get("RANK", "0") == "0"
+    rank, _ = place_of_process()
+    return f"error (process {rank}): {text}" if rank else f"error: {text}"

@@ -6,9 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+from cycledistill._device import Device
+
 
 def free(default: Any) -> Any:
-    """A config field that may differ when a run is resumed: it does not change what is learnt.
+    """A config field that may change when a run is resumed, as it does not affect what is learnt.
 
     Example:
         >>> from dataclasses import dataclass, fields
@@ -23,7 +25,7 @@ def free(default: Any) -> Any:
 
 @dataclasses.dataclass
 class TrainConfig:
-    """Options of the training loop; examples add their own by deriving from it.
+    """Options of the training loop; derive from it to add your own.
 
     Example:
         >>> config = TrainConfig(epochs=10, batch_size=64, lr=5e-4, lr_batch_size=512)
@@ -43,47 +45,47 @@ class TrainConfig:
     x 64: the paper's released recipe)."""
 
     accumulate: int = 1
-    """Microbatches that one batch is cut into on every process; more of them need less memory
-    and give the same gradient (exactly the mean over the batch)."""
+    """Microbatches that a batch is cut into on each process: less memory, the same gradient
+    (exactly the mean over the batch)."""
 
     drop_last: bool = True
     """Leave out the last batch of an epoch when it is smaller than the others."""
 
     repeated_augmentation: int = 1
-    """How many differently augmented copies of a sample stand in one epoch (3: DeiT). The epoch
-    keeps its length and so has fewer different samples."""
+    """Differently augmented copies of a sample in one epoch (3: DeiT). The epoch keeps its length,
+    and so has fewer different samples."""
 
     lr: float = 1e-3
     """Learning rate before the schedule (1e-3: paper, section 4.1.2)."""
 
     lr_batch_size: int | None = None
-    """When set, lr is meant for this batch size and is multiplied by batch_size / lr_batch_size
-    (512: DeiT; the paper does not scale)."""
+    """Batch size that lr is meant for: lr is multiplied by batch_size / lr_batch_size (512: DeiT).
+    None does not scale (None: paper)."""
 
     clip_grad_norm: float | None = None
     """Largest norm of the gradient of all parameters together; None does not clip (None: the
     paper's released recipe)."""
 
     ema_decay: float | None = None
-    """Decay per step of the moving average of the weights, which is then what is evaluated and
-    handed back (0.99996: DeiT); None keeps none (None: the paper's released recipe)."""
+    """Decay per step of a moving average of the weights, which is then evaluated and returned
+    (0.99996: DeiT); None for no average (None: the paper's released recipe)."""
 
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    """Number format of the heavy operations. fp16 needs a GPU and uses loss scaling."""
+    """Number format of matrix products and convolutions. fp16 needs a GPU and scales the loss."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = free("auto")
-    """auto takes the GPU when there is one; asking for one that is missing is an error."""
+    device: Device = free("auto")  # noqa: RUF009
+    """auto takes the GPU if there is one; naming one that is missing is an error."""
 
     parallel: Literal["ddp", "fsdp2"] = free("ddp")
-    """How several processes work together: each holds the full model (ddp), or parameters,
-    gradients and optimiser state are divided among them (fsdp2)."""
+    """With several processes, each holds the full model (ddp), or parameters, gradients and
+    optimiser state are sharded over them (fsdp2)."""
 
     compile: bool = free(False)
     """Compile the model with torch.compile: minutes at the start, faster steps after."""
 
     deterministic: bool = free(False)
-    """Let the GPU use only algorithms that give the same bits each time; slower. (On the CPU
-    runs repeat bit by bit without it.)"""
+    """Use only GPU algorithms that give the same bits each time; slower. (CPU runs repeat bit for
+    bit without it.)"""
 
     seed: int = 0
     """Seed of the data order, of augmentation and of all random numbers of every step."""
@@ -95,20 +97,20 @@ class TrainConfig:
     """Epochs from one evaluation to the next; the last epoch is always evaluated."""
 
     resume: str = free("auto")
-    """auto continues the run in output_dir if there is one; never refuses to touch it; a path
-    continues from that checkpoint (or from the newest of that run)."""
+    """auto continues the run in output_dir if there is one; never is an error if there is one; a
+    path continues from that checkpoint, or from the newest of that run."""
 
     allow_changes: bool = free(False)
     """Resume although settings differ from the checkpoint's (the error names them)."""
 
     keep_checkpoints: int = free(2)
-    """How many of the newest checkpoints to keep; the best one is kept besides."""
+    """How many of the newest checkpoints to keep, in addition to the best one."""
 
     checkpoint_every: int = free(1)
-    """Epochs from one checkpoint to the next; the end of the run always has one."""
+    """Epochs from one checkpoint to the next; there is always one at the end of the run."""
 
     checkpoint_every_steps: int | None = free(None)
-    """Also save a checkpoint each time that many steps are done."""
+    """Also save a checkpoint every so many steps."""
 
     log_every: int = free(50)
     """Steps from one line of log.jsonl (the means since the last one) to the next."""
@@ -126,6 +128,27 @@ class TrainConfig:
         if self.lr_batch_size is None:
             return self.lr
         return self.lr * self.batch_size / self.lr_batch_size
+
+    def steps_per_epoch(self, num_samples: int) -> int:
+        """Number of optimiser steps in an epoch of ``num_samples``.
+
+        Example:
+            >>> TrainConfig(batch_size=32, drop_last=False).steps_per_epoch(100)
+            4
+
+        Raises:
+            ValueError: There is no sample, or not one full batch under ``drop_last``.
+        """
+        if num_samples < 1:
+            raise ValueError("the training set is empty")
+        full, rest = divmod(num_samples, self.batch_size)
+        if full == 0 and self.drop_last:
+            raise ValueError(
+                f"batch_size={self.batch_size} is more than the {num_samples} samples of the "
+                "training set, and drop_last leaves out smaller batches: nothing would be trained. "
+                "Lower batch_size or turn drop_last off"
+            )
+        return full + (rest > 0 and not self.drop_last)
 
     def validate(self) -> None:
         """Check ranges.

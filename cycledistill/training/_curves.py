@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from cycledistill.saving._files import replacing
 from cycledistill.training._log import read_log
 
-_NOT_DRAWN = (
+_NOT_DRAWN = {
     *("event", "step", "epoch", "lr", "grad_norm", "samples_per_second", "seconds_left"),
     *("memory_mib", "left_out", "skipped"),
-)
-
+}
 _PANELS = {
     "tokens": "distillation terms",
     "predictions": "distillation terms",
@@ -24,7 +23,7 @@ _PANELS = {
 
 
 def draw_curves(log: str | Path, picture: str | Path) -> None:
-    """Draw losses by term and cycle, and the evaluations, of a ``log.jsonl``, if it has any.
+    """Draw the losses by term and cycle and the evaluations of a ``log.jsonl``, if it has any.
 
     Args:
         log: The log.

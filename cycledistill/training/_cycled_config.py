@@ -10,7 +10,7 @@ from cycledistill.training._config import TrainConfig
 
 @dataclass
 class CycledConfig(TrainConfig):
-    """Options of the training loop and of the cycles; examples add their own by deriving from it.
+    """Options of the training loop and of the cycles; derive from it to add your own.
 
     Example:
         >>> config = CycledConfig(mode="cycle", num_cycles=3)
@@ -35,13 +35,13 @@ class CycledConfig(TrainConfig):
     the gradient between cycles, see docs/results/lab.md."""
 
     min_cycles: int | None = None
-    """Draw each step's number of cycles from this to num_cycles; None for all of them."""
+    """Draw each step's number of cycles from min_cycles to num_cycles; None always runs all."""
 
     cycles_from: float = 0.0
-    """Part of training after which all cycles run; until then their number rises from 1."""
+    """Fraction of training after which all cycles run; until then their number rises from 1."""
 
     cycles_until: float = 1.0
-    """Part of training after which a single cycle runs, to the end."""
+    """Fraction of training after which a single cycle runs, to the end."""
 
     activation_checkpointing: Literal["block", "cycle"] | None = None
     """Recompute activations in the backward pass: less memory, more time."""
@@ -53,11 +53,11 @@ class CycledConfig(TrainConfig):
 
     @property
     def inference_cycles(self) -> int:
-        """Cycles that the trained model is meant to be used with."""
+        """Cycles to use the trained model with."""
         return self.num_cycles if self.mode == "cycle" else 1
 
     def wrapper_options(self) -> dict[str, Any]:
-        """What `cycledistill.CycleWrapper` is told."""
+        """Keyword arguments for `cycledistill.CycleWrapper`."""
         plain = self.training_cycles == 1
         return {
             "num_cycles": self.training_cycles,

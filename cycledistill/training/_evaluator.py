@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from cycledistill.training._average import MovingAverage
 from cycledistill.training._checkpoint import CheckpointStore
-from cycledistill.training._parallel import broadcast_from_main, broadcast_value, shard_model
 from cycledistill.training._seeding import seed_cpu, states_kept
-from cycledistill.training._state import load_module_state, module_state
+from cycledistill.training._sharding import load_module_state, module_state, shard
+from cycledistill.training.processes._communication import broadcast_tensors, broadcast_value
 
 Evaluate = Callable[[Any], Mapping[str, float]]
 
@@ -42,15 +43,15 @@ class BestEvaluation(NamedTuple):
 
 
 class Evaluator:
-    """Calls the user's ``evaluate`` with the weights that count, and remembers the best result.
+    """Calls ``evaluate`` on the moving average if there is one, and remembers the best result.
 
-    These are the moving average where there is one; sharded weights are gathered into a copy.
+    Sharded weights are gathered into a copy for it.
 
     Args:
         evaluate: The user's function.
         metric: Name of the metric that decides which checkpoint is best.
-        lower_is_better: Whether it is the smaller value that is better.
-        seed: Seed of random numbers during evaluation.
+        lower_is_better: Whether a smaller value is better.
+        seed: Seed of the random numbers in ``evaluate``.
 
     Attributes:
         step: Steps done at the last evaluation, -1 before the first.
@@ -70,29 +71,29 @@ class Evaluator:
 
     def attach(
         self, accelerator: Accelerator, model: nn.Module, decay: float | None, sharded: bool
-    ) -> MovingAverage | None:
-        """Begin the moving average and make what copies are needed, before the model is sharded."""
+    ) -> AveragedModel | None:
+        """Start the moving average and make the copies needed, before the model is sharded."""
         self._accelerator = accelerator
         self._model, self._replica = model, copy.deepcopy(model) if sharded else None
-        self._average = None if decay is None else MovingAverage(model, decay, sharded)
-        if self._average is not None and sharded:
-            shard_model(self._average.module)
+        self._average = None if decay is None else moving_average(model, decay, sharded)
         return self._average
 
     def ready_model(self) -> nn.Module:
-        """The model with the weights that count, in eval mode. All processes must call it."""
+        """The model to evaluate and to return, in eval mode. All processes must call it."""
         model = self._model if self._average is None else self._average.module
         if self._replica is not None:
             load_module_state(self._replica, module_state(model), "the evaluated copy")
             model = self._replica
-        broadcast_from_main(model.buffers())  # running statistics
+        broadcast_tensors(model.buffers())  # running statistics
         return model.eval()
 
     def run(self, step: int, epoch: int) -> bool:
-        """Evaluate; whether the result, the main process's on every process, is the best so far.
+        """Evaluate; returns whether the result is the best so far.
+
+        All processes get the main process's result.
 
         Raises:
-            ValueError: The metric that decides is missing.
+            ValueError: ``evaluate`` did not return ``best_metric``.
         """
         assert self.evaluate is not None
         model = self.ready_model()
@@ -110,10 +111,9 @@ class Evaluator:
             )
         value = self.metrics[self._metric]
         better = self._best is None or self._sign * value > self._sign * self._best["value"]
-        if not math.isfinite(value) or not better:
-            return False
-        self._best = {"metric": self._metric, "value": value, "epoch": epoch, "step": step}
-        return True
+        if is_best := better and math.isfinite(value):
+            self._best = {"metric": self._metric, "value": value, "epoch": epoch, "step": step}
+        return is_best
 
     def meta(self) -> dict[str, Any]:
         """The last evaluation and the best one, for a checkpoint."""
@@ -121,7 +121,7 @@ class Evaluator:
         return {"evaluation": evaluated, "best": self._best}
 
     def load(self, meta: Mapping[str, Any]) -> None:
-        """Take back what ``meta`` gave; a best value of another metric does not count."""
+        """Load what ``meta`` returned, without a best value of another metric."""
         if meta["evaluation"] is not None:
             self.step, self.metrics = meta["evaluation"]["step"], meta["evaluation"]["metrics"]
         if meta["best"] is not None and meta["best"]["metric"] == self._metric:
@@ -141,13 +141,44 @@ class Evaluator:
         return BestEvaluation(**self._best, checkpoint=folder)
 
 
+def moving_average(module: nn.Module, decay: float, sharded: bool = False) -> AveragedModel:
+    """Exponential moving average of a module's parameters and floating-point buffers.
+
+    Example:
+        >>> layer = nn.Linear(1, 1, bias=False)
+        >>> _ = nn.init.constant_(layer.weight, 0.0)
+        >>> average = moving_average(layer, decay=0.9)
+        >>> _ = nn.init.constant_(layer.weight, 1.0)
+        >>> average.update_parameters(layer)
+        >>> round(average.module.weight.item(), 3)
+        0.1
+
+    Starts from the current weights; other buffers (counters) are copied.
+    """
+
+    @torch.no_grad()
+    def update(averages: Any, values: Any, _: Any) -> None:
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(averages, values)
+        elif not sharded:
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:  # shards and buffers, which have none, do not go together
+            for average, value in zip(averages, values, strict=True):
+                average.lerp_(value, 1 - decay)
+
+    averaged = AveragedModel(module, multi_avg_fn=update, use_buffers=True)
+    averaged.n_averaged += 1  # with 0, the first update would replace the weights
+    if sharded:
+        shard(averaged.module)
+    return averaged
+
+
 @contextlib.contextmanager
 def _in_autocast(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Let the model, and only it, compute in the run's precision; outputs are float32."""
     if accelerator.mixed_precision == "no":
         yield
         return
-    from accelerate.utils import convert_outputs_to_fp32
 
     def lowered(plain: Callable[..., Any]) -> Callable[..., Any]:
         def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from torch import nn
 from torch.optim import Optimizer
-
-from cycledistill.training._parallel import broadcast_value, gather_lists, on_main
 
 _GROWTH = 10.0
 
@@ -29,18 +25,16 @@ def check_trackers(trackers: Sequence[str]) -> None:
             )
 
 
-def check_optimizer(optimizer: Optimizer, model: nn.Module, criterion: nn.Module) -> None:
-    """Check that the optimiser holds the trainable parameters of model and criterion, no others.
+def check_optimizer(optimizer: Optimizer, module: nn.Module) -> None:
+    """Check that the optimiser holds the module's trainable parameters and no others.
 
     Raises:
         ValueError: A parameter is missing, or unknown.
     """
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    known = {}
-    for owner, module in (("model", model), ("criterion", criterion)):
-        for name, parameter in module.named_parameters():
-            known[id(parameter)] = (f"{owner}.{name}", parameter.requires_grad)
-    missing = [name for key, (name, trains) in known.items() if trains and key not in held]
+    known = {id(p): name for name, p in module.named_parameters()}
+    trained = [p for p in module.parameters() if p.requires_grad]
+    missing = [known[id(p)] for p in trained if id(p) not in held]
     if missing:
         raise ValueError(
             f"the optimizer lacks {len(missing)} trainable parameters: {', '.join(missing[:5])}"
@@ -55,31 +49,6 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module, criterion: nn.Module
         )
 
 
-def check_output_dir(folder: Path) -> None:
-    """Make the folder and check that every process sees and may write the same one.
-
-    Raises:
-        ValueError: It cannot be written, or another process does not see it.
-    """
-    probe = folder / f".probe-{broadcast_value(uuid.uuid4().hex)}"
-
-    def touch() -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-        except OSError as error:
-            raise ValueError(f"output_dir {folder} cannot be written: {error.strerror}") from error
-
-    on_main(touch)
-    blind = sum(gather_lists([not probe.exists()]))
-    on_main(lambda: probe.unlink(missing_ok=True))
-    if blind:
-        raise ValueError(
-            f"output_dir {folder} is not the same folder for all processes: {blind} of them do not "
-            "see what the main process wrote. It must lie on a file system that all machines share"
-        )
-
-
 def warn_of_growing_tokens(means: Mapping[str, float]) -> bool:
     """Warn where tokens become much larger from the first cycle to the last; returns whether.
 
@@ -91,8 +60,9 @@ def warn_of_growing_tokens(means: Mapping[str, float]) -> bool:
         return False
     warnings.warn(
         "the tokens grow from cycle to cycle, to a root mean square of "
-        f"{', '.join(f'{scale:.3g}' for scale in scales)}: later cycles get what the blocks have "
-        "not learnt to take. Options of CycleWrapper that help: cycle_norm='input', gate=True",
+        f"{', '.join(f'{scale:.3g}' for scale in scales)}: later cycles get inputs "
+        "that the blocks were not trained on. Options of CycleWrapper that help: "
+        "cycle_norm='input', gate=True",
         UserWarning,
         stacklevel=2,
     )

@@ -21,7 +21,7 @@ WindowEntry = tuple[float, dict[str, float]]
 
 
 class RunLog:
-    """Append-only log that a resumed run continues as if nothing had happened.
+    """Append-only log; a resumed run continues it as if it had never stopped.
 
     Every record has ``event`` ("start", "train", "evaluate" or "incident"), ``step`` (steps done)
     and ``epoch`` (from 0). Numbers that are not finite are written as null.
@@ -31,24 +31,22 @@ class RunLog:
         self.path = path
 
     def start(self, step: int, evaluated: bool, copy_from: Path | None = None) -> None:
-        """Cut off all that lies after ``step``.
+        """Open the log, without its records after ``step``.
 
         Args:
             step: Steps done by the checkpoint that is resumed; 0 for a new run.
-            evaluated: Whether the checkpoint knows of an evaluation after this step.
-            copy_from: Log of the run that is continued, to begin with where there is none here.
+            evaluated: Whether the checkpoint has the evaluation after this step.
+            copy_from: Log of the run that is continued, used if there is none here.
         """
         source = copy_from if copy_from is not None and not self.path.exists() else self.path
-        records = _undamaged(source) if step > 0 and source.exists() else []
-        kept = [
-            record
-            for record in records
-            if record["step"] < step
-            or (record["step"] == step and (evaluated or record["event"] != "evaluate"))
-        ]
+        records, damage = _read(source) if step > 0 and source.exists() else ([], "")
+        if damage:
+            warnings.warn(f"{damage}; it and what follows is cut off", stacklevel=2)
         with replacing(self.path) as file:
-            for record in kept:
-                file.write(json.dumps(record) + "\n")
+            for record in records:
+                later = record["step"] - step
+                if later < 0 or (later == 0 and (evaluated or record["event"] != "evaluate")):
+                    file.write(json.dumps(record) + "\n")
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -66,10 +64,10 @@ class RunLog:
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
-    """Records of a ``log.jsonl``; a last line that a crash cut short is left out.
+    """Records of a ``log.jsonl``, without a last line that a crash cut short.
 
     Raises:
-        ValueError: Another line is no JSON object with a step.
+        ValueError: Another line is not a log record.
     """
     records, damage = _read(Path(path))
     if damage:
@@ -77,13 +75,10 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
     return records
 
 
-def start_record(step: int, epoch: int, summary: Mapping[str, str]) -> dict[str, Any]:
-    """What a log says where a run starts or is continued: when, where, with what."""
+def environment(summary: Mapping[str, str]) -> dict[str, Any]:
+    """When, where and with what a run starts or is continued."""
     now = datetime.datetime.now(datetime.timezone.utc)
     return {
-        "event": "start",
-        "step": step,
-        "epoch": epoch,
         "time": now.isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "python": platform.python_version(),
@@ -92,15 +87,8 @@ def start_record(step: int, epoch: int, summary: Mapping[str, str]) -> dict[str,
     }
 
 
-def _undamaged(path: Path) -> list[dict[str, Any]]:
-    records, damage = _read(path)
-    if damage:
-        warnings.warn(f"{damage}; it and what follows is cut off", stacklevel=2)
-    return records
-
-
 def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The records up to the first damaged line, and what is wrong with it, if not the last one."""
+    """The records before the first damaged line, and what is wrong with it ("" for the last)."""
     records: list[dict[str, Any]] = []
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
@@ -118,9 +106,9 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], str]:
 
 
 def window_means(window: Iterable[WindowEntry]) -> dict[str, float]:
-    """Weighted mean of each term, the sum of all first, the gradient's norm last.
+    """Weighted mean of each term, the loss first and the gradient's norm last.
 
-    Exactly rounded, so the order of the entries does not matter.
+    Sums are exact, so the order of the entries does not matter.
 
     Example:
         >>> window_means([(1, {"loss": 1.0}), (3, {"loss": 2.0})])

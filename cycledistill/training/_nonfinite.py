@@ -1,29 +1,29 @@
-"""What to say and keep when a loss or a gradient is infinite or not a number."""
+"""Losses and gradients that are infinite or not a number: what is reported and saved."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from accelerate.utils import recursively_apply
+from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor, nn
 
 from cycledistill.saving._files import replacing
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._errors import NonFiniteLossError
-from cycledistill.training._parallel import (
-    ForwardLoss,
-    Losses,
-    LossModule,
-    gather_lists,
-    is_sharded,
-)
+from cycledistill.training._module import ForwardLoss, Losses, LossModule, bad_terms
 from cycledistill.training._sampler import GlobalOrder
 from cycledistill.training._seeding import seed_step
-from cycledistill.training._state import full_tensor, load_module_state, module_state
+from cycledistill.training._sharding import (
+    full_tensor,
+    is_sharded,
+    load_module_state,
+    module_state,
+)
+from cycledistill.training.processes._communication import gather_over_processes
 
 REPRODUCERS_KEPT = 3
 
@@ -32,8 +32,8 @@ class MicroBatch(NamedTuple):
     """A microbatch that was computed.
 
     Attributes:
-        place: Seed, step, number and process: what its random numbers follow from.
-        indices: Of its samples in the training set.
+        place: Seed, step, number and process, which its random numbers depend on.
+        indices: Indices of its samples in the training set.
         batch: Its data.
         num_samples: Samples that count in the gradient.
         scalars: Its loss terms.
@@ -47,32 +47,29 @@ class MicroBatch(NamedTuple):
 
 
 class Incidents:
-    """Reports non-finite numbers, with the samples to blame and a file to compute them again."""
+    """Reports non-finite numbers, with the samples that cause them and a file to reproduce them."""
 
-    def __init__(
-        self, config: TrainConfig, module: LossModule, order: GlobalOrder, is_main: bool
-    ) -> None:
+    def __init__(self, config: TrainConfig, module: LossModule, order: GlobalOrder) -> None:
         self._config = config
         self._module = module
         self._order = order
-        self._is_main = is_main
         self._reproducers = 0
 
     def bad_loss(self, done: Sequence[MicroBatch]) -> str:
-        """Say which terms of which samples are not finite. All processes must call it.
+        """Report which terms of which samples are not finite. All processes must call it.
 
         Raises:
-            NonFiniteLossError: The run is to stop then.
+            NonFiniteLossError: ``on_nonfinite`` is "stop".
         """
+        bad = [micro for micro in done if bad_terms(micro.scalars)]
         found = []
-        for micro in done:
-            if terms := bad_terms(micro.scalars):
-                words = "; ".join(describe_term(name, micro.scalars[name]) for name in terms)
-                found.append(f"{words}; {self._samples(micro)}")
-        return self._report("loss", found, done)
+        for micro in bad:
+            words = [describe_term(name, micro.scalars[name]) for name in bad_terms(micro.scalars)]
+            found.append("; ".join([*words, self._samples(micro)]))
+        return self._report("loss", done[0].place[1], found, bad)
 
     def bad_gradient(self, done: Sequence[MicroBatch]) -> str:
-        """Say which parameters have no finite gradient, as `bad_loss` does."""
+        """Report which parameters have no finite gradient, as `bad_loss` does."""
         names = [
             name
             for name, parameter in self._module.named_parameters()
@@ -80,16 +77,15 @@ class Incidents:
             and not math.isfinite(float(full_tensor(parameter.grad.sum())))
         ]
         what = f"finite losses, but no finite gradient of {', '.join(names[:5]) or 'all together'}"
-        return self._report("gradient", [what] if self._is_main else [], done)
+        return self._report("gradient", done[0].place[1], [what], done)
 
-    def _report(self, kind: str, found: list[str], done: Sequence[MicroBatch]) -> str:
-        step = done[0].place[1]
+    def _report(self, kind: str, step: int, found: list[str], bad: Sequence[MicroBatch]) -> str:
         incident = (
             f"non-finite {kind} in step {step + 1} (epoch {self._order.epoch_of(step) + 1}): "
+            # The gradient is averaged, so all processes report the same about it.
+            + " / ".join(dict.fromkeys(gather_over_processes(found)))
         )
-        saved = self._save_reproducers(done, everything=kind == "gradient")
-        incident += " / ".join(gather_lists(found))
-        if files := gather_lists(saved):
+        if files := gather_over_processes(self._save_reproducers(bad)):
             incident += f". Batch and weights saved for cycledistill.training.replay: {files[0]}"
         if self._config.on_nonfinite == "stop":
             raise NonFiniteLossError(
@@ -106,40 +102,28 @@ class Incidents:
             return f"training samples {', '.join(str(micro.indices[p]) for p in positions)}"
         return f"no single sample to blame in the batch of training samples {micro.indices}"
 
-    def _save_reproducers(self, done: Sequence[MicroBatch], everything: bool) -> list[str]:
-        """Write batch, weights and seed of failed microbatches; their files."""
+    def _save_reproducers(self, bad: Sequence[MicroBatch]) -> list[str]:
+        """Write batch, weights and seed of failed microbatches; returns the files."""
         if self._reproducers >= REPRODUCERS_KEPT:
             return []
         self._reproducers += 1
         state = {name: tensor.cpu() for name, tensor in module_state(self._module).items()}
         folder = Path(self._config.output_dir) / "nonfinite"
         paths = []
-        for micro in done:
-            if everything or bad_terms(micro.scalars):
-                _, step, number, process = micro.place
-                path = folder / f"step-{step + 1:08d}-process-{process}-part-{number}.pt"
-                folder.mkdir(parents=True, exist_ok=True)
-                content = {
-                    "batch": recursively_apply(lambda tensor: tensor.detach().cpu(), micro.batch),
-                    "module": state,
-                    "place": list(micro.place),
-                    "indices": micro.indices,
-                }
-                with replacing(path, "wb") as file:
-                    torch.save(content, file)
-                paths.append(str(path))
+        for micro in bad:
+            _, step, number, process = micro.place
+            path = folder / f"step-{step + 1:08d}-process-{process}-part-{number}.pt"
+            folder.mkdir(parents=True, exist_ok=True)
+            content = {
+                "batch": recursively_apply(lambda tensor: tensor.detach().cpu(), micro.batch),
+                "module": state,
+                "place": list(micro.place),
+                "indices": micro.indices,
+            }
+            with replacing(path, "wb") as file:
+                torch.save(content, file)
+            paths.append(str(path))
         return paths
-
-
-def bad_terms(scalars: Mapping[str, float]) -> list[str]:
-    """Names of the terms that are not finite, the sum of all ("loss") last.
-
-    Example:
-        >>> bad_terms({"loss": float("nan"), "task/1": 0.5, "task/2": float("inf")})
-        ['task/2', 'loss']
-    """
-    bad = [name for name, value in scalars.items() if not math.isfinite(value)]
-    return sorted(bad, key=lambda name: name == "loss")
 
 
 def describe_term(name: str, value: float) -> str:
@@ -156,11 +140,11 @@ def describe_term(name: str, value: float) -> str:
 def replay(
     reproducer: str | Path, model: nn.Module, criterion: nn.Module, forward_loss: ForwardLoss
 ) -> Losses:
-    """Compute the failed losses of a saved reproducer again, to look at them in a debugger.
+    """Compute the losses of a saved batch again, for example in a debugger.
 
     Args:
         reproducer: The file that the error message names.
-        model: The model as it was given to ``fit``; takes the saved weights.
+        model: The model as it was passed to ``fit``; gets the saved weights.
         criterion: Likewise.
         forward_loss: Likewise.
     """
@@ -169,15 +153,15 @@ def replay(
     load_module_state(module, content["module"], f"reproducer {reproducer}")
     device = next(module.parameters()).device
     seed_step(*content["place"])
-    losses, _ = module(recursively_apply(lambda tensor: tensor.to(device), content["batch"]))
+    losses, _ = module(send_to_device(content["batch"], device))
     return losses
 
 
 @torch.no_grad()
 def _culprits(module: LossModule, batch: Any, num_samples: int) -> list[int]:
-    """Positions of the samples whose loss on their own is not finite.
+    """Positions of the samples whose own loss is not finite.
 
-    Empty when no single one is to blame, or the batch cannot be cut into samples.
+    Empty if each sample alone is fine, or the batch cannot be cut into samples.
     """
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     found = []

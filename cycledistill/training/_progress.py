@@ -1,11 +1,12 @@
-"""What a person sees of a run: a live bar in a terminal, plain lines elsewhere."""
+"""Reports of a run: in the terminal, in its log and to its trackers."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -15,11 +16,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch import Tensor, nn
 
 from cycledistill.training._config import TrainConfig
+from cycledistill.training._log import RunLog, environment
 from cycledistill.training._sampler import GlobalOrder
 
 
 class Reporter:
-    """Prints summary, progress, evaluations and incidents; silent on all but the main process."""
+    """Reports a run to the terminal, ``log.jsonl`` and the trackers.
+
+    A terminal shows a live bar, anything else gets plain lines. Silent on all but the main process.
+
+    Attributes:
+        log: The log, on the main process.
+        trackers: Accelerate's.
+    """
 
     def __init__(self, is_main: bool, order: GlobalOrder, console: Console | None = None) -> None:
         self._console = console or Console(soft_wrap=True, highlight=False)
@@ -35,19 +44,25 @@ class Reporter:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=order.total_steps, note="")
-
-    def summary(self, rows: Mapping[str, Any]) -> None:
-        """Print what is about to be trained."""
-        width = max(map(len, rows))
-        for name, value in rows.items():
-            self.line(f"{name:{width}}  {value}")
+        self.log: RunLog | None = None
+        self.trackers: Sequence[Any] = ()
 
     def line(self, text: str) -> None:
         """Print one line."""
         self._console.print(text, markup=False)
 
+    def summary(self, step: int, rows: Mapping[str, str], continued: str) -> None:
+        """Report what is about to be trained, after ``step`` steps."""
+        width = max(map(len, rows))
+        for name, value in rows.items():
+            self.line(f"{name:{width}}  {value}")
+        if continued:
+            self.line(continued)
+        if step < self._order.total_steps:
+            self._write("start", step, self._order.epoch_of(step), environment(rows))
+
     def start(self, step: int) -> None:
-        """Begin to measure, ``step`` steps being done."""
+        """Start the bar and the clock, after ``step`` steps."""
         self.restart_clock()
         self._bar.update(self._task, completed=step)
         self._bar.start()
@@ -56,8 +71,21 @@ class Reporter:
         """End the bar."""
         self._bar.stop()
 
+    def sync(self) -> None:
+        """Return when the log is on the disk."""
+        if self.log is not None:
+            self.log.sync()
+
+    def close(self) -> None:
+        """End the bar, the log and the trackers."""
+        self.stop()
+        if self.log is not None:
+            self.log.close()
+        for tracker in self.trackers:
+            tracker.finish()
+
     def restart_clock(self) -> None:
-        """Measure the speed from here on; called where something other than steps took time."""
+        """Measure the speed from here on, after something other than steps took time."""
         self._started, self._samples, self._steps = time.perf_counter(), 0.0, 0
 
     def step(self, step: int, num_samples: float) -> None:
@@ -67,13 +95,9 @@ class Reporter:
         self._bar.update(self._task, completed=step, description=self._epoch(step))
 
     def means(
-        self, step: int, means: Mapping[str, float], counts: Mapping[str, int]
-    ) -> dict[str, float]:
-        """Show the means since the last call, the speed, and what was left out so far.
-
-        Returns:
-            Throughput since the last call, time left in seconds, peak memory in MiB.
-        """
+        self, step: int, rate: float, means: Mapping[str, float], counts: Mapping[str, int]
+    ) -> None:
+        """Report learning rate and means since the last call, the speed, and what was left out."""
         seconds = max(time.perf_counter() - self._started, 1e-9)
         left = seconds / max(self._steps, 1) * (self._order.total_steps - step)
         speed = {
@@ -84,22 +108,39 @@ class Reporter:
         self.restart_clock()
         note = (
             f"{format_losses(means)} | {speed['samples_per_second']:.4g} samples/s, "
-            f"{format_duration(left)} left, {speed['memory_mib']:.0f} MiB"
+            f"{timedelta(seconds=round(left))} left, {speed['memory_mib']:.0f} MiB"
         )
         names = {"skipped": "steps skipped", "left_out": "samples left out"}
         note += "".join(f", {count} {names[name]}" for name, count in counts.items())
         self._bar.update(self._task, note=f"| {note}")
         if self._bar.disable:
             self.line(f"{self._epoch(step)} step {step}/{self._order.total_steps} | {note}")
-        return speed
+        values = {"lr": rate, **means}
+        self._write("train", step, self._order.epoch_of(step - 1), {**values, **counts, **speed})
+        self._track(step, {**values, **speed})
 
     def evaluation(self, step: int, metrics: Mapping[str, float], is_best: bool) -> None:
-        """Show an evaluation."""
+        """Report an evaluation."""
         figures = ", ".join(f"{name} {value:.5g}" for name, value in metrics.items())
         self.line(f"{self._epoch(step)} evaluated: {figures}{' (best)' * is_best}")
+        self._write("evaluate", step, self._order.epoch_of(step - 1), metrics)
+        self._track(step, metrics)
+
+    def incident(self, step: int, skipped: int, text: str) -> None:
+        """Report a step that was left out, one of ``skipped``."""
+        self.line(f"left out ({skipped} so far): {text}")
+        self._write("incident", step, self._order.epoch_of(step - 1), {"text": text})
 
     def _epoch(self, step: int) -> str:
         return f"epoch {self._order.epoch_of(step - 1) + 1}/{self._epochs}"
+
+    def _write(self, event: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
+        if self.log is not None:
+            self.log.write({"event": event, "step": step, "epoch": epoch, **values})
+
+    def _track(self, step: int, values: Mapping[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.log(dict(values), step=step)
 
 
 def summary_rows(
@@ -129,7 +170,7 @@ def summary_rows(
     return {
         "model": f"{name}({type(inner).__name__})" if isinstance(inner, nn.Module) else name,
         "parameters": figures,
-        "budget": f"{config.epochs} epochs x {order.steps_per_epoch} steps x {order.batch_size} "
+        "budget": f"{config.epochs} epochs x {order.steps_per_epoch} steps x {config.batch_size} "
         f"samples = {order.total_steps:,} steps on {order.num_samples:,} samples",
         "device": f"{on}, {world_size} process{'es' * (world_size > 1)}, "
         f"precision {config.mixed_precision}",
@@ -149,18 +190,6 @@ def format_losses(means: Mapping[str, float]) -> str:
         term, _, cycle = name.rpartition("/")
         terms.setdefault(term if cycle.isdigit() else name, []).append(f"{value:.4g}")
     return " | ".join(f"{term} {' '.join(values)}" for term, values in terms.items())
-
-
-def format_duration(seconds: float) -> str:
-    """A time in hours, minutes and seconds.
-
-    Example:
-        >>> format_duration(3725)
-        '1:02:05'
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"
 
 
 def _peak_memory_mib() -> float:

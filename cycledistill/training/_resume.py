@@ -6,11 +6,15 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from cycledistill.training._checkpoint import Checkpoint, CheckpointStore, read_checkpoint
+from cycledistill.training._checkpoint import (
+    META_FILE,
+    Checkpoint,
+    CheckpointStore,
+    read_checkpoint,
+)
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import plain
-from cycledistill.training._errors import CheckpointError
-from cycledistill.training._parallel import on_main
+from cycledistill.training.processes._communication import on_main
 
 
 def settings_of(config: TrainConfig, num_samples: int) -> dict[str, Any]:
@@ -33,20 +37,24 @@ def find_checkpoint(
         ValueError: ``never`` was asked for, and ``output_dir`` has a run; or the checkpoint's
             settings differ from these.
     """
-    mine: list[Checkpoint | None] = []
+    chosen: list[Checkpoint | None] = []
 
     def choose() -> Path | None:
-        mine.append(_choose(config, store))
-        return None if mine[0] is None else mine[0].folder
+        chosen.append(_choose(config, store))
+        return chosen[0] and chosen[0].folder
 
     folder = on_main(choose)
-    found = mine[0] if mine else None if folder is None else read_checkpoint(folder)
-    if found is not None and not config.allow_changes:
+    if folder is None:
+        return None
+    found = (chosen and chosen[0]) or read_checkpoint(folder)
+    if not config.allow_changes:
         _check_settings(found, settings)
     return found
 
 
 def _choose(config: TrainConfig, store: CheckpointStore) -> Checkpoint | None:
+    if config.resume == "auto":
+        return store.newest()
     if config.resume == "never":
         if store.steps():
             raise ValueError(
@@ -55,42 +63,27 @@ def _choose(config: TrainConfig, store: CheckpointStore) -> Checkpoint | None:
                 "--resume auto to continue it"
             )
         return None
-    if config.resume == "auto":
-        return _newest(store)
     path = Path(config.resume)
-    if (path / "meta.json").exists():
+    if (path / META_FILE).exists():
         return read_checkpoint(path)
-    for folder in (path / "checkpoints", path):
-        found = _newest(CheckpointStore(folder))
-        if found is not None:
-            return found
-    raise FileNotFoundError(
-        f"resume={config.resume}: there is no checkpoint there (auto, never, a folder such as "
-        "runs/train/checkpoints/step-00000123, or the output_dir of a run)"
-    )
+    found = CheckpointStore(path / "checkpoints").newest() or CheckpointStore(path).newest()
+    if found is None:
+        raise FileNotFoundError(
+            f"resume={config.resume}: there is no checkpoint there (auto, never, a folder such as "
+            "runs/train/checkpoints/step-00000123, or the output_dir of a run)"
+        )
+    return found
 
 
 def _check_settings(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
     then = checkpoint.state["settings"]
-    names = [*then, *(name for name in settings if name not in then)]
     differences = ", ".join(
         f"{name} ({then.get(name, 'absent')} then, {settings.get(name, 'absent')} now)"
-        for name in names
+        for name in {**then, **settings}
         if then.get(name, "absent") != settings.get(name, "absent")
     )
     if differences:
         raise ValueError(
             f"cannot continue from {checkpoint.folder}: settings differ: {differences}. Use the "
-            "same ones, another output_dir for a new run, or --allow-changes to continue all the "
-            "same"
+            "same ones, another output_dir for a new run, or --allow-changes to continue anyway"
         )
-
-
-def _newest(store: CheckpointStore) -> Checkpoint | None:
-    found = store.newest()
-    if found is None and store.steps():
-        raise CheckpointError(
-            f"all checkpoints in {store.folder} are broken (the warnings above say how); delete "
-            "the folder to start anew"
-        )
-    return found

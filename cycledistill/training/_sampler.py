@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cycledistill.training._config import TrainConfig
+from cycledistill.training._seeding import mix_seed
 
 
 class SampleKey(NamedTuple):
@@ -30,34 +31,12 @@ class LocalMicrobatch(NamedTuple):
 
     Attributes:
         keys: Its samples, never empty.
-        is_filler: The process has no sample of this microbatch; it computes another's first one
-            to keep step with the others, with weight 0.
+        is_filler: The process has no sample of its own in this microbatch. It computes the first
+            one with weight 0, to keep step with the others.
     """
 
     keys: tuple[SampleKey, ...]
     is_filler: bool
-
-
-def steps_per_epoch(config: TrainConfig, num_samples: int) -> int:
-    """Number of optimiser steps in an epoch of ``num_samples``.
-
-    Example:
-        >>> steps_per_epoch(TrainConfig(batch_size=32, drop_last=False), 100)
-        4
-
-    Raises:
-        ValueError: There is no sample, or not one full batch under ``drop_last``.
-    """
-    if num_samples < 1:
-        raise ValueError("the training set is empty")
-    full, rest = divmod(num_samples, config.batch_size)
-    if full == 0 and config.drop_last:
-        raise ValueError(
-            f"batch_size={config.batch_size} is more than the {num_samples} samples of the "
-            "training set, and drop_last leaves out smaller batches: nothing would be trained. "
-            "Lower batch_size or turn drop_last off"
-        )
-    return full + (rest > 0 and not config.drop_last)
 
 
 class GlobalOrder:
@@ -79,11 +58,8 @@ class GlobalOrder:
 
     def __init__(self, config: TrainConfig, num_samples: int) -> None:
         self.num_samples = num_samples
-        self.batch_size = config.batch_size
-        self.accumulate = config.accumulate
-        self.repeats = config.repeated_augmentation
-        self.seed = config.seed
-        self.steps_per_epoch = steps_per_epoch(config, num_samples)
+        self._config = config
+        self.steps_per_epoch = config.steps_per_epoch(num_samples)
         self.total_steps = config.epochs * self.steps_per_epoch
         self._epoch_order = functools.lru_cache(maxsize=2)(self._make_epoch_order)
 
@@ -94,14 +70,12 @@ class GlobalOrder:
     def batch(self, step: int) -> tuple[SampleKey, ...]:
         """All samples of ``step``, over all processes and microbatches."""
         epoch, position = divmod(step, self.steps_per_epoch)
-        order = self._epoch_order(epoch)
-        start = position * self.batch_size
-        stop = min(start + self.batch_size, self.num_samples)
+        order, repeats = self._epoch_order(epoch), self._config.repeated_augmentation
+        start = position * self._config.batch_size
+        places = range(start, min(start + self._config.batch_size, self.num_samples))
         return tuple(
-            SampleKey(
-                int(order[place // self.repeats]), epoch * self.repeats + place % self.repeats
-            )
-            for place in range(start, stop)
+            SampleKey(int(order[place // repeats]), epoch * repeats + place % repeats)
+            for place in places
         )
 
     def microbatches(self, step: int, rank: int, world_size: int) -> list[LocalMicrobatch]:
@@ -110,7 +84,7 @@ class GlobalOrder:
         A microbatch that would be empty on every process is left out, on all of them.
         """
         local = []
-        for keys in _pieces(self.batch(step), self.accumulate):
+        for keys in _pieces(self.batch(step), self._config.accumulate):
             if keys:
                 piece = _pieces(keys, world_size)[rank]
                 local.append(LocalMicrobatch(piece or keys[:1], is_filler=not piece))
@@ -123,25 +97,8 @@ class GlobalOrder:
                 yield list(microbatch.keys)
 
     def _make_epoch_order(self, epoch: int) -> Tensor:
-        generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+        generator = torch.Generator().manual_seed(mix_seed(self._config.seed, epoch))
         return torch.randperm(self.num_samples, generator=generator)
-
-
-def mix_seed(*numbers: int) -> int:
-    """A seed in ``[0, 2**63)`` in which every bit depends on every number (splitmix64).
-
-    Example:
-        >>> mix_seed(0, 1) == mix_seed(0, 1) != mix_seed(1, 0)
-        True
-    """
-    mask = (1 << 64) - 1
-    state = 0
-    for number in numbers:
-        state = (state + (number & mask) + 0x9E3779B97F4A7C15) & mask
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-        state ^= state >> 31
-    return state >> 1
 
 
 def _pieces(keys: tuple[SampleKey, ...], number: int) -> list[tuple[SampleKey, ...]]:

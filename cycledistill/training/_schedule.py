@@ -1,4 +1,4 @@
-"""Learning-rate schedules: functions from the step to a factor of every group's rate."""
+"""Learning-rate schedules: functions from the step to a factor of each group's rate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 class WarmupSteps:
     """Linear warm-up, then constant, multiplied by ``factor`` at each milestone.
 
-    The paper's schedule (section 4.1.2): /10 at epochs 200 and 260; its released recipe warms up
-    over 500 steps from 1e-6 at a rate of 1e-3.
+    The paper (section 4.1.2) divides by 10 at epochs 200 and 260; its released recipe warms up
+    over 500 steps from 1e-6 to 1e-3.
 
     Example:
         >>> schedule = WarmupSteps(warmup_steps=10, start=0.1, milestones=(100,), factor=0.1)
@@ -27,7 +27,7 @@ class WarmupSteps:
         warmup_steps: Steps from ``start`` to 1.
         start: Factor at step 0.
         milestones: Steps at which the rate drops, ascending.
-        factor: What it is multiplied by there.
+        factor: What the rate is multiplied by there.
     """
 
     warmup_steps: int = 0
@@ -55,7 +55,7 @@ class WarmupCosine:
         [0.0, 0.5, 1.0, 0.55, 0.1]
 
     Attributes:
-        total_steps: Steps of the whole run, the warm-up among them.
+        total_steps: Steps of the whole run, including the warm-up.
         warmup_steps: Steps from ``start`` to 1.
         start: Factor at step 0.
         end: Factor at ``total_steps`` and after.
@@ -82,14 +82,14 @@ class WarmupCosine:
 
 
 class RateSetter:
-    """Set the learning rates of an optimiser before every step, from any kind of schedule.
+    """Sets the learning rates of an optimiser before each step, from any kind of schedule.
 
     Args:
-        optimizer: The optimiser; the base rate of a group is its ``lr``, or its ``initial_lr`` when
-            a schedule has noted one before (as PyTorch's and timm's do, and this one).
+        optimizer: The base rate of a group is its ``initial_lr`` if an earlier schedule stored one
+            (PyTorch's, timm's and this one do), otherwise its ``lr``.
         schedule: ``step -> factor``; a ``torch`` LRScheduler, stepped once per step; an object
-            with timm's ``step_update(num_updates)``; or ``None`` for constant rates. Factors are
-            also multiplied by a group's ``lr_scale`` (timm's layer decay).
+            with timm's ``step_update(num_updates)``; or ``None`` for constant rates. A factor is
+            also multiplied by the group's ``lr_scale`` (timm's layer decay).
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Any) -> None:
@@ -111,12 +111,12 @@ class RateSetter:
                 group["lr"] = rate * factor * group.get("lr_scale", 1.0)
 
     def after_step(self) -> None:
-        """Move a stateful schedule on."""
+        """Advance a stateful schedule."""
         if isinstance(self.schedule, LRScheduler):
             self.schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """State to save; empty for schedules that are functions of the step."""
+        """State to save; empty if the schedule is a function of the step."""
         return dict(self.schedule.state_dict()) if isinstance(self.schedule, LRScheduler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -9,7 +9,22 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from cycledistill.training._sampler import mix_seed
+
+def mix_seed(*numbers: int) -> int:
+    """A seed in ``[0, 2**63)`` in which every bit depends on every number (splitmix64).
+
+    Example:
+        >>> mix_seed(0, 1) == mix_seed(0, 1) != mix_seed(1, 0)
+        True
+    """
+    mask = (1 << 64) - 1
+    state = 0
+    for number in numbers:
+        state = (state + (number & mask) + 0x9E3779B97F4A7C15) & mask
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+        state ^= state >> 31
+    return state >> 1
 
 
 def seed_everything(seed: int) -> None:
@@ -26,8 +41,7 @@ def seed_step(seed: int, step: int, microbatch: int, rank: int) -> None:
     same number of cycles; Python's, NumPy's and the GPU's differ from process to process.
     """
     shared = mix_seed(seed, step, microbatch)
-    own = mix_seed(shared, rank)
-    seed_everything(own)
+    seed_everything(mix_seed(shared, rank))
     torch.default_generator.manual_seed(shared)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,10 +15,10 @@ from cycledistill.training._errors import Interrupted
 class StopRequest:
     """Listens for Ctrl-C and SIGTERM while it is entered.
 
-    The first one is remembered in ``signal``, for the loop to look at after each step; a second
-    one ends the process at once. Inside ``interruptible()`` already the first raises
-    ``Interrupted``. With several processes repeated signals are ignored: launchers pass on what the
-    terminal has sent to everyone already.
+    The first one is kept in ``signal``, for the loop to look at after each step; a second one ends
+    the process at once. Inside ``interruptible()`` the first one already raises ``Interrupted``.
+    With several processes repeated signals are ignored: launchers pass on what the terminal has
+    sent to everyone already.
     """
 
     def __init__(self, num_processes: int) -> None:
@@ -42,24 +44,17 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_IGN if ending else handler)
 
-    def interruptible(self) -> _Interruptible:
-        """A block (an evaluation) that can be left at any time; a pending request leaves it."""
-        return _Interruptible(self)
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A block (an evaluation) that can be left at any time."""
+        self._may_raise = True
+        try:
+            yield
+        finally:
+            self._may_raise = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.signal and self._alone:
-            raise Interrupted(128 + number)
+        leave_now = self._alone and (self.signal or self._may_raise)
         self.signal = self.signal or number
-        if self._may_raise and self._alone:
+        if leave_now:
             raise Interrupted(128 + number)
-
-
-class _Interruptible:
-    def __init__(self, request: StopRequest) -> None:
-        self._request = request
-
-    def __enter__(self) -> None:
-        self._request._may_raise = True
-
-    def __exit__(self, *details: object) -> None:
-        self._request._may_raise = False

@@ -1,4 +1,4 @@
-"""Trained networks of earlier runs, as teachers and to compare with."""
+"""Trained networks of earlier runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cycledistill import CycleWrapper
 
 
 class TrainedRun(NamedTuple):
-    """What a folder holds.
+    """What `find_trained` found.
 
     Attributes:
         network: Folder of the plain network.
-        cycles: Cycles that it is meant to be used with.
-        options: The run's options; empty for a network without its run.
+        cycles: Cycles to use it with.
+        options: The run's options; empty if there is only the network.
     """
 
     network: Path
@@ -30,7 +30,7 @@ def find_trained(folder: Path) -> TrainedRun:
 
     Args:
         folder: The run's ``output_dir``, with ``config.yaml`` and ``plain/``; or a folder with
-            ``model.safetensors`` and ``config.json`` alone, which is used with one cycle.
+            just ``model.safetensors`` and ``config.json``, to be used with one cycle.
 
     Raises:
         FileNotFoundError: It is neither.
@@ -57,13 +57,13 @@ def start_from(student: nn.Module, teacher: CycleWrapper, folder: Path) -> None:
         folder: Where the teacher is from, for errors.
 
     Raises:
-        ValueError: They are not of one size.
+        ValueError: They differ in size.
     """
     weights = teacher.state_dict()
     own = student.state_dict()
     if weights.keys() != own.keys() or any(weights[n].shape != own[n].shape for n in own):
         raise ValueError(
             f"the student cannot start from the weights of {folder}, which is another network; use "
-            "--no-warm-start, or give the student its size"
+            "--no-warm-start, or a student of the same size"
         )
     student.load_state_dict(weights)

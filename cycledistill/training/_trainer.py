@@ -1,4 +1,4 @@
-"""A run from its parts to its result."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -14,65 +14,104 @@ import torch
 from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
-from cycledistill.training._checkpoint import Checkpoint, CheckpointStore
-from cycledistill.training._config import TrainConfig
-from cycledistill.training._config_file import save_config
-from cycledistill.training._curves import draw_curves
-from cycledistill.training._dataset import KeyedDataset, start_worker
-from cycledistill.training._device import (
+from cycledistill.training._accelerator import (
     check_launcher_and_device,
     deterministic_algorithms,
     make_accelerator,
 )
+from cycledistill.training._checkpoint import Checkpoint, CheckpointStore
+from cycledistill.training._config import TrainConfig
+from cycledistill.training._config_file import save_config
+from cycledistill.training._curves import draw_curves
 from cycledistill.training._errors import Interrupted, TrainingError
 from cycledistill.training._evaluator import BestEvaluation, Evaluate, Evaluator
-from cycledistill.training._guards import (
-    check_optimizer,
-    check_output_dir,
-    check_trackers,
-    warn_of_growing_tokens,
-)
-from cycledistill.training._lock import locked
-from cycledistill.training._log import RunLog, WindowEntry, start_record, window_means
-from cycledistill.training._nonfinite import Incidents, MicroBatch, bad_terms
-from cycledistill.training._parallel import (
-    ForwardLoss,
-    LossModule,
-    broadcast_from_main,
-    gather_lists,
-    gradient_sync,
-    lost_processes_explained,
-    on_main,
-    shard,
-    sum_counts,
-)
+from cycledistill.training._guards import check_optimizer, check_trackers, warn_of_growing_tokens
+from cycledistill.training._loading import KeyedDataset, make_loader
+from cycledistill.training._log import RunLog, WindowEntry, window_means
+from cycledistill.training._module import ForwardLoss, LossModule, bad_terms, read_terms, terms_of
+from cycledistill.training._nonfinite import Incidents, MicroBatch
+from cycledistill.training._output_dir import check_output_dir, locked
 from cycledistill.training._progress import Reporter, summary_rows
 from cycledistill.training._resume import find_checkpoint, settings_of
 from cycledistill.training._sampler import GlobalOrder
 from cycledistill.training._schedule import RateSetter
 from cycledistill.training._seeding import seed_step
-from cycledistill.training._signals import StopRequest
-from cycledistill.training._state import (
+from cycledistill.training._sharding import (
     full_tensor,
+    gradient_sync,
     load_module_state,
     load_optimizer_state,
     module_state,
     optimizer_state,
+    shard,
 )
-from cycledistill.training._terms import read_terms, terms_of
+from cycledistill.training._signals import StopRequest
+from cycledistill.training.processes._communication import (
+    broadcast_tensors,
+    gather_over_processes,
+    lost_processes_explained,
+    on_main,
+    place_of_process,
+    sum_counts,
+)
 
 SKIPS_IN_A_ROW = 100
 
 
+def fit(config: TrainConfig, **parts: Any) -> FitResult:
+    """Train a model, or continue where an earlier run in ``output_dir`` ended.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from torch import nn
+        >>> from cycledistill import CycleDistillLoss, CycleWrapper
+        >>> from cycledistill.training import TrainConfig, fit
+        >>> blocks = [nn.Sequential(nn.Linear(4, 4), nn.GELU()) for _ in range(2)]
+        >>> model = CycleWrapper(nn.Sequential(*blocks), num_cycles=2)
+        >>> criterion = CycleDistillLoss(nn.MSELoss())
+        >>> def forward_loss(model, criterion, batch):
+        ...     return criterion(model(batch), batch), len(batch)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     config = TrainConfig(folder, epochs=2, batch_size=4, num_workers=0, device="cpu")
+        ...     result = fit(
+        ...         config,
+        ...         model=model,
+        ...         criterion=criterion,
+        ...         optimizer=torch.optim.Adam(model.parameters(), lr=config.scaled_lr),
+        ...         train_dataset=torch.randn(8, 3, 4),
+        ...         forward_loss=forward_loss,
+        ...     )
+        model       CycleWrapper(Sequential)
+        parameters  40
+        ...
+        >>> result.steps
+        4
+
+    The same code runs in one process or in several, started by ``accelerate launch`` or
+    ``torchrun``. The samples of each step, and so the result up to rounding, are the same for any
+    world size.
+
+    Args:
+        config: The options.
+        **parts: The other arguments of `Trainer`.
+
+    Raises:
+        ValueError: An option, device, folder, optimiser or checkpoint is wrong; raised before the
+            first step.
+        TrainingError: The run cannot go on (non-finite loss, full disk, broken checkpoints).
+        Interrupted: The run was asked to stop and saved a checkpoint.
+    """
+    return Trainer(config, **parts).train()
+
+
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        model: The model with its final weights, unsharded and in eval mode: the object that was
-            given to ``fit``, or a copy of it with a moving average or sharded weights.
+        model: The model with its final weights, unsharded and in eval mode: the object passed to
+            ``fit``, or a copy if there is a moving average or the weights were sharded.
         metrics: The last evaluation.
         best: The best evaluation, or ``None`` without ``best_metric``.
         steps: Optimiser steps done.
@@ -91,29 +130,29 @@ class FitResult:
 
 
 class Trainer:
-    """Everything a run consists of, and its loop.
+    """Trains a model, see `fit`.
 
-    After each train step come, in this order: the log, a checkpoint, the evaluation. So a
-    checkpoint restores the moment before the evaluation, which is done again unless it is noted in
-    the checkpoint; nothing is lost whenever the process dies.
+    Each train step is followed by the log, then a checkpoint, then the evaluation. So a checkpoint
+    restores the state before the evaluation, which is repeated unless the checkpoint contains its
+    result; nothing is lost whenever the process dies.
 
     Args:
         config: The options.
-        model: What is trained, usually a ``CycleWrapper``; called in ``forward_loss`` only.
+        model: Usually a ``CycleWrapper``; only ``forward_loss`` calls it.
         criterion: The loss. Its parameters, if any, are trained and saved too.
-        optimizer: Made over the parameters of both.
-        train_dataset: Has a length and indices. With ``set_epoch(n)`` it is told the epoch of the
-            augmentation before each sample.
+        optimizer: Holds the parameters of both.
+        train_dataset: Has a length and indices. ``set_epoch(n)``, if it has one, is called with the
+            epoch of the augmentation before each sample.
         forward_loss: ``(model, criterion, batch) -> (losses, number of samples)``; the losses are
-            means over these samples and have ``total`` and ``scalars()``, as ``CycleLosses``.
+            means over these samples and have ``total`` and ``scalars()``, like ``CycleLosses``.
         schedule: ``step -> factor of the learning rate`` such as ``WarmupSteps``, a torch
             LRScheduler (stepped every step), a timm scheduler in updates, or ``None``.
         evaluate: ``model -> metrics``; called on all processes without gradients, in eval mode.
         best_metric: Name of the metric whose best checkpoint is kept.
         lower_is_better: Whether a smaller ``best_metric`` is better.
         collate_fn: As for ``DataLoader``.
-        before_epoch: Called with the epoch (from 0) when it begins or is continued.
-        summary: Further lines for the summary at the start, such as what `budget_rows` returns.
+        before_epoch: Called with the epoch (from 0) when it begins or is resumed.
+        summary: More lines for the summary at the start, such as those of `budget_rows`.
     """
 
     def __init__(
@@ -136,25 +175,24 @@ class Trainer:
         config.validate()
         self.config = config = check_launcher_and_device(config)
         check_trackers(config.trackers)
-        check_optimizer(optimizer, model, criterion)
+        self.module = LossModule(model, criterion, forward_loss)
+        check_optimizer(optimizer, self.module)
         self.dataset = KeyedDataset(train_dataset, config.seed)
         self.order = GlobalOrder(config, len(self.dataset))
         self.settings = settings_of(config, len(self.dataset))
         self.folder = Path(config.output_dir)
-        self.store = CheckpointStore(self.folder / "checkpoints")
-        self.module = LossModule(model, criterion, forward_loss)
+        self.store = self.origin = CheckpointStore(self.folder / "checkpoints")
         self.raw_optimizer = optimizer
         self.rates = RateSetter(optimizer, schedule)
         self.evaluator = Evaluator(evaluate, best_metric, lower_is_better, config.seed)
         self.collate_fn = collate_fn
         self.before_epoch = before_epoch
-        self.summary = dict(summary or {})
+        self.summary = {name: str(value) for name, value in (summary or {}).items()}
         self.step = 0  # optimiser steps done
         self.skipped = 0  # of them, those that changed nothing because of non-finite numbers
         self.left_out = 0  # samples that the dataset did not deliver
         self.window: list[WindowEntry] = []  # loss terms of this process since the last log line
         self._warned = False
-        self.log: RunLog | None = None
         self._saved_step = -1
         self._skips_in_a_row = 0
 
@@ -167,30 +205,24 @@ class Trainer:
         ):
             self.accelerator = make_accelerator(self.config)
             self.is_main = self.accelerator.is_main_process
+            self.rank, self.world_size = place_of_process()
+            self.reporter = Reporter(self.is_main, self.order)
             check_output_dir(self.folder)
             on_main(lambda: held.enter_context(locked(self.folder)))
             checkpoint = find_checkpoint(self.config, self.store, self.settings)
             self._prepare_model()
-            origin = self.store
             if checkpoint is not None:
                 self.load_state_dict(checkpoint)
-                origin = CheckpointStore(checkpoint.folder.parent)
-            self._open(origin, checkpoint)
-            try:
-                self._loop()
-            finally:
-                self.reporter.stop()
-                if self.log is not None:
-                    self.log.close()
-                for tracker in self.accelerator.trackers:
-                    tracker.finish()
+            held.callback(self.reporter.close)
+            self._open(checkpoint)
+            self._loop()
             final = self.evaluator.ready_model()
-        if self.log is not None:
-            draw_curves(self.log.path, self.folder / "curves.png")
+        if self.is_main:
+            draw_curves(self.folder / "log.jsonl", self.folder / "curves.png")
         return FitResult(
             model=final,
             metrics=self.evaluator.metrics,
-            best=self.evaluator.best_of(self.store, origin),
+            best=self.evaluator.best_of(self.store, self.origin),
             steps=self.step,
             skipped=self.skipped,
             output_dir=self.folder,
@@ -200,18 +232,19 @@ class Trainer:
     def train_step(self, batches: Iterator[Any]) -> tuple[float, str, int]:
         """One optimiser step.
 
-        Each sample counts the same in the gradient, however the batch was cut: a microbatch's mean
-        loss is weighted with its number of samples, and data parallelism averages over processes.
+        Each sample has the same weight in the gradient, however the batch is cut: the mean loss of
+        a microbatch is weighted by its number of samples, and data parallelism averages over
+        processes.
 
         Args:
             batches: This process's microbatches.
 
         Returns:
-            Samples learnt from, over all processes; why the step was left out, or ""; the signal
-            by which some process was asked to stop, or 0.
+            Samples over all processes; why the step was left out, or ""; the signal by which some
+            process was asked to stop, or 0.
 
         Raises:
-            NonFiniteLossError: A loss or gradient is not finite and the run is to stop then.
+            NonFiniteLossError: A loss or gradient is not finite, and ``on_nonfinite`` is "stop".
         """
         planned = len(self.order.batch(self.step))
         done = self._forward_backward(batches, planned)
@@ -219,7 +252,7 @@ class Trainer:
         bad = any(bad_terms(micro.scalars) for micro in done)
         counts = sum_counts([counted, bad, self.request.signal], self.accelerator.device)
         num_samples, any_bad, any_signal = counts
-        stop = max(gather_lists([self.request.signal])) if any_signal else 0
+        stop = max(gather_over_processes([self.request.signal])) if any_signal else 0
         self.left_out += planned - round(num_samples)
         incident, norm = "", math.nan
         if any_bad:
@@ -233,7 +266,7 @@ class Trainer:
         if not incident:
             self.optimizer.step()
             if self.average is not None and not self.optimizer.step_was_skipped:
-                self.average.update(self.module.model)
+                self.average.update_parameters(self.module.model)
             self.window += [(m.num_samples, m.scalars) for m in done if m.num_samples]
             if self.is_main and math.isfinite(norm):
                 self.window.append((1.0, {"grad_norm": norm}))
@@ -241,33 +274,31 @@ class Trainer:
         return num_samples, incident, stop
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that changes during a run, as plain tensors and numbers.
+        """Everything that changes during a run, as full tensors and numbers.
 
-        Random numbers follow from the step. All processes must call it.
+        Generators have no state to save: they are seeded by the step. All processes must call it.
         """
         scaler = self.accelerator.scaler
-        self.window = gather_lists(self.window)
-        state = {
+        window = gather_over_processes(self.window)
+        self.window = window if self.is_main else []
+        return {
             "settings": self.settings,
             "step": self.step,
             "skipped": self.skipped,
             "left_out": self.left_out,
-            "window": self.window,
+            "window": window,
             "module": module_state(self.module),
             "optimizer": optimizer_state(self.module, self.raw_optimizer),
             "schedule": self.rates.state_dict(),
             "average": None if self.average is None else module_state(self.average.module),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        if not self.is_main:
-            self.window = []
-        return state
 
     def load_state_dict(self, checkpoint: Checkpoint) -> None:
-        """Take back what a checkpoint holds.
+        """Load a checkpoint.
 
         Raises:
-            ValueError: Model, criterion or optimiser are of other shapes.
+            ValueError: It does not fit the model, the criterion or the optimiser.
         """
         state, what = checkpoint.state, f"checkpoint {checkpoint.folder}"
         load_module_state(self.module, state["module"], what)
@@ -284,23 +315,25 @@ class Trainer:
         self.evaluator.load(checkpoint.meta)
 
     def save(self) -> None:
-        """Save a checkpoint, or note the evaluation in the one of this step; delete old ones."""
+        """Save a checkpoint, or add the evaluation to that of this step; delete old ones."""
         meta = {"epochs_done": self.step / self.order.steps_per_epoch, **self.evaluator.meta()}
-        if self._saved_step != self.step:
-            state = self.state_dict()
-            on_main(lambda: self._write_checkpoint(state, meta))
-            self._saved_step = self.step
-        else:
+        if self._saved_step == self.step:
             on_main(lambda: self.store.note(self.step, meta))
+        else:
+            state = self.state_dict()
+            on_main(self.reporter.sync)
+            on_main(lambda: self.store.save(self.step, state, meta))
+            self._saved_step = self.step
         if self.is_main:
             self.store.prune(self.config.keep_checkpoints, self.evaluator.best_step)
 
     def _prepare_model(self) -> None:
         config, accelerator, model = self.config, self.accelerator, self.module.model
-        sharded = config.parallel == "fsdp2" and accelerator.num_processes > 1
+        sharded = config.parallel == "fsdp2" and self.world_size > 1
         self.module.train().to(accelerator.device)
-        broadcast_from_main((*self.module.parameters(), *self.module.buffers()))
-        self.rows = summary_rows(config, self.order, accelerator, model, self.module.criterion)
+        broadcast_tensors((*self.module.parameters(), *self.module.buffers()))
+        rows = summary_rows(config, self.order, accelerator, model, self.module.criterion)
+        self.summary = rows | self.summary
         self.average = self.evaluator.attach(accelerator, model, config.ema_decay, sharded)
         if config.compile:
             model.compile()
@@ -308,56 +341,46 @@ class Trainer:
             shard(self.module, self.raw_optimizer)
         self.wrapped = accelerator.prepare_model(self.module, evaluation_mode=sharded)
         self.optimizer: Any = accelerator.prepare_optimizer(self.raw_optimizer)
-        self.incidents = Incidents(config, self.module, self.order, self.is_main)
+        self.incidents = Incidents(config, self.module, self.order)
 
-    def _open(self, origin: CheckpointStore, checkpoint: Checkpoint | None) -> None:
-        """Prepare folder, log, trackers and what is printed."""
-        self.reporter = Reporter(self.is_main, self.order)
-        on_main(lambda: self._open_folder(origin))
-        self.accelerator.init_trackers(
-            self.folder.resolve().name,
-            {
-                name: value if isinstance(value, (int, float, str)) else str(value)
-                for name, value in self.settings.items()
-            },
-            {"wandb": {"dir": str(self.folder)}},
-        )
-        rows = self.rows | {name: str(item) for name, item in self.summary.items()}
-        self.reporter.summary(rows)
+    def _open(self, checkpoint: Checkpoint | None) -> None:
+        """Prepare folder, log and trackers, and print the summary."""
+        continued = ""
         if checkpoint is not None:
+            self.origin = CheckpointStore(checkpoint.folder.parent)
             self._saved_step = self.step if checkpoint.folder == self.store.path(self.step) else -1
             done = ", which is all" if self.step >= self.order.total_steps else ""
-            self.reporter.line(
-                f"continuing from {checkpoint.folder} ({self.step} steps done{done})"
-            )
-        if self.step < self.order.total_steps:
-            self._write(start_record(self.step, self.order.epoch_of(self.step), rows))
+            continued = f"continuing from {checkpoint.folder} ({self.step} steps done{done})"
+        on_main(self._open_folder)
+        values = {
+            name: value if isinstance(value, (int, float, str)) else str(value)
+            for name, value in self.settings.items()
+        }
+        options = {"wandb": {"dir": str(self.folder)}}
+        self.accelerator.init_trackers(self.folder.resolve().name, values, options)
+        self.reporter.trackers = self.accelerator.trackers
+        self.reporter.summary(self.step, self.summary, continued)
         self.reporter.start(self.step)
 
-    def _open_folder(self, origin: CheckpointStore) -> None:
+    def _open_folder(self) -> None:
         self.store.sweep()
         for path in self.store.set_aside(self.step):
             warnings.warn(f"a later checkpoint was set aside: {path}", stacklevel=2)
         save_config(self.config, self.folder / "config.yaml")
-        self.log = RunLog(self.folder / "log.jsonl")
-        evaluated = self.evaluator.step == self.step
-        self.log.start(self.step, evaluated, copy_from=origin.folder.parent / "log.jsonl")
+        log, evaluated = RunLog(self.folder / "log.jsonl"), self.evaluator.step == self.step
+        log.start(self.step, evaluated, copy_from=self.origin.folder.parent / "log.jsonl")
+        self.reporter.log = log
 
-    def _loader(self) -> DataLoader[Any]:
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        return DataLoader(
+    def _loop(self) -> None:
+        loader = make_loader(
             self.dataset,
-            batch_sampler=self.order.batches(self.step, rank, world_size),
+            batch_sampler=self.order.batches(self.step, self.rank, self.world_size),
             num_workers=self.config.num_workers,
             collate_fn=self.collate_fn,
             pin_memory=self.accelerator.device.type == "cuda",
-            generator=torch.Generator(),
-            worker_init_fn=start_worker,
         )
-
-    def _loop(self) -> None:
-        batches = iter(self._loader())  # its workers end with this frame
-        with StopRequest(self.accelerator.num_processes) as self.request:
+        batches = iter(loader)  # its workers end when this function does
+        with StopRequest(self.world_size) as self.request:
             self._evaluate_if_due()
             self._announce_epoch()
             while self.step < self.order.total_steps:
@@ -374,7 +397,7 @@ class Trainer:
         try:
             num_samples, incident, stop = self.train_step(batches)
         except RuntimeError as error:
-            # Some launchers end data workers together with us; then no batch can come any more.
+            # Some launchers end the data workers too; then there are no more batches.
             if self.request.signal and "DataLoader worker" in str(error):
                 self._interrupt(self.request.signal)
             raise
@@ -398,20 +421,19 @@ class Trainer:
             self._announce_epoch()
 
     def _forward_backward(self, batches: Iterator[Any], planned: int) -> list[MicroBatch]:
-        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
-        microbatches = self.order.microbatches(self.step, rank, world_size)
+        microbatches = self.order.microbatches(self.step, self.rank, self.world_size)
         done, kept = [], []
         for number, (keys, is_filler) in enumerate(microbatches):
             batch = send_to_device(next(batches), self.accelerator.device, non_blocking=True)
-            place = (self.config.seed, self.step, number, rank)
+            place = (self.config.seed, self.step, number, self.rank)
             seed_step(*place)
             with gradient_sync(self.wrapped, wanted=number == len(microbatches) - 1):
                 losses, num_samples = self.wrapped(batch)
                 counted = 0 if is_filler else num_samples
-                self.accelerator.backward(losses.total * (counted * world_size / planned))
+                self.accelerator.backward(losses.total * (counted * self.world_size / planned))
             kept.append(terms_of(losses))
             done.append((place, [key.sample for key in keys], batch, counted))
-        # Read once for all, when the device has all of the step's work: it need not wait for us.
+        # One read, after all of the step's work was queued, so that the device never waits for us.
         read = read_terms(kept)
         return [MicroBatch(*micro, terms) for micro, terms in zip(done, read, strict=True)]
 
@@ -422,36 +444,28 @@ class Trainer:
         if factor != 1:
             torch._foreach_mul_(gradients, factor)
         self.accelerator.unscale_gradients(self.optimizer)
-        # The full norm: some versions of torch clip each shard by a norm of their own rounding.
+        # The full norm: some versions of torch round the norm differently on each process.
         norm = full_tensor(nn.utils.get_total_norm(gradients))
         if self.config.clip_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.config.clip_grad_norm, norm)
         return float(norm)
 
     def _count(self, num_samples: float, incident: str) -> None:
-        epoch = self.order.epoch_of(self.step - 1)
         self.reporter.step(self.step, num_samples)
-        if not incident:
-            self._skips_in_a_row = 0
-            return
-        self.skipped += 1
-        self._skips_in_a_row += 1
-        self.reporter.line(f"left out ({self.skipped} so far): {incident}")
-        self._write({"event": "incident", "step": self.step, "epoch": epoch, "text": incident})
+        self._skips_in_a_row = self._skips_in_a_row + 1 if incident else 0
+        if incident:
+            self.skipped += 1
+            self.reporter.incident(self.step, self.skipped, incident)
         if self._skips_in_a_row >= SKIPS_IN_A_ROW:
             raise TrainingError(f"{SKIPS_IN_A_ROW} steps in a row left out: {incident}")
 
     def _log_means(self) -> None:
-        means = window_means(gather_lists(self.window))
+        means = window_means(gather_over_processes(self.window))
         self.window = []
         self._warned = self._warned or warn_of_growing_tokens(means)
         counts = {"skipped": self.skipped, "left_out": self.left_out}
         counts = {name: number for name, number in counts.items() if number}
-        speed = self.reporter.means(self.step, means, counts)
-        epoch = self.order.epoch_of(self.step - 1)
-        record = {"event": "train", "step": self.step, "epoch": epoch, "lr": self._rate, **means}
-        self._write({**record, **counts, **speed})
-        self.accelerator.log({**means, "lr": self._rate, **speed}, step=self.step)
+        self.reporter.means(self.step, self._rate, means, counts)
 
     def _evaluate_if_due(self) -> None:
         epochs_done, rest = divmod(self.step, self.order.steps_per_epoch)
@@ -465,21 +479,13 @@ class Trainer:
                 is_best = self.evaluator.run(self.step, epochs_done - 1)
         except Interrupted:
             self._interrupt(self.request.signal)
-        metrics = self.evaluator.metrics
-        self._write({"event": "evaluate", "step": self.step, "epoch": epochs_done - 1, **metrics})
-        self.reporter.evaluation(self.step, metrics, is_best)
-        self.accelerator.log(dict(metrics), step=self.step)
+        self.reporter.evaluation(self.step, self.evaluator.metrics, is_best)
         if is_best or self._saved_step == self.step:
             self.save()
         self.module.train()
         self.reporter.restart_clock()
         if self.request.signal:
             self._interrupt(self.request.signal)
-
-    def _write_checkpoint(self, state: dict[str, Any], meta: Mapping[str, Any]) -> None:
-        assert self.log is not None
-        self.log.sync()
-        self.store.save(state["step"], state, meta)
 
     def _interrupt(self, number: int) -> None:
         self.save()
@@ -495,7 +501,3 @@ class Trainer:
         if self.step < self.order.total_steps:
             for hook in self.before_epoch:
                 hook(self.order.epoch_of(self.step))
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        if self.log is not None:
-            self.log.write(record)

@@ -1,14 +1,12 @@
 """Image classification with timm's models: data, recipe, accuracy by cycle, export."""
 
 from cycledistill_deit._config import PRESETS, ClassificationConfig
-from cycledistill_deit._criterion import build_criterion
 from cycledistill_deit._data import ClassificationData, load_data
-from cycledistill_deit._data_config import example_input
 from cycledistill_deit._evaluate import cycle_accuracies
-from cycledistill_deit._export import load_plain, save_plain
-from cycledistill_deit._mixup import MixupTargets
+from cycledistill_deit._export import load_plain, load_trained, save_plain
+from cycledistill_deit._images import example_input
+from cycledistill_deit._loss import MixupTargets, build_criterion
 from cycledistill_deit._model import create_classifier
-from cycledistill_deit._trained import load_trained
 
 __all__ = [
     "PRESETS",

@@ -14,29 +14,29 @@ class ClassificationConfig(CycledConfig):
     """Train a timm model on images in class folders, cycled and distilled into one pass."""
 
     data_dir: str | Path | None = free(None)
-    """Folder with train/CLASS/* and val/CLASS/* images (ImageNet's layout), or what timm reads by a
-    prefix: hfds/NAME_OR_FOLDER (Hugging Face data sets), hfids/... (the same as a stream),
-    wds/FOLDER_OR_URL (tar shards), torch/NAME (torchvision), tfds/NAME (TensorFlow). None takes
-    scikit-learn's 1,797 handwritten digits, which come with the package."""
+    """Folder with train/CLASS/* and val/CLASS/* images (ImageNet's layout), or a data set that timm
+    reads by a prefix: hfds/NAME_OR_FOLDER (Hugging Face data sets), hfids/... (the same as a
+    stream), wds/FOLDER_OR_URL (tar shards), torch/NAME (torchvision), tfds/NAME (TensorFlow). None
+    takes the 1,797 handwritten digits of scikit-learn."""
 
     data_root: Path | None = free(None)
-    """Folder in which torch/ and tfds/ find their files, and hfds/ keeps its cache."""
+    """Folder of the files of torch/ and tfds/, and of the cache of hfds/."""
 
     train_split: str | None = free(None)
-    """Split to train on where data_dir has a prefix (train). Of streams the number of images may
-    follow, and of tar shards their names be given: 'train|50000', 'train-{00..63}.tar|50000'."""
+    """Training split if data_dir has a prefix (train). For streams the number of images may follow,
+    for tar shards also their names: 'train|50000', 'train-{00..63}.tar|50000'."""
 
     val_split: str | None = free(None)
-    """Split to validate on, likewise (validation)."""
+    """Validation split, likewise (validation)."""
 
     input_key: str | None = free(None)
-    """Name of the images' column or file ending where data_dir has a prefix; None takes timm's."""
+    """Column or file ending of the images if data_dir has a prefix; None takes timm's."""
 
     target_key: str | None = free(None)
-    """Name of the labels' column, likewise."""
+    """Column or file ending of the labels, likewise."""
 
     num_classes: int | None = free(None)
-    """Number of classes, where the data do not name them (tar shards)."""
+    """Number of classes, if the data do not name them (tar shards)."""
 
     model: str = "deit_tiny_patch16_224"
     """Any timm model with a block stack (DeiT-Ti: paper, table 9)."""
@@ -51,17 +51,17 @@ class ClassificationConfig(CycledConfig):
     """plain: one cycle. cycle: several cycles, loss on the last, used with all of them (paper,
     table 9, row 2). distill: loss on every cycle, tokens distilled, used with one (paper, table 9,
     row 3). grow: as cycle, to become a teacher. fold: one cycle, taught by the runs in teacher.
-    grow-fold: both, one after the other, in the subfolders grown and folded of output_dir."""
+    grow-fold: both in turn, in the subfolders grown and folded of output_dir."""
 
     teacher: tuple[Path, ...] = ()
-    """Folders of finished runs that teach in mode fold, frozen; the first is to be one of mode
-    grow."""
+    """Folders of finished runs: the frozen teachers in mode fold, first one of mode grow."""
 
     warm_start: bool = True
     """Start from the first teacher's weights in mode fold."""
 
     truth_weight: float = 0.3
-    """Weight of the labels in mode fold; the teachers have the rest (0.3: docs/results/lab.md)."""
+    """Weight of the labels in mode fold; the rest is for the teachers (0.3:
+    docs/results/lab.md)."""
 
     temperature: float = 2.0
     """Softening of the teachers' predictions in mode fold."""
@@ -73,36 +73,36 @@ class ClassificationConfig(CycledConfig):
     """Weight of the token distillation in mode distill (5e-6: paper, section 4.1.2)."""
 
     detach_teacher: bool = True
-    """Treat the later cycle's tokens as constants; the paper's released code does not."""
+    """Treat the later cycle's tokens as constants, unlike the paper's released code."""
 
     prediction_weight: float = 0.0
     """Weight of the KL divergence between consecutive cycles' predictions (0: not in the paper)."""
 
     image_size: int | None = None
-    """Side of the square input in pixels; None takes the model's own. Likewise the next five:
-    timm's configuration of the model says how its images are prepared."""
+    """Side of the square input in pixels; None takes the model's own from timm's configuration, as
+    for the next five options."""
 
     mean: tuple[float, ...] | None = None
-    """Mean that is subtracted from each channel, or from all of them, after scaling to 0..1."""
+    """Mean of each channel, or of all, subtracted after scaling to 0..1."""
 
     std: tuple[float, ...] | None = None
-    """Deviation by which each channel, or all of them, are divided after that."""
+    """Standard deviation of each channel, or of all, to divide by."""
 
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     """How images are resized."""
 
     crop_fraction: float | None = None
-    """Part of the image that the crop at test keeps."""
+    """Fraction of the image that the crop keeps in evaluation."""
 
     crop_mode: Literal["center", "squash", "border"] | None = None
-    """How images that are not square are cropped at test: the centre, squashed, or whole with a
+    """What evaluation does with images that are not square: crop the centre, squash, or add a
     border."""
 
     in_chans: int = 3
     """Channels of the input: 3 for colour, 1 for grey."""
 
     patch_size: int | None = None
-    """Side of a patch in pixels; None keeps the model's own. Likewise the next three."""
+    """Side of a patch in pixels; None keeps the model's own, as for the next three options."""
 
     embed_dim: int | None = None
     """Channels of a token."""
@@ -114,10 +114,10 @@ class ClassificationConfig(CycledConfig):
     """Attention heads of a block."""
 
     drop_path: float = 0.1
-    """Stochastic depth: largest rate at which a block's branch is left out (0.1: DeiT)."""
+    """Stochastic depth: largest probability of dropping a block's branch (0.1: DeiT)."""
 
     weight_decay: float = 0.05
-    """Weight decay of AdamW, not on biases, norms and position embeddings (0.05: DeiT)."""
+    """Weight decay of AdamW, except for biases, norms and position embeddings (0.05: DeiT)."""
 
     warmup_epochs: int = 5
     """Epochs of linear warm-up (5: DeiT)."""
@@ -132,7 +132,7 @@ class ClassificationConfig(CycledConfig):
     """timm's automatic augmentation (RandAugment 9/0.5: DeiT); None for none."""
 
     color_jitter: float | None = 0.3
-    """Colour jitter where there is no automatic augmentation; None for none."""
+    """Colour jitter, if there is no automatic augmentation; None for none."""
 
     flip: float = 0.5
     """Probability of a horizontal flip."""
@@ -141,8 +141,8 @@ class ClassificationConfig(CycledConfig):
     """Probability of erasing a rectangle of the input (0.25: DeiT)."""
 
     crop_padding: int | None = None
-    """Pixels to pad before a random crop of the input's size, for small images. None: random
-    resized crops, as for ImageNet."""
+    """Pixels of padding before a random crop, for small images. None: random resized crops, as for
+    ImageNet."""
 
     mixup: float = 0.8
     """Mixup's alpha, 0 for none (0.8: DeiT)."""
@@ -157,7 +157,7 @@ class ClassificationConfig(CycledConfig):
     """Images at a time in evaluations."""
 
     limit_train: int | None = None
-    """Use only that many training images, spread evenly over the list; None uses all."""
+    """Number of training images to use, spread evenly over the list; None uses all."""
 
     @property
     def training_cycles(self) -> int:
@@ -166,11 +166,11 @@ class ClassificationConfig(CycledConfig):
 
     @property
     def inference_cycles(self) -> int:
-        """Cycles that the trained model is meant to be used with."""
+        """Cycles to use the trained model with."""
         return self.num_cycles if self.mode == "grow" else super().inference_cycles
 
     def stages(self) -> tuple[ClassificationConfig, ...]:
-        """The runs that this one consists of: two in mode grow-fold, else itself."""
+        """The runs to train: two in mode grow-fold, otherwise this one."""
         if self.mode != "grow-fold":
             return (self,)
         grown, folded = Path(self.output_dir) / "grown", Path(self.output_dir) / "folded"
@@ -217,6 +217,19 @@ class ClassificationConfig(CycledConfig):
             raise ValueError(f"std must be above 0, got {self.std}")
 
 
+# A small transformer on small images, without the augmentation that large ones need.
+_SMALL = ClassificationConfig(
+    lr=2e-3,
+    depth=3,
+    drop_path=0.0,
+    auto_augment=None,
+    color_jitter=None,
+    random_erasing=0.0,
+    crop_fraction=1.0,
+    mixup=0.0,
+    cutmix=0.0,
+)
+
 PRESETS = {
     "paper": ClassificationConfig(
         output_dir=Path("runs/imagenet"),
@@ -241,48 +254,38 @@ PRESETS = {
         crop_fraction=1.0,
         mixed_precision="bf16",
     ),
-    "cifar10-cpu": ClassificationConfig(
+    # One block on 5,000 images, where growing and folding is measured: docs/results/lab.md.
+    "cifar10-cpu": replace(
+        _SMALL,
         output_dir=Path("runs/cifar10-cpu"),
-        epochs=5,
-        batch_size=128,
-        lr=2e-3,
+        mode="grow-fold",
+        limit_train=5000,
+        epochs=100,
+        batch_size=125,
         image_size=32,
-        patch_size=4,
+        patch_size=8,
         embed_dim=64,
-        depth=3,
-        num_heads=2,
-        drop_path=0.0,
-        warmup_epochs=1,
-        auto_augment=None,
-        color_jitter=None,
-        random_erasing=0.0,
+        depth=1,
+        num_heads=4,
         crop_padding=4,
-        crop_fraction=1.0,
-        mixup=0.0,
-        cutmix=0.0,
+        label_smoothing=0.0,
+        evaluate_every=10,
+        checkpoint_every=10,
         num_workers=1,
     ),
-    "digits": ClassificationConfig(
+    "digits": replace(
+        _SMALL,
         output_dir=Path("runs/digits"),
         epochs=80,
         batch_size=64,
-        lr=2e-3,
         image_size=8,
         in_chans=1,
         patch_size=2,
         embed_dim=48,
-        depth=3,
         num_heads=3,
-        drop_path=0.0,
         warmup_epochs=2,
-        auto_augment=None,
-        color_jitter=None,
         flip=0.0,
-        random_erasing=0.0,
         crop_padding=1,
-        crop_fraction=1.0,
-        mixup=0.0,
-        cutmix=0.0,
         num_workers=0,
         checkpoint_every=5,
     ),

@@ -1,4 +1,4 @@
-"""The images of a run: class folders, what timm reads by a prefix, or scikit-learn's digits."""
+"""The images of a run: class folders, data sets that timm reads, or scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import data_config, image_mode
-from cycledistill_deit._named import has_prefix, load_named
-from cycledistill_deit._picture import open_image
+from cycledistill_deit._images import data_config, image_mode, open_image
+from cycledistill_deit._named import IndexedImages, has_prefix, load_named
 from cycledistill_deit._stream import TrainingStream
 
 NUM_DIGIT_TRAIN = 1297  # of 1,797; the rest is for validation
@@ -28,7 +27,7 @@ class ClassificationData(NamedTuple):
     """Training and validation sets of (image `[C, S, S]` float, label) pairs.
 
     Attributes:
-        train: Has a length and indices; those of a stream stand for whatever comes next.
+        train: Has a length and indices; a stream returns its next image for any index.
         val: Has a length and indices, or is an ``IterableDataset`` with a length.
         class_names: A name for each label.
     """
@@ -39,7 +38,7 @@ class ClassificationData(NamedTuple):
 
 
 def load_data(config: ClassificationConfig, val_transform: Any = None) -> ClassificationData:
-    """The data that a config asks for.
+    """The data of a config.
 
     Args:
         config: The run's.
@@ -47,7 +46,7 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
 
     Raises:
         FileNotFoundError: The folder, or its train/ or val/, or a shard is missing.
-        ImportError: The library that a prefix stands for is not installed.
+        ImportError: The library for a prefix is not installed.
         ValueError: A class folder has no image, train/ and val/ have other classes, or timm cannot
             read what is named.
     """
@@ -57,7 +56,7 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     elif has_prefix(config.data_dir):
         data = ClassificationData(*load_named(config, *transforms))
     else:
-        data = _folders(Path(config.data_dir), image_mode(config), *transforms)
+        data = _folders(Path(config.data_dir), image_mode(config.in_chans), *transforms)
     if config.limit_train is not None:
         if isinstance(data.train, TrainingStream):
             raise ValueError(
@@ -94,32 +93,19 @@ def _folders(root: Path, mode: str, train_transform: Any, val_transform: Any) ->
     return ClassificationData(train, val, tuple(train.classes))
 
 
-class _Digits(Dataset[tuple[Tensor, int]]):
-    def __init__(self, images: np.ndarray, labels: np.ndarray, transform: Any) -> None:
-        self.images = images
-        self.labels = labels
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = Image.fromarray(self.images[index])
-        return self.transform(image), int(self.labels[index])
-
-
 def _digits(train_transform: Any, val_transform: Any) -> ClassificationData:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = (digits.images * (255 / 16)).astype(np.uint8)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).numpy()
-    first, rest = order[:NUM_DIGIT_TRAIN], order[NUM_DIGIT_TRAIN:]
-    return ClassificationData(
-        _Digits(images[first], digits.target[first], train_transform),
-        _Digits(images[rest], digits.target[rest], val_transform),
-        tuple(str(name) for name in digits.target_names),
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
+    samples = [(Image.fromarray(images[index]), digits.target[index]) for index in order]
+    parts = samples[:NUM_DIGIT_TRAIN], samples[NUM_DIGIT_TRAIN:]
+    train, val = (
+        IndexedImages("digits", part, transform, "L", 10)
+        for part, transform in zip(parts, (train_transform, val_transform), strict=True)
     )
+    return ClassificationData(train, val, tuple(map(str, digits.target_names)))
 
 
 def _transform(config: ClassificationConfig, training: bool) -> Any:

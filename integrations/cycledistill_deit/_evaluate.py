@@ -20,7 +20,7 @@ def cycle_accuracies(
 ) -> dict[str, float]:
     """Top-1 accuracy in percent after 1, 2, ... ``num_cycles`` cycles.
 
-    Each process gives its own share of the batches; the result is that of all of them.
+    Each process passes its own batches; the result is that of all of them.
 
     Args:
         model: The wrapped model, in eval mode.

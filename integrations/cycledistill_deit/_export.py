@@ -1,4 +1,4 @@
-"""The plain model as a folder that bare timm loads."""
+"""The plain model as a folder that bare timm loads, with its card, and back."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import timm
+from huggingface_hub import ModelCardData
 from timm.models._hub import save_for_hf
 from torch import nn
 
+from cycledistill import CycleWrapper
+from cycledistill.saving._card import results_sections
 from cycledistill.saving._files import replacing_folder
-from cycledistill_deit._card import model_card
+from cycledistill.training import find_trained
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import data_config
+from cycledistill_deit._images import data_config
 from cycledistill_deit._model import model_arguments
 
 # The card is what tells our folders from timm's own.
@@ -30,7 +33,7 @@ def save_plain(
     """Write a plain classifier in timm's own format: ``model.safetensors`` and ``config.json``.
 
     timm's ``resolve_model_data_config`` of the loaded model says how the run prepared its images.
-    A model card, ``README.md``, goes with them, made from the configuration and the scores.
+    A model card, ``README.md``, is made from the configuration and the scores.
 
     The folder appears whole or not at all. One that is there is replaced if it is empty or holds a
     classifier that was written like this and nothing else.
@@ -51,21 +54,15 @@ def save_plain(
     arguments = model_arguments(config, len(class_names))
     for name in ("num_classes", "pretrained_cfg_overlay"):
         arguments.pop(name, None)
-    prepared = data_config(config)
     with replacing_folder(Path(folder), _OURS) as temporary:
         save_for_hf(
             model,
             temporary,
-            model_config={
-                "num_classes": len(class_names),
-                "label_names": list(class_names),
-            },
+            model_config={"num_classes": len(class_names), "label_names": list(class_names)},
             model_args=arguments,
             safe_serialization=True,
         )
-        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        training = dataclasses.asdict(config)
-        card = model_card(config.model, count, class_names, prepared, training, scores)
+        card = _model_card(model, config, class_names, scores)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)
 
@@ -74,3 +71,50 @@ def load_plain(folder: Path) -> nn.Module:
     """Load such a folder, as timm alone does, in eval mode."""
     model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True)
     return model.eval()
+
+
+def load_trained(folder: Path) -> CycleWrapper:
+    """The network of a finished run, wrapped with as many cycles as it is meant to be used with.
+
+    Args:
+        folder: See `cycledistill.training.find_trained`.
+
+    Raises:
+        FileNotFoundError: It has no network.
+    """
+    network, cycles, options = find_trained(folder)
+    return CycleWrapper(load_plain(network), num_cycles=cycles, blocks=options.get("blocks"))
+
+
+def _model_card(
+    model: nn.Module,
+    config: ClassificationConfig,
+    class_names: tuple[str, ...],
+    scores: Mapping[str, float] | None,
+) -> str:
+    """A model card as the Hugging Face hub shows it: Markdown under a head of YAML."""
+    head = ModelCardData(
+        library_name="timm",
+        pipeline_tag="image-classification",
+        tags=["timm", "cycledistill", config.model],
+    )
+    few = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    prepared = data_config(config)
+    channels, height, width = prepared["input_size"]
+    lines = [
+        f"---\n{head.to_yaml()}\n---",
+        f"# {config.model}, {len(class_names):,} classes",
+        f"A plain timm model: one pass. {count:,} parameters. It was trained in cycles "
+        "through its own blocks; nothing of that is needed to use it.",
+        "```python\nimport timm\n\n"
+        'model = timm.create_model("local-dir:.", pretrained=True)  # this folder; a name on the\n'
+        '# hub is "hf-hub:owner/name"\n```',
+        f"Classes, in order: {few}.",
+        f"Images: {channels} x {height} x {width}, {prepared['interpolation']}, "
+        f"{prepared['crop_mode']} crop of {prepared['crop_pct']}, mean {list(prepared['mean'])}, "
+        f"deviation {list(prepared['std'])}. `timm.data.resolve_model_data_config(model)` says so, "
+        "and `timm.data.create_transform` makes it.",
+        *results_sections(dataclasses.asdict(config), scores, ("accuracy",)),
+    ]
+    return "\n\n".join(lines) + "\n"

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 from cycledistill.export import Exportable
+from cycledistill.saving._missing import missing_file
 from cycledistill_deit._export import load_plain
+from cycledistill_deit._images import image_mode, open_image
 
 
 def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
@@ -29,18 +30,16 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         return None
     weights = folder / "model.safetensors"
     if not weights.is_file():
-        raise FileNotFoundError(f"{folder} has no model.safetensors, which a saved model has")
+        raise missing_file(folder, weights.name, "model")
     try:
         model = load_plain(folder)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{weights} cannot be loaded: {error}") from error
     data = resolve_model_data_config(model)
-    channels = data["input_size"][0]
 
     def read_images(paths: Sequence[Path]) -> tuple[Tensor, ...]:
-        transform = create_transform(**data)
-        images = [transform(_read_image(path, "L" if channels == 1 else "RGB")) for path in paths]
-        return (torch.stack(images),)
+        transform, mode = create_transform(**data), image_mode(data["input_size"][0])
+        return (torch.stack([transform(open_image(path, mode)) for path in paths]),)
 
     noise = torch.rand(3, *data["input_size"], generator=torch.Generator().manual_seed(1))
     return Exportable(model, (noise,), None, read_images, judge=_judge)
@@ -49,12 +48,3 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
 def _judge(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:
     kept = (before["output"].argmax(dim=-1) == after["output"].argmax(dim=-1)).double().mean()
     return f"  {100 * float(kept):.1f} % keep their class"
-
-
-def _read_image(path: Path, mode: str) -> Image.Image:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no image {path}")
-    try:
-        return Image.open(path).convert(mode)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error

@@ -9,11 +9,11 @@ import timm
 from torch import nn
 
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import data_config
+from cycledistill_deit._images import data_config
 
 
 def create_classifier(config: ClassificationConfig, num_classes: int) -> nn.Module:
-    """The plain timm model that a config asks for: ``[B, C, S, S]`` images to ``[B, K]`` logits.
+    """The plain timm model of a config: ``[B, C, S, S]`` images to ``[B, K]`` logits.
 
     >>> from cycledistill_deit import PRESETS
     >>> model = create_classifier(PRESETS["digits"], num_classes=10)
@@ -21,7 +21,7 @@ def create_classifier(config: ClassificationConfig, num_classes: int) -> nn.Modu
     86506
 
     Raises:
-        ValueError: timm has no such model, or it does not take an option.
+        ValueError: timm has no such model, or it does not support an option.
     """
     if not timm.is_model(config.model):
         close = difflib.get_close_matches(config.model, timm.list_models(), n=3)
@@ -44,8 +44,8 @@ def model_arguments(config: ClassificationConfig, num_classes: int) -> dict[str,
     arguments: dict[str, Any] = {
         "num_classes": num_classes,
         "drop_path_rate": config.drop_path,
-        # So the model says itself how it is trained, and timm saves it with the weights. What timm
-        # advises for tests of its own weights does not hold for these.
+        # Makes the model carry how it is trained, which timm saves with the weights. timm's advice
+        # for evaluating its own weights does not apply to these.
         "pretrained_cfg_overlay": {**prepared, "test_input_size": None, "test_crop_pct": None},
     }
     if config.in_chans != 3:

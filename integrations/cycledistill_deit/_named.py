@@ -11,10 +11,9 @@ from timm.data import create_dataset
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from cycledistill.training import is_main_process
+from cycledistill.training.processes import is_main_process
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._data_config import image_mode
-from cycledistill_deit._picture import open_image
+from cycledistill_deit._images import image_mode, open_image
 from cycledistill_deit._stream import EvaluationStream, TrainingStream, checked_label
 
 _INSTALL = 'pip install "cycledistill[datasets]"'
@@ -32,14 +31,14 @@ _Images: TypeAlias = Dataset[tuple[Tensor, int]]
 
 
 def has_prefix(data_dir: str | Path) -> bool:
-    """Whether timm has a reader for it; ``./wds/x`` is a folder."""
+    """Whether it begins with a prefix of timm's; ``./wds/x`` is a folder."""
     return str(data_dir).partition("/")[0].lower() in _NEEDED and "/" in str(data_dir)
 
 
 def load_named(
     config: ClassificationConfig, train_transform: Any, val_transform: Any
 ) -> tuple[_Images, _Images, tuple[str, ...]]:
-    """Training set, validation set and class names of what ``timm.data.create_dataset`` reads.
+    """Training set, validation set and class names, read by ``timm.data.create_dataset``.
 
     Args:
         config: The run's; its ``data_dir`` has a prefix.
@@ -48,7 +47,7 @@ def load_named(
 
     Raises:
         FileNotFoundError: A shard is missing.
-        ImportError: The library that the prefix stands for is not installed.
+        ImportError: The library for the prefix is not installed.
         ValueError: timm cannot read it, or its classes or their number are not known.
     """
     name = str(config.data_dir)
@@ -61,10 +60,10 @@ def load_named(
     count = len(class_names)
     streamed = isinstance(train, IterableDataset)
     if not streamed:
-        mode = image_mode(config)
+        mode = image_mode(config.in_chans)
         return (
-            _Indexed(f"{name} (train)", train, train_transform, mode, count),
-            _Indexed(f"{name} (validation)", val, val_transform, mode, count),
+            IndexedImages(f"{name} (train)", train, train_transform, mode, count),
+            IndexedImages(f"{name} (validation)", val, val_transform, mode, count),
             class_names,
         )
     if is_main_process():
@@ -86,8 +85,16 @@ def load_named(
     )
 
 
-class _Indexed(Dataset[tuple[Tensor, int]]):
-    """Images by their index; one that cannot be read is an error, not a reason for another one."""
+class IndexedImages(Dataset[tuple[Tensor, int]]):
+    """Images by their index; one that cannot be read is an error, not replaced by another one.
+
+    Args:
+        name: As the user wrote it, for errors.
+        source: A data set of timm, or anything that yields (PIL image, label) by index.
+        transform: From a PIL image to the input.
+        mode: PIL's mode of the images.
+        num_classes: Labels are from 0 to below this.
+    """
 
     def __init__(self, name: str, source: Any, transform: Any, mode: str, num_classes: int) -> None:
         self.name = name
@@ -166,7 +173,7 @@ def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
             split=split,
             is_training=training,
             batch_size=1,
-            input_img_mode=image_mode(config),
+            input_img_mode=image_mode(config.in_chans),
             **options,
         )
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:

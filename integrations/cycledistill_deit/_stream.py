@@ -1,4 +1,4 @@
-"""Images that come one after the other, as timm's readers of shards yield them."""
+"""Streams of images, as timm's readers of shards yield them."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from cycledistill.training._evaluation import place_of_process
-from cycledistill.training._sampler import mix_seed
+from cycledistill.training._seeding import mix_seed
+from cycledistill.training.processes._communication import place_of_process
 
 
 class TrainingStream(Dataset[tuple[Tensor, int]]):
-    """A stream that stands in for a data set with indices: any index gets whatever comes next.
+    """A stream as a data set with indices: any index returns the next image.
 
-    The trainer can so plan its steps as usual, while the reader gives each process and worker
-    shards of its own. When an epoch begins or is resumed, the shards are shuffled by the seed and
-    the epoch and read from the start; a worker that runs out of images before the epoch ends
-    starts over. An index that is asked for several times in a row (repeated augmentation) is the
-    same image each time.
+    So the trainer can plan its steps as usual, while the reader gives each process and worker its
+    own shards. When an epoch begins or is resumed, the shards are shuffled by the seed and the
+    epoch and read from the start; a worker that runs out of images before the epoch ends starts
+    over. An index that repeats in a row (repeated augmentation) is the same image each time.
 
     Args:
         name: As the user wrote it, for errors.
-        reader: One of timm's that can be iterated over, yields (PIL image, label), and has
-            ``num_samples``, ``common_seed``, ``dist_rank`` and ``dist_num_replicas``.
+        reader: An iterable reader of timm that yields (PIL image, label) and has ``num_samples``,
+            ``common_seed``, ``dist_rank`` and ``dist_num_replicas``.
         transform: From a PIL image to the input.
         num_classes: Labels are from 0 to below this.
         seed: Of the run.
@@ -52,7 +51,7 @@ class TrainingStream(Dataset[tuple[Tensor, int]]):
         return int(self.reader.num_samples)
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin the shards of an epoch, unless they are being read; copies count as epochs."""
+        """Start the shards of an epoch, unless they are being read; copies count as epochs."""
         if epoch // self.repeats != self._epoch:
             self._epoch = epoch // self.repeats
             self._samples = self._last = None
@@ -78,7 +77,7 @@ class TrainingStream(Dataset[tuple[Tensor, int]]):
         raise ValueError(
             f"{self.name}: no image for process {rank} of {world_size}, worker "
             f"{0 if worker is None else worker.id} of {1 if worker is None else worker.num_workers}"
-            ": expected a shard at least for each of them; lower --num-workers, or make more shards"
+            ": expected at least one shard for each; lower --num-workers, or make more shards"
         )
 
 
@@ -102,8 +101,8 @@ class EvaluationStream(IterableDataset[tuple[Tensor, int]]):
         return int(self.reader.num_samples)
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        # Every process reads all: with shares of their own, timm's readers give processes equally
-        # many, and so some images twice.
+        # Every process reads all: otherwise timm's readers give all processes the same number of
+        # images, and so some images twice.
         reader = copy.copy(self.reader)
         reader.dist_rank, reader.dist_num_replicas = 0, 1
         rank, world_size = place_of_process()

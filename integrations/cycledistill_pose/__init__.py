@@ -1,10 +1,12 @@
 """Human pose estimation with TokenPose and TokenReg, plain and cycled (SDPose).
 
-What most programs need stands here; the rest is in the subpackages.
+What most programs need is here; the rest is in the subpackages, such as the metrics, which take
+seconds to import.
 """
 
 from __future__ import annotations
 
+import importlib
 import typing
 
 from cycledistill_pose.annotations import KeypointFile
@@ -33,22 +35,10 @@ from cycledistill_pose.models import (
 from cycledistill_pose.prediction import PosePredictor
 from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
 
-if typing.TYPE_CHECKING:
-    from cycledistill_pose.metrics import (
-        PCK,
-        CocoKeypointAP,
-        CrowdPoseAP,
-        bootstrap_ap,
-        percentile_interval,
-    )
-
 __all__ = [
     "COCO",
     "CROWDPOSE",
-    "PCK",
-    "CocoKeypointAP",
     "CocoKeypoints",
-    "CrowdPoseAP",
     "HeatmapCodec",
     "HeatmapMSELoss",
     "KeypointFile",
@@ -61,23 +51,21 @@ __all__ = [
     "TokenPose",
     "TokenPruning",
     "TokenReg",
-    "bootstrap_ap",
     "create_model",
     "create_sdpose",
     "load_plain",
     "load_reference_checkpoint",
     "normalize_images",
-    "percentile_interval",
     "push_to_hub",
     "save_plain",
     "sdpose_loss",
 ]
 
+_METRICS = ("PCK", "CocoKeypointAP", "CrowdPoseAP", "bootstrap_ap", "percentile_interval")
+
 
 def __getattr__(name: str) -> typing.Any:
-    """The metrics, when they are first used: torchmetrics takes seconds to import."""
-    if name in __all__:
-        from cycledistill_pose import metrics
-
-        return getattr(metrics, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Let older programs import the metrics from here."""
+    if name not in _METRICS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("cycledistill_pose.metrics"), name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from cycledistill import CycleDistillLoss, CycleOutput
+from cycledistill import CycleDistillLoss, CycleOutput, CycleWrapper
 
 
 class HandFed(NamedTuple):
@@ -31,10 +32,6 @@ def stack_of(model: nn.Module, path: str) -> list[nn.Module]:
 
 def tokens_of(output: Any) -> Tensor:
     return output if isinstance(output, Tensor) else output[0]
-
-
-def with_tokens(output: Any, tokens: Tensor) -> Any:
-    return tokens if isinstance(output, Tensor) else type(output)((tokens, *output[1:]))
 
 
 def call(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -168,6 +165,22 @@ def assert_same_gradients(
         assert parameter.grad is not None, name
         scale = max(1.0, float(reference.abs().max()))
         assert float((parameter.grad - reference).abs().max()) <= tolerance * scale, name
+
+
+def check_by_hand(case: Any, num_cycles: int = 2, **options: Any) -> None:
+    """Predictions, tokens and gradients of a case of the zoo are those of cycles by hand."""
+    model = case.build()
+    plain = copy.deepcopy(model)
+    cycled = CycleWrapper(model, num_cycles, case.blocks, **options)
+    args, kwargs = case.batch()
+    out = cycled(*args, **kwargs)
+    fed = hand_fed(plain, cycled.stack_path, num_cycles, args, kwargs)
+    assert cycled.cycles_run == num_cycles
+    assert_same(out.tokens, tuple(fed.tokens))
+    assert_same(out.predictions, tuple(fed.predictions))
+    loss_of(out).backward()
+    equation_4(fed).backward()
+    assert_same_gradients(model, gradients(plain))
 
 
 def loss_of(out: CycleOutput) -> Tensor:

@@ -7,60 +7,52 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
 from tests.core.models import BatchNormHead, tokens
 from tests.core.reference import assert_same
 
 
-def batch_norm_model() -> BatchNormHead:
-    torch.manual_seed(0)
-    model = BatchNormHead().double()
-    with torch.no_grad():
-        model.bn.weight.uniform_(0.5, 2.0)
-        model.bn.bias.uniform_(-1.0, 1.0)
-    return model
+class BothEnds(BatchNormHead):
+    """A batch norm before the stack, too."""
+
+    def __init__(self, momentum: float | None = 0.1) -> None:
+        super().__init__()
+        self.first = nn.BatchNorm1d(6, momentum=momentum)
+        self.bn.momentum = momentum  # type: ignore[assignment]
+        nn.init.uniform_(self.bn.weight, 0.5, 2.0)
+        nn.init.uniform_(self.bn.bias, -1.0, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(self.first(x))
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_a_batch_norm_head_runs_once_for_each_cycle(momentum: float | None) -> None:
-    model = batch_norm_model()
-    model.bn.momentum = momentum  # type: ignore[assignment]
+def test_the_head_runs_once_for_each_cycle_and_the_stem_once(momentum: float | None) -> None:
+    model = BothEnds(momentum).double()
     plain = copy.deepcopy(model)
     cycled = CycleWrapper(model, 3)
     for _ in range(2):
         x = tokens(4)
         out = cycled(x)
-        t, expected = x, []
+        t, expected = plain.first(x), []
         for _ in range(3):
             t = plain.blocks(t)
             expected.append(plain.head(plain.bn(t.mean(1))))
         assert_same(out.predictions, tuple(expected))
-    assert model.bn.num_batches_tracked == plain.bn.num_batches_tracked == 6
-    torch.testing.assert_close(model.bn.running_mean, plain.bn.running_mean)
-    torch.testing.assert_close(model.bn.running_var, plain.bn.running_var)
+    for (name, got), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(got, wanted, msg=name)
+    assert (model.first.num_batches_tracked, model.bn.num_batches_tracked) == (2, 6)
+    assert model.first.track_running_stats and model.bn.track_running_stats
     x = tokens(3)
     assert_same(cycled.eval()(x), plain.eval()(x))
-    third = cycled(x, num_cycles=3)
-    t = plain.blocks(plain.blocks(plain.blocks(x)))
-    assert_same(third, plain.head(plain.bn(t.mean(1))))
-
-
-def test_a_batch_norm_in_eval_mode_may_stay() -> None:
-    model = batch_norm_model()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 2)
-    cycled.bn.eval()
-    plain.bn.eval()
-    x = tokens(4)
-    first = plain.blocks(x)
-    expected = tuple(plain.head(plain.bn(t.mean(1))) for t in (first, plain.blocks(first)))
-    assert_same(cycled(x).predictions, expected)
+    t = plain.blocks(plain.blocks(plain.blocks(plain.first(x))))
+    assert_same(cycled(x, num_cycles=3), plain.head(plain.bn(t.mean(1))))
 
 
 def test_a_batch_norm_without_running_statistics_mixes_in_eval_too() -> None:
-    model = batch_norm_model()
+    model = BothEnds().double()
     model.bn = nn.BatchNorm1d(16, track_running_stats=False).double()
     model.eval()
     plain = copy.deepcopy(model)
@@ -68,7 +60,7 @@ def test_a_batch_norm_without_running_statistics_mixes_in_eval_too() -> None:
     with pytest.raises(ValueError, match=r"mixes the samples of a batch.*Use batched=False"):
         CycleWrapper(copy.deepcopy(model), 2, batched=True).forward_cycles(x)
     out = CycleWrapper(model, 2).forward_cycles(x)
-    first = plain.blocks(x)
+    first = plain.blocks(plain.first(x))
     expected = tuple(plain.head(plain.bn(t.mean(1))) for t in (first, plain.blocks(first)))
     assert_same(out.predictions, expected)
 

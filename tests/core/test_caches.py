@@ -64,7 +64,7 @@ def prompt(name: str) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask}
 
 
-@pytest.mark.parametrize("num_cycles", [1, 2, 3])
+@pytest.mark.parametrize("num_cycles", [1, 3])
 @pytest.mark.parametrize("name", MODELS)
 def test_generated_tokens_are_those_without_a_cache(name: str, num_cycles: int) -> None:
     cycled = CycleWrapper(make(name), 2).eval()

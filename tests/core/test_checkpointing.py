@@ -16,6 +16,7 @@ from tests.core.models import Block, OwnCheckpoints, sequential, tokens
 from tests.core.reference import (
     assert_same,
     assert_same_gradients,
+    check_by_hand,
     equation_4,
     gradients,
     hand_fed,
@@ -41,16 +42,7 @@ def saved_bytes(function: Callable[[], Tensor]) -> tuple[Tensor, int]:
 @some_cases
 @pytest.mark.parametrize("kind", ["block", "cycle"])
 def test_checkpointing_gives_the_same_gradients(case: Case, kind: str) -> None:
-    model = case.build()
-    plain = copy.deepcopy(model)
-    args, kwargs = case.batch()
-    cycled = CycleWrapper(model, 3, activation_checkpointing=kind)
-    out = cycled(*args, **kwargs)
-    fed = hand_fed(plain, cycled.stack_path, 3, args, kwargs)
-    assert_same(out.tokens, tuple(fed.tokens))
-    loss_of(out).backward()
-    equation_4(fed).backward()
-    assert_same_gradients(model, gradients(plain))
+    check_by_hand(case, 3, activation_checkpointing=kind)
 
 
 def test_checkpointing_keeps_less() -> None:

@@ -38,7 +38,7 @@ class Looping(nn.Module):
 
 @pytest.mark.parametrize("value", [0, -1, True, 2.0, "2", None])
 def test_impossible_numbers_of_cycles(value: Any) -> None:
-    text = f"num_cycles must be a whole number of 1 or more, got {re.escape(repr(value))}"
+    text = f"num_cycles: expected a whole number of 1 or more, got {re.escape(repr(value))}"
     with pytest.raises(ValueError, match=text):
         CycleWrapper(LoopModel(), value)
     cycled = CycleWrapper(LoopModel(), 2)
@@ -56,15 +56,15 @@ def test_impossible_numbers_of_cycles(value: Any) -> None:
 
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
-    "min": ({"min_cycles": 0}, "min_cycles must be a whole number of 1 or more, got 0"),
+    "min": ({"min_cycles": 0}, "min_cycles: expected a whole number of 1 or more, got 0"),
     "min-above": ({"min_cycles": 3}, "min_cycles=3 is above num_cycles=2"),
-    "grad": ({"grad_cycles": 0}, "grad_cycles must be a whole number of 1 or more, got 0"),
+    "grad": ({"grad_cycles": 0}, "grad_cycles: expected a whole number of 1 or more, got 0"),
     "checkpointing": (
         {"activation_checkpointing": "blocks"},
-        "activation_checkpointing must be None, 'block' or 'cycle', got 'blocks'",
+        "activation_checkpointing: expected None, 'block' or 'cycle', got 'blocks'",
     ),
-    "rank": ({"adapter_rank": -1}, "adapter_rank must be 0 or more, got -1"),
-    "batch-dim": ({"batch_dim": 2}, "batch_dim must be None, 0 or 1, got 2"),
+    "rank": ({"adapter_rank": -1}, "adapter_rank: expected 0 or more, got -1"),
+    "batch-dim": ({"batch_dim": 2}, "batch_dim: expected None, 0 or 1, got 2"),
 }
 
 
@@ -75,11 +75,11 @@ def test_bad_arguments(kwargs: dict[str, Any], text: str) -> None:
 
 
 def test_arguments_of_the_wrong_kind() -> None:
-    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got function"):
+    with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got function"):
         CycleWrapper(lambda x: x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"exit_tolerance is for eval mode"):
         CycleWrapper(LoopModel(), 2)(tokens(), exit_tolerance=0.1)
-    with pytest.raises(ValueError, match=r"token width of Conv2d is not evident; pass token_dim="):
+    with pytest.raises(ValueError, match=r"infer the token width of Conv2d; pass token_dim="):
         convolutions = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1))
         CycleWrapper(convolutions, 2, cycle_embedding=True)
     with pytest.raises(ValueError, match=r"token_dim=8, but the tokens are \[2, 6, 16\]"):
@@ -168,7 +168,7 @@ def test_tokens_that_are_no_tensor() -> None:
         def forward(self, x: Tensor) -> Any:
             return "text"
 
-    with pytest.raises(TypeError, match=r"a block must return its tokens as a tensor.*got str"):
+    with pytest.raises(TypeError, match=r"expected a block that returns its tokens.*got str"):
         CycleWrapper(Looping(lambda _, block, x: block(tokens()), Text), 2)(tokens())
 
 
@@ -183,7 +183,7 @@ def test_two_states_that_every_block_changes() -> None:
         num_heads_outer=2,
     )
     with pytest.raises(
-        ValueError, match=r"block 1 \(Block\) gets more than tokens.*only one sequence of tokens"
+        ValueError, match=r"block 1 \(Block\) takes more than tokens.*only one sequence of tokens"
     ):
         CycleWrapper(model.train(), 2)(torch.randn(2, 3, 32, 32))
 

@@ -180,7 +180,7 @@ def test_batches_of_other_kinds() -> None:
 
 def test_bad_calibrations() -> None:
     cycled = attending(batched=False)
-    with pytest.raises(ValueError, match=r"target must be from 2 to num_cycles=4 cycles, got 1.5"):
+    with pytest.raises(ValueError, match=r"target: expected 2 to num_cycles=4 cycles, got 1.5"):
         calibrate_exit(cycled, [samples()], 1.5, 4)
     with pytest.raises(ValueError, match="loader is empty"):
         calibrate_exit(cycled, [], 2.0, 4)

@@ -149,14 +149,14 @@ def test_several_equal_stacks(name: str) -> None:
 PATHS: dict[str, tuple[Any, type[Exception], str]] = {
     "unknown": ("blockz", ValueError, r"has no module 'blockz'. Stacks found: blocks"),
     "unknown-slice": ("blockz.0:2", ValueError, r"blocks='blockz.0:2'.*has no module 'blockz'"),
-    "beyond": ("blocks.1:4", ValueError, r"'blocks' has 3 blocks.*within 0:3 and not be empty"),
+    "beyond": ("blocks.1:4", ValueError, r"'blocks' has 3 blocks.*non-empty slice within 0:3"),
     "empty": ("blocks.2:2", ValueError, r"blocks='blocks.2:2'.*has 3 blocks"),
     "backwards": ("blocks.2:1", ValueError, r"has 3 blocks"),
     "no-list": ("head.0:1", ValueError, r"'head' is a Linear, and only an nn.Sequential"),
-    "type": (3, TypeError, "blocks must be None, a dotted path.*got int"),
+    "type": (3, TypeError, "blocks: expected None, a dotted path.*got int"),
     "empty-list": ([], ValueError, "blocks is an empty list"),
-    "foreign": ([nn.Linear(2, 2)], ValueError, "holds a Linear that is no part of LoopModel"),
-    "no-module": (["blocks"], TypeError, "blocks must hold modules, found str"),
+    "foreign": ([nn.Linear(2, 2)], ValueError, "expected modules of LoopModel, got another Linear"),
+    "no-module": (["blocks"], TypeError, "blocks: expected modules, got str"),
 }
 
 

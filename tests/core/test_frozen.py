@@ -150,9 +150,9 @@ def test_teachers_go_where_the_loss_goes() -> None:
     [
         ({"teachers": []}, "teachers is empty"),
         ({"teachers": [nn.Linear(2, 2), "folder"]}, "expected modules as teachers, got str"),
-        ({"task_loss": 3}, "task_loss must be callable, got int"),
-        ({"truth_weight": 1.5}, "truth_weight must be within 0 and 1, got 1.5"),
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"task_loss": 3}, "task_loss: expected a callable, got int"),
+        ({"truth_weight": 1.5}, "truth_weight: expected a number from 0 to 1, got 1.5"),
+        ({"temperature": 0.0}, "temperature: expected a number above 0, got 0.0"),
         ({"prediction_distance": "l3"}, "'kl', 'mse' or a function, got 'l3'"),
     ],
 )

@@ -118,27 +118,6 @@ def test_reset_classifier(name: str) -> None:
     assert cycled(*args).predictions[0].shape == (2, model.num_features)
 
 
-def test_blocks_replaced_by_others_raise() -> None:
-    case = TIMM["vit"]
-    model = case.build()
-    cycled = CycleWrapper(model, 2)
-    model.blocks = copy.deepcopy(model.blocks)
-    with pytest.raises(RuntimeError, match=r"the cycles did not run"):
-        cycled(*case.batch()[0])
-
-
-def test_pruned_intermediate_layers() -> None:
-    """timm can cut a model behind one of its blocks; then the last block never runs."""
-    case = TIMM["vit"]
-    model = case.build()
-    cycled = CycleWrapper(model, 2)
-    cycled.prune_intermediate_layers([1], prune_norm=False, prune_head=False)
-    with pytest.raises(RuntimeError, match=r"the cycles did not run"):
-        cycled(*case.batch()[0])
-    again = CycleWrapper(cycled.unwrap(), 2)
-    assert len(again(*case.batch()[0]).tokens) == 2
-
-
 def test_hooks_of_users_see_every_cycle() -> None:
     case = TIMM["vit"]
     model = case.build()
@@ -196,9 +175,9 @@ def test_second_derivatives() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_gradient_scaler_and_accumulation() -> None:
+def test_graphs_of_several_batches_stand_side_by_side() -> None:
     case = TIMM["vit"]
-    model, plain = case.build(), case.build()
+    model = case.build()
     cycled = CycleWrapper(model, 2)
     criterion = CycleDistillLoss(task_loss, 0.5)
     batches = [case.batch(seed=seed)[0] for seed in (1, 2)]
@@ -206,8 +185,6 @@ def test_gradient_scaler_and_accumulation() -> None:
     for loss in losses:
         loss.backward()
     accumulated = gradients(model)
-    both = criterion(CycleWrapper(plain, 2)(torch.cat([args[0] for args in batches])))
-    assert both.total.isfinite()
     whole = CycleWrapper(case.build(), 2)
     for args in batches:
         (criterion(whole(*args)).total / 2).backward()

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "loop_a_language_model.py"
+from tests.examples import EXAMPLES, run_example
+
+NAME = "loop_a_language_model.py"
 
 
 def run(*arguments: object) -> str:
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run_example(NAME, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -32,7 +30,7 @@ def test_a_tiny_model_learns_and_generates_in_one_cycle_and_in_two(tmp_path):
     assert len(found) == 3 and max(found) < 200  # of 384, untrained
     written = re.findall(r"^(\d) cycle\(s\): 'The statement is (.*)'$", output, re.MULTILINE)
     assert [n for n, _ in written] == ["1", "2"] and all(len(said) > 40 for _, said in written)
-    assert len(SCRIPT.read_text("utf-8").splitlines()) < 80
+    assert len((EXAMPLES / NAME).read_text("utf-8").splitlines()) < 80
 
 
 @pytest.mark.slow

@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cycledistill import CycleDistillLoss, CycleLosses, CycleOutput, CycleWrapper, Ramp
-from tests.core.reference import (
-    assert_same_gradients,
-    equation_4,
-    gradients,
-    hand_fed,
-    task_loss,
-)
-from tests.core.zoo import ZOO
+from cycledistill import CycleDistillLoss, CycleLosses, CycleOutput, Ramp
 
 
 def output(num_cycles: int = 3, seed: int = 0, grad: bool = True, length: int = 6) -> CycleOutput:
@@ -137,82 +129,9 @@ def test_defaults_are_the_papers() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["vit", "deit-distilled", "returns-dict", "hf-vit"])
-@pytest.mark.parametrize("detach", [True, False])
-@pytest.mark.parametrize("teacher", ["next", "last"])
-def test_every_parameters_gradient_with_groups(name: str, detach: bool, teacher: str) -> None:
-    case = ZOO[name]
-    model = case.build()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 3)
-    args, kwargs = case.batch()
-    criterion = CycleDistillLoss(
-        task_loss,
-        {"class": 2.0, "patch": 0.5},
-        {"class": slice(0, 1), "patch": slice(1, None)},
-        teacher=teacher,
-        detach_teacher=detach,
-    )
-    criterion(cycled(*args, **kwargs)).total.backward()
-    fed = hand_fed(plain, cycled.stack_path, 3, args, kwargs)
-    groups = (slice(0, 1), slice(1, None))
-    equation_4(fed, weights=(2.0, 0.5), groups=groups, detach=detach, teacher=teacher).backward()
-    assert_same_gradients(model, gradients(plain))
-
-
-@pytest.mark.parametrize("detach", [True, False])
-def test_every_parameters_gradient_with_prediction_kl(detach: bool) -> None:
-    case = ZOO["vit"]
-    model = case.build()
-    plain = copy.deepcopy(model)
-    args, kwargs = case.batch()
-    target = torch.tensor([1, 4])
-    criterion = CycleDistillLoss(
-        nn.CrossEntropyLoss(label_smoothing=0.1),
-        token_weight=0.0,
-        detach_teacher=detach,
-        prediction_weight=0.8,
-        temperature=2.0,
-    )
-    criterion(CycleWrapper(model, 3)(*args, **kwargs), target).total.backward()
-    fed = hand_fed(plain, "blocks", 3, args, kwargs)
-    total = sum(F.cross_entropy(p, target, label_smoothing=0.1) for p in fed.predictions)
-    for cycle in range(2):
-        later = fed.predictions[cycle + 1]
-        later = later.detach() if detach else later
-        total = total + 0.8 * divergence(fed.predictions[cycle], later, 2.0)
-    total.backward()
-    assert_same_gradients(model, gradients(plain))
-
-
-@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
-def test_parameters_after_steps(optimizer: type[torch.optim.Optimizer]) -> None:
-    case = ZOO["vit"]
-    model = case.build()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 2)
-    criterion = CycleDistillLoss(nn.CrossEntropyLoss(), token_weight=0.1)
-    ours = optimizer(cycled.parameters(), lr=1e-2)
-    theirs = optimizer(plain.parameters(), lr=1e-2)
-    for seed in range(3):
-        args, kwargs = case.batch(seed=seed)
-        target = torch.tensor([seed, 4])
-        ours.zero_grad()
-        criterion(cycled(*args, **kwargs), target).total.backward()
-        ours.step()
-        theirs.zero_grad()
-        fed = hand_fed(plain, "blocks", 2, args, kwargs)
-        equation_4(fed, lambda p, y=target: F.cross_entropy(p, y), (0.1,)).backward()
-        theirs.step()
-    for (name, got), wanted in zip(model.named_parameters(), plain.parameters(), strict=True):
-        # Adam divides by a gradient's size, and some gradients are zero but for rounding.
-        assert float((got - wanted).detach().abs().max()) < (
-            1e-10 if optimizer is torch.optim.SGD or not name.endswith("qkv.bias") else 4e-2
-        ), name
-
-
-@pytest.mark.parametrize("distance", ["mse", "smooth_l1", "cosine"])
-@pytest.mark.parametrize("teacher", ["next", "last"])
+@pytest.mark.parametrize(
+    ("distance", "teacher"), [("mse", "next"), ("smooth_l1", "last"), ("cosine", "next")]
+)
 def test_gradcheck(distance: str, teacher: str) -> None:
     out = output(3)
     criterion = CycleDistillLoss(
@@ -230,20 +149,6 @@ def test_gradcheck(distance: str, teacher: str) -> None:
         return criterion(CycleOutput(tensors[:3], tensors[3:]), TARGETS).total
 
     assert torch.autograd.gradcheck(total, (*out.predictions, *out.tokens))
-
-
-def test_gradcheck_with_constant_teachers() -> None:
-    """A detached teacher's gradient cannot be checked numerically; the student's can."""
-    out = output(2)
-    fixed = out.tokens[1].detach(), out.predictions[1].detach()
-    criterion = CycleDistillLoss(
-        nn.CrossEntropyLoss(), 0.7, prediction_weight=0.3, task_cycles=(1.0, 0.0)
-    )
-
-    def total(prediction: Tensor, tokens: Tensor) -> Tensor:
-        return criterion(CycleOutput((prediction, fixed[1]), (tokens, fixed[0])), TARGETS).total
-
-    assert torch.autograd.gradcheck(total, (out.predictions[0], out.tokens[0]))
 
 
 @pytest.mark.parametrize(
@@ -438,14 +343,14 @@ def test_groups_along_another_dimension() -> None:
 
 
 ERRORS: dict[str, tuple[dict[str, Any], str]] = {
-    "teacher": ({"teacher": "first"}, "teacher must be 'next' or 'last', got 'first'"),
-    "task_cycles": ({"task_cycles": "first"}, "task_cycles must be .* got 'first'"),
-    "temperature": ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-    "distance": ({"distance": "l7"}, r"distance must be one of \['cosine', .* got 'l7'"),
-    "prediction": ({"prediction_distance": "l7"}, r"prediction_distance must be .* got 'l7'"),
+    "teacher": ({"teacher": "first"}, "teacher: expected 'next' or 'last', got 'first'"),
+    "task_cycles": ({"task_cycles": "first"}, "task_cycles: expected .* got 'first'"),
+    "temperature": ({"temperature": 0.0}, "temperature: expected a number above 0, got 0.0"),
+    "distance": ({"distance": "l7"}, r"distance: expected 'mse', .* got 'l7'"),
+    "prediction": ({"prediction_distance": "l7"}, r"prediction_distance: expected .* got 'l7'"),
     "empty": ({"token_groups": {}}, "token_groups is empty"),
-    "index": ({"token_groups": {"a": 3}}, "token group 'a' must be a slice .* got 3"),
-    "step": ({"token_groups": {"a": slice(5, 0, -1)}}, "token group 'a' must be a slice"),
+    "index": ({"token_groups": {"a": 3}}, "token group 'a': expected a slice .* got 3"),
+    "step": ({"token_groups": {"a": slice(5, 0, -1)}}, "token group 'a': expected a slice"),
     "weights": (
         {"token_groups": {"a": slice(1)}, "token_weight": {"b": 1.0}},
         r"token_weight names the groups \['b'\], token_groups names \['a'\]",
@@ -482,21 +387,21 @@ def test_groups_that_do_not_fit(groups: dict[str, slice], text: str) -> None:
 
 def test_other_errors() -> None:
     cross_entropy = nn.CrossEntropyLoss()
-    with pytest.raises(TypeError, match=r"task_loss must be callable, got str"):
+    with pytest.raises(TypeError, match=r"task_loss: expected a callable, got str"):
         CycleDistillLoss("cross_entropy")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"teacher='last' needs two cycles.*has one"):
         CycleDistillLoss(cross_entropy, teacher="last")(output(1), TARGETS)
-    with pytest.raises(ValueError, match=r"task_cycles has 2 weights \(1.0, 1.0\).*3 cycles"):
+    with pytest.raises(ValueError, match=r"task_cycles: .* of 3 cycles, got 2: \(1.0, 1.0\)"):
         CycleDistillLoss(cross_entropy, task_cycles=(1.0, 1.0))(output(3), TARGETS)
     with pytest.raises(ValueError, match=r"leaves no cycle with a task loss"):
         CycleDistillLoss(cross_entropy, task_cycles=(0.0, 0.0))(output(2), TARGETS)
-    with pytest.raises(ValueError, match=r"task_loss must return one number.*\[4\]"):
+    with pytest.raises(ValueError, match=r"task_loss: .* return a scalar.*\[4\]"):
         CycleDistillLoss(nn.CrossEntropyLoss(reduction="none"))(output(2), TARGETS)
-    with pytest.raises(ValueError, match=r"task_loss must return one number.*got float"):
+    with pytest.raises(ValueError, match=r"task_loss: .* return a scalar.*got float"):
         CycleDistillLoss(lambda p, y: 1.0)(output(2), TARGETS)  # type: ignore[arg-type,return-value]
     with pytest.raises(TypeError, match=r"CycleOutput.*got Tensor: in eval mode use"):
         CycleDistillLoss(cross_entropy)(torch.zeros(4, 5), TARGETS)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"progress must be within 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"progress: expected a number from 0 to 1, got 1.5"):
         CycleDistillLoss(cross_entropy).set_progress(1.5)
     with pytest.raises(ValueError, match=r"begin=0.5, end=0.2"):
         Ramp(0.0, 1.0, begin=0.5, end=0.2)

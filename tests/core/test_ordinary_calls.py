@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +14,6 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils.checkpoint import checkpoint
 
 from cycledistill import CycleWrapper
 from tests.core.models import BatchNormHead, Block, LoopModel
@@ -24,29 +21,12 @@ from tests.core.reference import (
     HandFed,
     assert_same,
     assert_same_gradients,
+    check_by_hand,
     equation_4,
     gradients,
-    hand_fed,
     loss_of,
 )
 from tests.core.zoo import HUGGING_FACE_SIZES, ZOO, Case, Inputs, image, sequence, words
-
-
-def check(case: Case, num_cycles: int = 2, **options: Any) -> CycleWrapper:
-    """Predictions, tokens and gradients are those of cycles by hand."""
-    model = case.build()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, num_cycles, case.blocks, **options)
-    args, kwargs = case.batch()
-    out = cycled(*args, **kwargs)
-    fed = hand_fed(plain, cycled.stack_path, num_cycles, args, kwargs)
-    assert cycled.cycles_run == num_cycles
-    assert_same(out.tokens, tuple(fed.tokens))
-    assert_same(out.predictions, tuple(fed.predictions))
-    loss_of(out).backward()
-    equation_4(fed).backward()
-    assert_same_gradients(model, gradients(plain))
-    return cycled
 
 
 class Residual(nn.Module):
@@ -113,6 +93,7 @@ def staged(name: str, stage: str, **kwargs: Any) -> Case:
 
 
 GPT2 = {"n_embd": 16, "n_layer": 3, "n_head": 2, "resid_pdrop": 0.0}
+SMALL = (8, 16, 40, 64)
 NOT_BATCHED: dict[str, Case] = {
     "residual": Case(Residual, sequence),
     "own-query": Case(OwnQuery, sequence),
@@ -126,9 +107,7 @@ NOT_BATCHED: dict[str, Case] = {
     "hf-gpt2-classifier": Case(
         lambda: hugging_face("GPT2ForSequenceClassification", num_labels=3, **GPT2), uncached, None
     ),
-    "pvt_v2": staged(
-        "pvt_v2_b1", "stages.1.blocks", embed_dims=(8, 16, 40, 64), depths=(1, 3, 1, 1)
-    ),
+    "pvt_v2": staged("pvt_v2_b1", "stages.1.blocks", embed_dims=SMALL, depths=(1, 3, 1, 1)),
     "pit": staged(
         "pit_ti_224",
         "transformers.1.blocks",
@@ -139,8 +118,16 @@ NOT_BATCHED: dict[str, Case] = {
         depth=(1, 2, 1),
         heads=(1, 2, 2),
     ),
-    "coat": staged("coat_lite_tiny", "serial_blocks3", img_size=32),
-    "twins": staged("twins_pcpvt_small", "blocks.2.1:", img_size=32),
+    "coat": staged(
+        "coat_lite_tiny",
+        "serial_blocks3",
+        img_size=32,
+        embed_dims=SMALL,
+        serial_depths=(1, 1, 2, 1),
+    ),
+    "twins": staged(
+        "twins_pcpvt_small", "blocks.2.1:", img_size=32, embed_dims=SMALL, depths=(1, 1, 3, 1)
+    ),
     "mobilevit": staged("mobilevit_xxs", "stages.3.1.transformer"),
 }
 
@@ -151,7 +138,7 @@ def test_models_that_cannot_be_batched(case: Case) -> None:
     batched = CycleWrapper(case.build(), 2, case.blocks, batched=True)
     with pytest.raises(ValueError, match=r"batch.*batched=False"):
         batched(*args, **kwargs)
-    check(case, 3)
+    check_by_hand(case, 3)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +153,7 @@ def test_models_that_cannot_be_batched(case: Case) -> None:
 )
 @pytest.mark.parametrize("name", ["residual", "hf-gpt2-classifier"])
 def test_with_other_options(name: str, options: dict[str, Any]) -> None:
-    check(NOT_BATCHED[name], **options)
+    check_by_hand(NOT_BATCHED[name], **options)
 
 
 def test_with_options_that_change_the_tokens() -> None:
@@ -222,37 +209,6 @@ def test_labels_are_welcome() -> None:
         torch.testing.assert_close(prediction.loss, expected)
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_batch_norms_before_the_stack_count_a_batch_once(momentum: float | None) -> None:
-    class Model(BatchNormHead):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first = nn.BatchNorm1d(6, momentum=momentum)
-            self.bn.momentum = momentum
-
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(self.first(x))
-
-    torch.manual_seed(0)
-    model = Model().double()
-    plain = copy.deepcopy(model)
-    cycled = CycleWrapper(model, 3)
-    for seed in range(2):
-        torch.manual_seed(seed)
-        (x,), _ = sequence(4)
-        out = cycled(x)
-        t = plain.first(x)
-        expected = []
-        for _ in range(3):
-            t = plain.blocks(t)
-            expected.append(plain.head(plain.bn(t.mean(1))))
-        assert_same(out.predictions, tuple(expected))
-    for (name, got), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
-        torch.testing.assert_close(got, wanted, msg=name)
-    assert model.first.num_batches_tracked == 2
-    assert model.first.track_running_stats and model.bn.track_running_stats
-
-
 def test_an_error_in_the_tail_leaves_the_blocks_running() -> None:
     calls: list[int] = []
 
@@ -270,153 +226,6 @@ def test_an_error_in_the_tail_leaves_the_blocks_running() -> None:
         cycled(x)
     assert_same(model(x), plain(x), tolerance=0)
     assert len(cycled(x).predictions) == 2
-
-
-# What a model does beside and between its blocks, against N calls by hand
-
-
-class Between(nn.Module):
-    """Blocks of any kind, and a loop over them that calls ``step`` for each."""
-
-    def __init__(
-        self,
-        step: Callable[[int, nn.Module, Tensor, list[Any]], Tensor],
-        finish: Callable[[Tensor, list[Any]], Any] = lambda y, notes: y,
-        block: Callable[[], nn.Module] = Block,
-    ) -> None:
-        super().__init__()
-        self.stem = nn.Linear(16, 16)
-        self.blocks = nn.ModuleList(block() for _ in range(3))
-        self.head = nn.Linear(16, 5)
-        self.step, self.finish = step, finish
-
-    def forward(self, x: Tensor, entering: Tensor | None = None) -> Any:
-        """With ``entering`` the first block gets it: one cycle by hand."""
-        x, notes = self.stem(x), []
-        for index, block in enumerate(self.blocks):
-            if index == 0 and entering is not None:
-                block = partial(self.swapped, block, entering)
-            x = self.step(index, block, x, notes)
-        self.left = x
-        return self.finish(self.head(x.mean(1)), notes)
-
-    @staticmethod
-    def swapped(block: nn.Module, entering: Tensor, x: Tensor, *rest: Any) -> Any:
-        return block(entering, *rest)
-
-
-class WithLoss(Block):
-    """A mixture of experts returns its balancing loss beside the tokens."""
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        x = super().forward(x, *args, **kwargs)
-        return x, x.square().mean()
-
-
-class ValueResidual(Block):
-    """Hands the first block's values on to all others."""
-
-    def forward(self, x: Tensor, first: Tensor | None = None) -> Any:  # type: ignore[override]
-        first = x * 2 if first is None else first
-        return super().forward(x + 0.1 * first), first
-
-
-def add_balancing_loss(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    x, loss = block(x)
-    notes.append(loss)
-    return x
-
-
-class AddsLoss(Block):
-    """Adds to a loss that is handed from block to block."""
-
-    def forward(self, x: Tensor, loss: Tensor) -> Any:  # type: ignore[override]
-        x = super().forward(x)
-        return x, loss + x.square().mean()
-
-
-def hand_loss_on(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    x, loss = block(x, notes[-1] if notes else x.new_zeros(()))
-    notes[:] = [loss]
-    return x
-
-
-def pass_values_on(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    x, first = block(x, *notes)
-    notes[:] = [first]
-    return x
-
-
-def add_positions(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    return block(x if index == 0 else x + 0.3 * index)
-
-
-def keep_states(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    notes.append(block(x))
-    return notes[-1]
-
-
-def skip_as_in_a_u(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    x = block(x)
-    notes.append(x)
-    return x + notes[0] if index == 1 else x
-
-
-def freeze_the_first(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    with torch.set_grad_enabled(index > 0 and torch.is_grad_enabled()):
-        return block(x)
-
-
-def checkpoint_the_first(index: int, block: nn.Module, x: Tensor, notes: list[Any]) -> Tensor:
-    return checkpoint(block, x, use_reentrant=False) if index < 2 else block(x)
-
-
-BETWEEN: dict[str, Callable[[], Between]] = {
-    "mixture-of-experts": lambda: Between(
-        add_balancing_loss, lambda y, notes: (y, sum(notes)), WithLoss
-    ),
-    "loss-handed-on": lambda: Between(hand_loss_on, lambda y, notes: (y, notes[-1]), AddsLoss),
-    "value-residual": lambda: Between(pass_values_on, block=ValueResidual),
-    "positions": lambda: Between(add_positions),
-    "deep-supervision": lambda: Between(keep_states, lambda y, notes: {"y": y, "all": notes}),
-    "u-shaped": lambda: Between(skip_as_in_a_u),
-    "frozen-blocks": lambda: Between(freeze_the_first),
-    "checkpointed": lambda: Between(checkpoint_the_first),
-}
-
-
-@pytest.mark.parametrize("make", BETWEEN.values(), ids=BETWEEN.keys())
-@pytest.mark.parametrize("kind", [None, "block", "cycle"])
-def test_whatever_happens_between_the_blocks(make: Callable[[], Between], kind: str | None) -> None:
-    torch.manual_seed(0)
-    model = make().double()
-    plain = copy.deepcopy(model)
-    (x,), _ = sequence(3)
-    out = CycleWrapper(model, 3, activation_checkpointing=kind)(x)
-    predictions, left = [], [None]
-    for _ in range(3):
-        predictions.append(plain(x, left[-1]))
-        left.append(plain.left)
-    assert_same(out.predictions, tuple(predictions), tolerance=1e-13)
-    assert_same(out.tokens, tuple(left[1:]), tolerance=1e-13)
-    loss_of(out).backward()
-    equation_4(HandFed(predictions, left[1:])).backward()  # type: ignore[arg-type]
-    for (name, got), wanted in zip(model.named_parameters(), plain.parameters(), strict=True):
-        assert (got.grad is None) == (wanted.grad is None), name
-        if got.grad is not None:
-            torch.testing.assert_close(got.grad, wanted.grad, rtol=0, atol=1e-12, msg=name)
-
-
-@pytest.mark.parametrize("name", ["positions", "u-shaped", "mixture-of-experts"])
-def test_compiled_from_the_first_step(name: str) -> None:
-    torch.manual_seed(0)
-    model = BETWEEN[name]().double()
-    eager = CycleWrapper(copy.deepcopy(model), 2)
-    (x,), _ = sequence(3)
-    torch._dynamo.reset()
-    got = torch.compile(CycleWrapper(model, 2), backend="aot_eager")(x)
-    assert_same(got.predictions, eager(x).predictions)
-    torch._dynamo.reset()
 
 
 def test_a_dict_that_the_model_writes_into() -> None:
@@ -593,19 +402,3 @@ def test_gradients_of_single_samples_from_the_first_call() -> None:
         cycled(x[sample : sample + 1]).predictions[1].square().sum().backward()
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(got[name][sample], parameter.grad, rtol=0, atol=1e-10)
-
-
-def test_a_decoder_with_its_default_cache() -> None:
-    for name in ("GPT2LMHeadModel", "LlamaForCausalLM"):
-        sizes = (
-            GPT2 if name.startswith("GPT2") else {**HUGGING_FACE_SIZES, "num_key_value_heads": 2}
-        )
-        case = Case(partial(hugging_face, name, **sizes), ended_words, None)
-        model = case.build()
-        plain = copy.deepcopy(model)
-        (ids,), kwargs = case.batch()
-        out = CycleWrapper(model, 3)(ids, **kwargs)
-        without = CycleWrapper(plain, 3)(ids, use_cache=False, **kwargs)
-        for got, expected in zip(out.predictions, without.predictions, strict=True):
-            torch.testing.assert_close(got.logits, expected.logits, rtol=0, atol=1e-12)
-            assert got.past_key_values.get_seq_length() == ids.shape[1]

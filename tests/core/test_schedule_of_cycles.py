@@ -58,7 +58,7 @@ def test_teacher_only_parameters_get_gradients_at_one_cycle() -> None:
 def test_bad_parts(begin: float, end: float) -> None:
     with pytest.raises(ValueError, match=r"expected 0 <= cycles_from <= cycles_until <= 1, got"):
         CycleWrapper(sequential(), 2, cycles_from=begin, cycles_until=end)
-    with pytest.raises(ValueError, match=r"progress must be within 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"progress: expected a number from 0 to 1, got 1.5"):
         CycleWrapper(sequential(), 2).set_progress(1.5)
 
 

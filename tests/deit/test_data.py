@@ -24,7 +24,8 @@ def make_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: in
 
 
 def config_for(root: Path | None, **changes: object):
-    return replace(PRESETS["cifar10-cpu"], data_dir=root, **changes)
+    options = {"mode": "plain", "limit_train": None, **changes}
+    return replace(PRESETS["cifar10-cpu"], data_dir=root, **options)
 
 
 def test_folder_gives_images_and_labels(tmp_path):
@@ -85,7 +86,7 @@ def test_differing_classes_are_named(tmp_path):
 def test_broken_image_is_named(tmp_path, content):
     root = make_folder(tmp_path / "d")
     (root / "val" / "cat" / "0.png").write_bytes(content)
-    with pytest.raises(ValueError, match=r"cannot read the image .*val/cat/0\.png"):
+    with pytest.raises(ValueError, match=r"val/cat/0\.png cannot be read as an image"):
         load_data(config_for(root)).val[0]
 
 
@@ -95,7 +96,7 @@ def test_truncated_image_is_named(tmp_path):
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ValueError, match=r"cannot read the image .*0\.png"):
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
         load_data(config_for(root)).val[0]
 
 

@@ -140,7 +140,7 @@ def other_kind(folder: Path) -> None:
         (broken_weights, "model.safetensors cannot be loaded"),
         (no_weights, "has no model.safetensors"),
         (broken_config, "config.json is no JSON"),
-        (other_kind, "of a kind that no loader knows; asked: deit, pose"),
+        (other_kind, "of a kind that no loader knows; tried: deit, pose"),
     ],
 )
 def test_a_broken_folder(
@@ -208,4 +208,4 @@ def test_a_missing_extra_is_named(
     with pytest.raises(SystemExit):
         main(["export", str(classifier), "--out", "model.pt2"])
     error = capsys.readouterr().err
-    assert 'pip install "cycledistill[deit]"' in error and "asked: pose;" in error
+    assert 'pip install "cycledistill[deit]"' in error and "tried: pose;" in error

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import nn
 
 from cycledistill.__main__ import main
-from cycledistill_pose import COCO, CocoKeypointAP, CocoKeypoints, PosePredictor, create_model
+from cycledistill_pose import COCO, CocoKeypoints, PosePredictor, create_model
 from cycledistill_pose import save_plain as save_pose
 from cycledistill_pose.data import invert_matrix, normalize_images, transform_points
+from cycledistill_pose.metrics import CocoKeypointAP
 from tests.export.formats import skip_without
+from tests.pose.files import coco_file, labelled
 
 pytestmark = pytest.mark.slow
 SIZES: dict[str, Any] = {"input_size": (48, 64), "depth": 2}
@@ -98,11 +100,7 @@ def people(folder: Path, count: int = 6) -> tuple[Path, Path]:
     """Images with a person each, whose truth is what the float network says, moved a little."""
     images = folder / "images"
     images.mkdir()
-    content: dict[str, Any] = {
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.keypoint_names)}],
-    }
+    annotated = []
     predictor = PosePredictor.from_pretrained(folder / "plain")
     rng = np.random.default_rng(0)
     for number in range(1, count + 1):
@@ -110,21 +108,9 @@ def people(folder: Path, count: int = 6) -> tuple[Path, Path]:
         points = predictor(pixels, [BOX]).keypoints[0] + rng.normal(0, 1.5, (17, 2))
         points = points.clip(0, [63, 79])
         left, top, right, bottom = BOX
-        content["images"].append(
-            {"id": number, "file_name": f"{number}.png", "width": 64, "height": 80}
-        )
-        content["annotations"].append(
-            {
-                "id": number,
-                "image_id": number,
-                "category_id": 1,
-                "bbox": [left, top, right - left, bottom - top],
-                "area": 2480.0,
-                "iscrowd": 0,
-                "num_keypoints": 17,
-                "keypoints": [v for x, y in points.tolist() for v in (x, y, 2)],
-            }
-        )
+        box = [left, top, right - left, bottom - top]
+        annotated.append(labelled(number, number, box, np.insert(points, 2, 2, axis=1)))
+    content = coco_file(annotated, [f"{n}.png" for n in range(1, count + 1)], (64, 80))
     (folder / "people.json").write_text(json.dumps(content))
     return folder / "people.json", images
 

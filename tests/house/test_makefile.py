@@ -55,17 +55,6 @@ def make(project: Path, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
-@pytest.mark.parametrize("arguments", [(), ("help",)])
-def test_help_is_the_default_and_installs_nothing(
-    project: Path, arguments: tuple[str, ...]
-) -> None:
-    done = make(project, *arguments)
-    assert done.returncode == 0
-    targets = {line.split()[1] for line in done.stdout.splitlines()}
-    assert {"demo", "test", "check", "docs", "help", "install"} <= targets
-    assert not (project / ".venv").exists()
-
-
 @pytest.mark.parametrize(
     ("name", "stand_in", "said"),
     [

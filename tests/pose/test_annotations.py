@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO as CocoFile
 
-from cycledistill_pose import CocoKeypointAP, CocoKeypoints, CrowdPoseAP, KeypointFile
+from cycledistill_pose import CocoKeypoints, KeypointFile
+from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP
 from cycledistill_pose.skeletons import COCO, Skeleton
 
 NAMES = ["beak", "left_wing", "right_wing"]
@@ -157,6 +158,9 @@ def test_files_that_are_not_as_coco_has_them() -> None:
         "category ids: expected integers, got 'a'": birds(categories=[{"id": "a", "name": "x"}]),
         "width: expected integers, got 'wide'": birds(images=[{"id": 1, "width": "wide"}]),
         'no "images"': {"annotations": []},
+        "one with keypoints, got 2: .'bird', 'dog'": birds(
+            categories=[{"id": 1, "name": "bird"}, {"id": 2, "name": "dog"}]
+        ),
         "annotations are of several: .1, 2.": birds({}, {"category_id": 2}, categories=[]),
         "repeat .'a'.": birds(categories=[{"id": 1, "name": "x", "keypoints": ["a", "a", "b"]}]),
     }
@@ -175,8 +179,12 @@ def test_a_file_is_what_it_is_read_from(tmp_path: Any) -> None:
     path.write_text(json.dumps(content))
     for source in (content, coco, path, str(path), [path], KeypointFile.read(path)):
         assert len(data(source)) == 2
+        assert ap(source, metric_class=CrowdPoseAP) == pytest.approx(0.5, abs=0.01)
         assert ap(source) == pytest.approx(0.5, abs=0.01)  # one of two birds is found
-    assert content == before
+    assert content == before == coco.dataset
+    for reads in (data, CocoKeypointAP):
+        with pytest.raises(FileNotFoundError, match=r"there is no file .*nothing\.json"):
+            reads(tmp_path / "nothing.json")
     with pytest.raises(TypeError, match=r"annotations: expected the path .* got int"):
         KeypointFile.read(3)
 
@@ -214,6 +222,8 @@ def test_keypoints_of_merged_files_must_be_the_same() -> None:
     first["images"], second["images"] = first["images"][:1], second["images"][1:]
     second["annotations"][0]["image_id"] = 2
     assert len(data([first, second])) == 2
+    with pytest.raises(ValueError, match="image ids repeat"):
+        data([first, first])
     second["categories"][0] |= {"id": 5}
     second["annotations"][0]["category_id"] = 5
     assert len(data([first, second])) == 2  # each file counts its own categories

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cycledistill_pose.data import CocoKeypoints, PoseAugmentation
-from cycledistill_pose.skeletons import COCO, CROWDPOSE
+from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
+from tests.pose.files import coco_file, labelled
 
 BOX = np.array([100.0, 50.0, 160.0, 210.0])
 STILL = {
@@ -71,6 +72,10 @@ def test_people_with_few_keypoints_stay_whole():
     assert all(c.padding == 1.25 for c in changes)
     changes, _ = draws(visible=9, half_body_probability=1, count=50)  # all nine are of the upper
     assert all(c.padding == 1.5 for c in changes)
+    names = ["beak", "tail", *(f"{side}_{n}" for side in ("left", "right") for n in range(5))]
+    bird = Skeleton.from_coco_category({"name": "bird", "keypoints": names})  # without a lower body
+    changes, _ = draws(skeleton=bird, half_body_probability=1, count=50)
+    assert all(c.padding == 1.25 for c in changes)
 
 
 def test_options_do_not_disturb_each_other():
@@ -107,14 +112,8 @@ def test_keypoints_stay_on_their_pixels(udp):
     size = (220, 260)
     rng = np.random.default_rng(0)
     keypoints = np.round(rng.uniform([70, 60], [150, 200], (17, 2)), 1)
-    flat = [v for x, y in keypoints.tolist() for v in (x, y, 2)]
-    annotations = {
-        "images": [{"id": 1, "file_name": "p", "width": size[0], "height": size[1]}],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.keypoint_names)}],
-        "annotations": [
-            {"id": 5, "image_id": 1, "category_id": 1, "bbox": [65, 55, 90, 150], "keypoints": flat}
-        ],
-    }
+    seen = np.insert(keypoints, 2, 2, axis=1)
+    annotations = coco_file([labelled(5, 1, [65, 55, 90, 150], seen)], ["p"], size)
     found = flips = 0
     for dot in range(17):
         images = {"p": person_with_dot(keypoints, size, dot)}
@@ -141,13 +140,8 @@ def test_keypoints_stay_on_their_pixels(udp):
 
 
 def test_still_augmentation_changes_nothing():
-    annotations = {
-        "images": [{"id": 1, "file_name": "p"}],
-        "categories": [{"id": 1, "name": "lamp", "keypoints": ["foot", "bulb"]}],
-        "annotations": [
-            {"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 40], "keypoints": [9, 9, 2] * 2}
-        ],
-    }
+    lamp = labelled(1, 1, [5, 5, 20, 40], [9, 9, 2] * 2)
+    annotations = coco_file([lamp], ["p"], names=["foot", "bulb"])
     images = {"p": np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8)}
     plain = CocoKeypoints(annotations, images)[0]
     still = CocoKeypoints(annotations, images, augmentation=PoseAugmentation(**STILL))[0]

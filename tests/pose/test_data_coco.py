@@ -20,7 +20,8 @@ from cycledistill_pose.data import (
     invert_matrix,
     transform_points,
 )
-from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
+from cycledistill_pose.skeletons import CROWDPOSE
+from tests.pose.files import coco_file, labelled
 
 KEYS = {
     "image",
@@ -160,47 +161,15 @@ def test_crowdpose_and_lspet(shared_data):
     assert sample["visible"].sum() > 0
 
 
-def test_several_files_are_joined(shared_data):
-    content = json.loads(check_coco_root(shared_data("tiny_coco"))["train"].annotations.read_text())
-    images = shared_data("tiny_coco") / "train2017"
-    half = len(content["images"]) // 2
-    parts = []
-    for chosen in (content["images"][:half], content["images"][half:]):
-        ids = {image["id"] for image in chosen}
-        inside = [a for a in content["annotations"] if a["image_id"] in ids]
-        parts.append(content | {"images": chosen, "annotations": inside})
-    assert len(CocoKeypoints(parts, images)) == 57
-    with pytest.raises(ValueError, match="image ids repeat"):
-        CocoKeypoints([parts[0], parts[0]], images)
-
-
 # ---------------------------------------------------------------------------------------------
 # Bad input. A file with three people in two images, to be spoilt.
 
 
 def good_file():
-    def person(number, image, box, keypoints):
-        return {
-            "id": number,
-            "image_id": image,
-            "category_id": 1,
-            "bbox": box,
-            "keypoints": keypoints,
-        }
-
     points = [12, 14, 2, 20, 30, 1]
-    return {
-        "images": [
-            {"id": 1, "file_name": "one.jpg", "width": 64, "height": 48},
-            {"id": 2, "file_name": "two.jpg", "width": 64, "height": 48},
-        ],
-        "categories": [{"id": 1, "name": "lamp", "keypoints": ["foot", "bulb"]}],
-        "annotations": [
-            person(1, 1, [10, 10, 20, 30], list(points)),
-            person(2, 1, [5, 5, 30, 30], list(points)),
-            person(3, 2, [10, 10, 20, 30], list(points)),
-        ],
-    }
+    boxes = ((1, [10, 10, 20, 30]), (1, [5, 5, 30, 30]), (2, [10, 10, 20, 30]))
+    people = [labelled(n, image, box, points) for n, (image, box) in enumerate(boxes, 1)]
+    return coco_file(people, ["one.jpg", "two.jpg"], (64, 48), ["foot", "bulb"])
 
 
 @pytest.fixture
@@ -231,6 +200,12 @@ def test_missing_images(folder):
         CocoKeypoints(good_file(), folder / "elsewhere")
     with pytest.raises(FileNotFoundError, match="in the mapping given"):
         CocoKeypoints(good_file(), {})
+    with pytest.raises(ValueError, match='bad_images: expected "error" or "skip", got \'ignore\''):
+        CocoKeypoints(good_file(), folder, bad_images="ignore")
+    with pytest.raises(ValueError, match="no people to load"):
+        CocoKeypoints(
+            good_file() | {"annotations": good_file()["annotations"][2:]}, folder, bad_images="skip"
+        )
 
 
 def test_everything_of_those_left_in_stays_together(folder):
@@ -248,17 +223,17 @@ def test_everything_of_those_left_in_stays_together(folder):
     assert rest[0]["visible"].tolist() == [1, 0]
 
 
-def test_boxes_are_clipped_to_the_image(folder):
+@pytest.mark.parametrize(
+    ("box", "clipped"),
+    [
+        ([-10, 5, 90, 60], [0, 5, 63, 47]),  # to the centres of the outer pixels
+        ([-10, -4, 40, 30], [0, 0, 30, 26]),  # what begins outside ends where it did
+    ],
+)
+def test_boxes_are_clipped_to_the_image(folder, box, clipped):
     content = good_file()
-    content["annotations"][0]["bbox"] = [-10, 5, 90, 60]
-    box = CocoKeypoints(content, folder)[0]["box_xyxy"].tolist()
-    assert box == [0, 5, 63, 47]  # the centres of the outer pixels
-
-
-def test_boxes_that_begin_outside_end_where_they_did(folder):
-    content = good_file()
-    content["annotations"][0]["bbox"] = [-10, -4, 40, 30]
-    assert CocoKeypoints(content, folder)[0]["box_xyxy"].tolist() == [0, 0, 30, 26]
+    content["annotations"][0]["bbox"] = box
+    assert CocoKeypoints(content, folder)[0]["box_xyxy"].tolist() == clipped
 
 
 def test_images_that_nobody_needs_may_be_missing(folder):
@@ -266,57 +241,6 @@ def test_images_that_nobody_needs_may_be_missing(folder):
     content["annotations"].pop()
     (folder / "two.jpg").unlink()
     assert len(CocoKeypoints(content, folder)) == 2
-
-
-@pytest.mark.parametrize("kept", [0.0, 0.3, 0.8, 0.999])
-@pytest.mark.parametrize("ending", [".jpg", ".png"])
-def test_truncated_images(folder, kept, ending):
-    content = good_file()
-    content["images"][1]["file_name"] = "two" + ending
-    picture = np.random.default_rng(1).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    whole = cv2.imencode(ending, picture)[1].tobytes()
-    path = folder / ("two" + ending)
-    path.write_bytes(whole)
-    CocoKeypoints(content, folder)[2]
-    path.write_bytes(whole[: int(kept * len(whole))])
-    dataset = CocoKeypoints(content, folder)
-    with pytest.raises(ValueError, match=rf"two\{ending} is (truncated|empty)"):
-        dataset[2]
-    dataset = CocoKeypoints(content, folder, bad_images="skip")
-    assert len(dataset) == 2
-    assert dataset.report()["skipped: image broken"] == 1
-
-
-def test_images_that_are_none_or_of_another_size(folder):
-    (folder / "two.jpg").write_text("not an image")
-    with pytest.raises(ValueError, match="cannot be decoded"):
-        CocoKeypoints(good_file(), folder)[2]
-    cv2.imwrite(str(folder / "two.jpg"), np.zeros((24, 32, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"is 32 x 24 px, but its annotation says 64 x 48"):
-        CocoKeypoints(good_file(), folder)[2]
-    with pytest.raises(ValueError, match="no people to load"):
-        content = good_file()
-        content["annotations"] = content["annotations"][2:]
-        CocoKeypoints(content, folder, bad_images="skip")
-
-
-def test_orientation_tags_follow_the_annotation(folder):
-    """A camera's tag turns the image if the annotated size says so, and not otherwise."""
-    upright = np.zeros((48, 64, 3), np.uint8)
-    upright[:, :32] = 255
-    jpeg = cv2.imencode(".jpg", upright)[1].tobytes()
-    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
-    turned = jpeg[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2, "big") + tag + jpeg[2:]
-    content = good_file()
-    same = CocoKeypoints(content, {"one.jpg": turned, "two.jpg": jpeg})
-    assert (same[0]["image"] == same[2]["image"]).all()
-    for image in content["images"]:
-        image["width"], image["height"] = 48, 64
-    upright = {"one.jpg": turned, "two.jpg": cv2.imencode(".jpg", cv2.rotate(upright, 0))[1]}
-    upright["two.jpg"] = upright["two.jpg"].tobytes()
-    rotated = CocoKeypoints(content, upright)
-    difference = rotated[0]["image"].float() - rotated[2]["image"].float()
-    assert difference.abs().mean() < 1
 
 
 def test_keypoints_outside_of_the_image(folder):
@@ -374,33 +298,6 @@ def test_annotations_of_unknown_images(folder):
     assert len(CocoKeypoints(content, folder, bad_images="skip")) == 2
 
 
-def test_categories(folder):
-    content = good_file()
-    del content["categories"][0]["keypoints"]
-    with pytest.raises(ValueError, match=r"'lamp' .* has no keypoint names"):
-        CocoKeypoints(content, folder)
-    lamp = Skeleton.from_coco_category({"name": "lamp", "keypoints": ["foot", "bulb"]})
-    assert len(CocoKeypoints(content, folder, skeleton=lamp)) == 3
-    content = good_file()
-    with pytest.raises(ValueError, match=r"'coco' has 17 keypoints, but category 'lamp' .* has 2"):
-        CocoKeypoints(content, folder, skeleton=COCO)
-    content["categories"].append({"id": 2, "name": "chair", "keypoints": ["seat"]})
-    with pytest.raises(ValueError, match=r"say which category.*\['lamp', 'chair'\]"):
-        CocoKeypoints(content, folder)
-    content["annotations"][1] |= {"category_id": 2, "keypoints": [12, 14, 2]}
-    lamps = CocoKeypoints(content, folder, category="lamp")
-    assert lamps.report()["skipped: other category"] == 1
-    chairs = CocoKeypoints(content, folder, category="chair")
-    assert chairs.category_id == 2
-    assert chairs[0]["keypoints"].shape == (1, 2)
-    with pytest.raises(ValueError, match="no category 'table'"):
-        CocoKeypoints(content, folder, category="table")
-    content = good_file()
-    content["annotations"][1]["keypoints"] = [1, 2, 2]
-    with pytest.raises(ValueError, match=r"annotation 2 has 3 keypoint numbers.* need 6"):
-        CocoKeypoints(content, folder)
-
-
 def test_detections_that_do_not_fit(folder):
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.5}
     other = box | {"image_id": 77}
@@ -430,33 +327,6 @@ def test_detections_that_do_not_fit(folder):
         CocoKeypoints(good_file(), folder, detections=folder / "none.json")
     with pytest.raises(ValueError, match="no keypoints to train on"):
         CocoKeypoints(good_file(), folder, detections=[box], augmentation=PoseAugmentation())
-
-
-def test_test_images_have_no_annotations(folder):
-    """The list of COCO's test images names no keypoints and has nobody annotated."""
-    content = good_file()
-    del content["annotations"]
-    content["categories"] = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}]
-    box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.5}
-    dataset = CocoKeypoints(content, folder, skeleton=COCO, category="person", detections=[box])
-    assert dataset[0]["keypoints"].shape == (17, 2)
-
-
-def test_files_that_are_none(folder):
-    with pytest.raises(FileNotFoundError, match=r"there is no file .*none\.json"):
-        CocoKeypoints(folder / "none.json", folder)
-    (folder / "bad.json").write_text("{")
-    with pytest.raises(ValueError, match=r"bad\.json is not a JSON file"):
-        CocoKeypoints(folder / "bad.json", folder)
-    (folder / "list.json").write_text("[]")
-    with pytest.raises(ValueError, match='not in COCO format: it has no "images"'):
-        CocoKeypoints(folder / "list.json", folder)
-    content = good_file()
-    content["images"][0]["id"] = "one"
-    with pytest.raises(ValueError, match="image ids: expected integers, got 'one'"):
-        CocoKeypoints(content, folder)
-    with pytest.raises(ValueError, match='bad_images: expected "error" or "skip", got \'ignore\''):
-        CocoKeypoints(good_file(), folder, bad_images="ignore")
 
 
 def test_images_in_memory_are_those_of_the_folder(folder):

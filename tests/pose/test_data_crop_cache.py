@@ -17,6 +17,7 @@ from cycledistill_pose import CocoKeypoints, PoseAugmentation
 from cycledistill_pose.codecs import RegressionCodec
 from cycledistill_pose.data._people_images import ImageStore
 from cycledistill_pose.recipes import PoseConfig, open_people
+from tests.pose.files import coco_file, labelled
 
 SIZE = (48, 64)
 
@@ -27,32 +28,16 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     folder = tmp_path / "images"
     folder.mkdir()
     generator = np.random.default_rng(0)
-    images, annotations = [], []
+    people = []
     for number in range(1, 4):
         small = generator.integers(0, 256, (12, 16, 3), dtype=np.uint8)
         write(folder / f"{number}.jpg", cv2.resize(small, (320, 240)))
-        images.append({"id": number, "file_name": f"{number}.jpg", "width": 320, "height": 240})
-        for person in range(2):
-            x, y = 20 + 140 * person, 30.0
+        for place in range(2):
+            x, y = 20 + 140 * place, 30.0
             keypoints = [x + 40, y + 20, 2, x + 60, y + 150, 2]
-            box = [x, y, 100, 180]
-            annotations.append(
-                {
-                    "id": 10 * number + person,
-                    "image_id": number,
-                    "category_id": 1,
-                    "bbox": box,
-                    "area": 100 * 180,
-                    "iscrowd": 0,
-                    "num_keypoints": 2,
-                    "keypoints": keypoints,
-                }
-            )
-    content = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": 1, "name": "lamp", "keypoints": ["foot", "bulb"]}],
-    }
+            people.append(labelled(10 * number + place, number, [x, y, 100, 180], keypoints))
+    names = [f"{number}.jpg" for number in range(1, 4)]
+    content = coco_file(people, names, (320, 240), ["foot", "bulb"])
     path = tmp_path / "people.json"
     path.write_text(json.dumps(content))
     return path, folder

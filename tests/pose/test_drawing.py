@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from cycledistill_pose.data import CocoKeypoints
 from cycledistill_pose.drawing import draw_skeleton, prediction_grid, save_picture
 from cycledistill_pose.skeletons import COCO, CROWDPOSE
 
@@ -113,17 +112,3 @@ def test_mistakes_are_named(tmp_path):
         prediction_grid([image], np.zeros((1, 17, 2)), captions=["a", "b"])
     with pytest.raises(ValueError, match=r"expected one that ends in .*got .*a\.bmp"):
         save_picture(tmp_path / "a.bmp", image)
-
-
-def test_real_people_can_be_drawn(shared_data):
-    folder = shared_data("lspet")
-    people = CocoKeypoints(folder / "val.json", folder / "val", input_size=(96, 128))
-    samples = [people[i] for i in range(4)]
-    grid = prediction_grid(
-        [s["image"] for s in samples],
-        torch.stack([s["keypoints"] for s in samples]),
-        torch.stack([s["keypoints"] for s in samples]),
-        visible=torch.stack([s["visible"] for s in samples]),
-        skeleton=people.skeleton,
-    )
-    assert grid.shape[0] == 192 + 16 + 6 + 18

@@ -11,8 +11,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cycledistill_pose import CocoKeypointAP, bootstrap_ap, percentile_interval
+from cycledistill_pose.metrics import CocoKeypointAP, bootstrap_ap, percentile_interval
 from cycledistill_pose.metrics._bootstrap import _average_precision, _matches
+from tests.pose.files import labelled
 
 K = 17
 
@@ -26,18 +27,9 @@ def made_up_truth(seed: int, images: int = 14) -> dict[str, Any]:
             corner, size = rng.uniform(0, 300, 2), rng.uniform(40, 200, 2)
             points = np.c_[corner + rng.random((K, 2)) * size, np.full(K, 2)]
             points[:, 2] *= rng.random() > 0.15
-            people.append(
-                {
-                    "id": len(people) + 1,
-                    "image_id": 10 + image,
-                    "category_id": 1,
-                    "bbox": [*corner, *size],
-                    "area": float(size.prod() / 2),
-                    "iscrowd": int(len(people) == 5),
-                    "num_keypoints": int((points[:, 2] > 0).sum()),
-                    "keypoints": points.ravel().tolist(),
-                }
-            )
+            more = {"area": float(size.prod() / 2), "iscrowd": int(len(people) == 5)}
+            number = len(people) + 1
+            people.append(labelled(number, 10 + image, [*corner, *size], points, **more))
     return {
         "images": [{"id": 10 + image} for image in range(images)],
         "categories": [{"id": 1, "name": "person"}],

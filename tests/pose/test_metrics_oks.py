@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from cycledistill_pose.metrics import oks, oks_nms, soft_oks_nms
 from cycledistill_pose.skeletons import COCO, CROWDPOSE
+from tests.pose.files import coco_file, labelled
 
 
 def slow_oks(a: np.ndarray, b: np.ndarray, area: float, sigmas: Sequence[float]) -> float:
@@ -71,24 +72,11 @@ def test_oks_to_annotations_is_that_of_pycocotools():
     poses, scores, areas = crowd(1, 8, COCO.sigmas)
     visible = np.random.default_rng(1).integers(0, 3, (3, 17))
     truth = [
-        {
-            "id": i + 1,
-            "image_id": 1,
-            "category_id": 1,
-            "iscrowd": 0,
-            "area": areas[i],
-            "bbox": [0, 0, 1, 1],
-            "num_keypoints": int((visible[i] > 0).sum()),
-            "keypoints": np.c_[poses[i], visible[i]].ravel().tolist(),
-        }
+        labelled(i + 1, 1, [0, 0, 1, 1], np.c_[poses[i], visible[i]], area=areas[i])
         for i in range(3)
     ]
     ground_truth = CocoFile()
-    ground_truth.dataset = {
-        "images": [{"id": 1}],
-        "categories": [{"id": 1}],
-        "annotations": truth,
-    }
+    ground_truth.dataset = coco_file(truth, ["1.jpg"])
     ground_truth.createIndex()
     found = [
         {

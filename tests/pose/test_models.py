@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+import runpy
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from cycledistill import CycleDistillLoss, CycleWrapper, MacCount, count_macs
 from cycledistill_pose.losses import HeatmapMSELoss, RLELoss
 from cycledistill_pose.models import (
     HRNet,
     StemNet,
     TokenPose,
     TokenPruning,
-    TokenReg,
     create_model,
     create_sdpose,
     sdpose_loss,
 )
-from cycledistill_pose.models._position import sine_position_embedding
 
-PARAMETERS = {
-    "tokenpose_t": 4_398_528,
-    "tokenpose_s_v1": 6_620_736,
-    "tokenpose_s_v2": 6_227_520,
-    "tokenpose_b": 13_145_984,
-    "tokenreg_s": 5_363_908,
-}
 CYCLES = {
     "sdpose_t": ("tokenpose_t", 3),
     "sdpose_s_v1": ("tokenpose_s_v1", 2),
@@ -57,11 +45,6 @@ def small(**options: object) -> TokenPose:
     return TokenPose(**{**arguments, **options})  # type: ignore[arg-type]
 
 
-def macs_of(model: nn.Module) -> MacCount:
-    width, height = model.input_size
-    return count_macs(model, torch.zeros(1, 3, height, width))
-
-
 def trainable(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
@@ -69,81 +52,36 @@ def trainable(model: nn.Module) -> int:
 # Sizes.
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameters_are_those_of_the_reference(name: str) -> None:
-    assert trainable(create_model(name)) == PARAMETERS[name]
-
-
 def test_hrnet_w32_as_published_is_the_larger_one() -> None:
     assert trainable(TokenPose(backbone=HRNet())) == 13_465_216
 
 
-@pytest.mark.parametrize(
-    ("name", "without_products", "with_products"),
-    [
-        ("tokenpose_t", 1.78, 1.95),
-        ("tokenpose_s_v1", 2.38, 2.73),
-        ("tokenpose_s_v2", 4.65, 7.49),
-        ("tokenpose_b", 5.13, 5.47),
-        ("tokenreg_s", 2.36, 2.70),
-    ],
-)
-def test_macs(name: str, without_products: float, with_products: float) -> None:
-    macs = macs_of(create_model(name))
-    assert round(macs.without_attention_products / 1e9, 2) == without_products
-    assert round(macs.with_attention_products / 1e9, 2) == with_products
-
-
-def test_macs_by_hand() -> None:
-    """Every multiplication of a small model, counted on paper."""
-    model = small()
-    stem = 3 * 9 * 4 * 16 * 24 + 4 * 9 * 4 * 8 * 12
-    bottleneck = (4 * 4 + 4 * 9 * 4 + 4 * 16 + 4 * 16) * 8 * 12
-    tokens, dim = 5 + 24, 16
-    embedding = 24 * (16 * 2 * 2) * dim
-    block = tokens * dim * dim * (3 + 1 + 3 + 3)
-    head = 5 * dim * 8 * 12
-    products = 2 * tokens * tokens * dim
-    macs = macs_of(model)
-    assert macs.without_attention_products == stem + bottleneck + embedding + 3 * block + head
-    assert macs.with_attention_products - macs.without_attention_products == 3 * products
-    assert macs_of(CycleWrapper(model, 2)) == macs
-    assert model.training
-
-
 @pytest.mark.slow
-def test_table_command(repository: Path) -> None:
-    path = f"{repository}:{repository / 'integrations'}"
-    result = subprocess.run(
-        [sys.executable, "-m", "cycledistill_pose.models.table"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PATH": ""},
-    )
-    assert "| SDPose-T | 4.4 | 4,398,528 | 1.8 | 1.78 | 1.95 |" in result.stdout
-    assert "| SDPose-S-V1 + PPT | 6.6 | 6,620,736 | 2.0 | 1.99 | 2.19 |" in result.stdout
+def test_sizes_are_those_of_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    """Parameters, and MACs without and with the attention's products, as the command shows them."""
+    runpy.run_module("cycledistill_pose.models.table", run_name="__main__")
+    printed = capsys.readouterr().out
+    for line in (
+        "| SDPose-T | 4.4 | 4,398,528 | 1.8 | 1.78 | 1.95 |",
+        "| SDPose-S-V1 | 6.6 | 6,620,736 | 2.4 | 2.38 | 2.73 |",
+        "| SDPose-S-V1 + PPT | 6.6 | 6,620,736 | 2.0 | 1.99 | 2.19 |",
+        "| SDPose-S-V2 | 6.2 | 6,227,520 | 4.7 | 4.65 | 7.49 |",
+        "| SDPose-B | 13.2 | 13,145,984 | 5.2 | 5.13 | 5.47 |",
+        "| SDPose-Reg | 5.4 | 5,363,908 | 2.4 | 2.36 | 2.70 |",
+    ):
+        assert line in printed
 
 
 # The networks.
 
 
-@pytest.mark.parametrize("name", ["tokenpose_t", "tokenpose_b", "tokenpose_nano"])
 @torch.no_grad()
-def test_heatmaps(name: str) -> None:
-    model = create_model(name, num_keypoints=14).eval()
-    assert isinstance(model, TokenPose)
-    width, height = model.input_size
-    heatmaps = model(torch.randn(2, 3, height, width))
-    assert heatmaps.shape == (2, 14, height // 4, width // 4)
-    assert heatmaps.isfinite().all()
-
-
-@torch.no_grad()
-def test_coordinates() -> None:
-    model = create_model("tokenreg_nano", num_keypoints=14).eval()
-    assert isinstance(model, TokenReg)
-    assert model(torch.randn(2, 3, 128, 96)).shape == (2, 14, 4)
+@pytest.mark.parametrize(
+    ("name", "shape"), [("tokenpose_nano", (14, 32, 24)), ("tokenreg_nano", (14, 4))]
+)
+def test_heatmaps_and_coordinates(name: str, shape: tuple[int, ...]) -> None:
+    predicted = create_model(name, num_keypoints=14).eval()(torch.randn(2, 3, 128, 96))
+    assert predicted.shape == (2, *shape) and predicted.isfinite().all()
 
 
 @torch.no_grad()
@@ -162,30 +100,9 @@ def test_head_has_a_hidden_layer_where_it_is_twice_as_wide_as_the_tokens() -> No
     assert [type(part) for part in small().head] == [nn.LayerNorm, nn.Linear]
 
 
-def test_what_the_blocks_get() -> None:
-    for kind in ("sine-full", "sine", "learnable"):
-        model = small(position_embedding=kind)
-        got: list[tuple[object, ...]] = []
-        for block in model.blocks:
-            block.register_forward_pre_hook(lambda _, args, got=got: got.append(args))
-        tokens = model.forward_tokens(torch.randn(2, 3, 48, 32))
-        assert [len(args) for args in got] == [2, 2, 2]
-        assert got[0][1] is None
-        for _, position in got[1:]:
-            if kind == "sine-full":
-                assert isinstance(position, Tensor)
-                assert torch.equal(position[:, :5], torch.zeros(1, 5, 16))
-                assert torch.equal(position[:, 5:], model.position)
-            else:
-                assert position is None
-        assert tokens.shape == (2, 29, 16)
-        assert model.token_groups == {"keypoint": slice(0, 5), "visual": slice(5, None)}
-
-
 def test_position_is_a_buffer_unless_learned() -> None:
     fixed, learned = small(), small(position_embedding="learnable")
     assert "position" in dict(fixed.named_buffers())
-    assert torch.equal(fixed.position, sine_position_embedding(6, 4, 16))
     assert "position" in dict(learned.named_parameters())
     assert learned.position.shape == (1, 29, 16)
 
@@ -292,18 +209,20 @@ def test_a_backbone_with_blocks_of_its_own_does_not_confuse_the_cycles() -> None
     assert out.tokens[1].shape == (2, 17 + 24, 96)
 
 
-def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = timm.create_model("hrnet_w32", pretrained=False)
-    for parameter in source.parameters():
-        nn.init.normal_(parameter)
+@pytest.fixture(scope="module")
+def hrnet_w32() -> nn.Module:
+    return timm.create_model("hrnet_w32", pretrained=False).eval()
+
+
+def test_imagenet_weights(hrnet_w32: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, object]] = []
 
     def create(name: str, **options: object) -> nn.Module:
         asked.append({"name": name, **options})
-        return source
+        return hrnet_w32
 
     monkeypatch.setattr(timm, "create_model", create)
-    weights = source.state_dict()
+    weights = hrnet_w32.state_dict()
     whole = HRNet(pretrained=True).state_dict()
     assert asked == [{"name": "hrnet_w32", "pretrained": True}]
     assert all(torch.equal(value, weights[name]) for name, value in whole.items())
@@ -318,10 +237,9 @@ def test_imagenet_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
-def test_hrnet_is_timms() -> None:
+def test_hrnet_is_timms(hrnet_w32: nn.Module) -> None:
     """The first branch behind stage 3 of timm's own HRNet, with the same weights."""
-    theirs = timm.create_model("hrnet_w32", pretrained=False).eval()
-    ours = HRNet().eval()
+    theirs, ours = hrnet_w32, HRNet().eval()
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
@@ -391,58 +309,6 @@ def test_sdpose_has_the_cycles_of_the_paper(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize("kind", ["sine-full", "sine", "learnable"])
-def test_cycles_are_the_blocks_again(kind: str) -> None:
-    model = small(position_embedding=kind)
-    images = torch.randn(2, 3, 48, 32)
-    model.backbone.eval()  # its statistics must not move between the two passes
-    out = CycleWrapper(model, num_cycles=3)(images)
-    tokens = model.embed(images)
-    for cycle in range(3):
-        for index, block in enumerate(model.blocks):
-            if index and kind == "sine-full":
-                tokens = torch.cat([tokens[:, :5], tokens[:, 5:] + model.position], dim=1)
-            tokens = block(tokens)
-        torch.testing.assert_close(out.tokens[cycle], tokens)
-        heatmaps = model.head(tokens[:, :5]).unflatten(-1, (12, 8))
-        torch.testing.assert_close(out.predictions[cycle], heatmaps)
-
-
-def test_evaluation_runs_the_plain_model() -> None:
-    cycled = create_sdpose("sdpose_nano").eval()
-    images = torch.randn(2, 3, 128, 96)
-    with torch.no_grad():
-        assert torch.equal(cycled(images), cycled.unwrap()(images))
-
-
-def test_loss_of_the_paper() -> None:
-    """Equation 4, with both readings of who is the teacher."""
-    cycled = CycleWrapper(small(), num_cycles=3)
-    images, target, weight = torch.randn(2, 3, 48, 32), torch.rand(2, 5, 12, 8), torch.rand(2, 5)
-    for detach in (True, False):
-        criterion = sdpose_loss(cycled, token_weight=0.25, detach_teacher=detach)
-        assert isinstance(criterion, CycleDistillLoss)
-        out = cycled(images)
-        losses = criterion(out, target, weight)
-        wanted = torch.zeros(())
-        for cycle in range(3):
-            error = (out.predictions[cycle] - target) * weight[:, :, None, None]
-            wanted = wanted + error.square().mean()
-        for cycle in range(2):
-            teacher = out.tokens[cycle + 1]
-            difference = out.tokens[cycle] - (teacher.detach() if detach else teacher)
-            wanted = wanted + 0.25 * difference[:, :5].square().mean()
-            wanted = wanted + 0.25 * difference[:, 5:].square().mean()
-        torch.testing.assert_close(losses.total, wanted)
-        parameters = list(cycled.parameters())
-        found = torch.autograd.grad(losses.total, parameters, retain_graph=True, allow_unused=True)
-        right = torch.autograd.grad(wanted, parameters, allow_unused=True)
-        for a, b in zip(found, right, strict=True):
-            assert (a is None) == (b is None)
-            if a is not None and b is not None:
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
-
-
 def test_loss_defaults() -> None:
     criterion = sdpose_loss(14)
     assert criterion.token_groups == {"keypoint": slice(0, 14), "visual": slice(14, None)}
@@ -455,31 +321,24 @@ def test_loss_defaults() -> None:
     )
     losses.total.backward()
     assert losses.task.shape == (2,) and losses.tokens["visual"].shape == (1,)
+    weights = {"keypoint": 0.25, "visual": 4.0}
+    criterion = sdpose_loss(regression, token_weight=weights, detach_teacher=True)
+    assert criterion.detach_teacher
+    found = criterion(regression(torch.randn(2, 3, 128, 96)), torch.rand(2, 3, 2))
+    distances = sum(weight * found.tokens[name].sum() for name, weight in weights.items())
+    torch.testing.assert_close(found.total, found.task.sum() + distances)
     l1 = nn.L1Loss()
     assert sdpose_loss(regression.plain, l1, task_cycles="last").task_loss is l1
     with pytest.raises(TypeError, match="got Linear"):
         sdpose_loss(nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("group", ["keypoint", "visual"])
-def test_a_group_can_be_switched_off(group: str) -> None:
-    cycled = CycleWrapper(small(), num_cycles=2)
-    other = "visual" if group == "keypoint" else "keypoint"
-    criterion = sdpose_loss(cycled, token_weight={group: 1.0, other: 0.0})
-    out = cycled(torch.randn(2, 3, 48, 32))
-    first = out.tokens[0]
-    losses = criterion(out, torch.rand(2, 5, 12, 8), torch.zeros(2, 5))
-    (gradient,) = torch.autograd.grad(losses.total, first)
-    parts = {"keypoint": gradient[:, :5], "visual": gradient[:, 5:]}
-    assert parts[group].abs().sum() > 0
-
-
 @pytest.mark.slow
 def test_nano_learns() -> None:
-    """Two cycles fit the heatmaps of sixteen pictures of one bright dot each."""
+    """Two cycles fit the heatmaps of eight pictures of one bright dot each."""
     cycled = create_sdpose("sdpose_nano", 1, input_size=(48, 64), heatmap_size=(12, 16))
     criterion = sdpose_loss(cycled)
-    rows, columns = torch.randint(2, 14, (16,)), torch.randint(2, 10, (16,))
+    rows, columns = torch.randint(2, 14, (8,)), torch.randint(2, 10, (8,))
     y, x = torch.arange(16.0)[:, None], torch.arange(12.0)[None, :]
     distance = (y - rows[:, None, None]) ** 2 + (x - columns[:, None, None]) ** 2
     target = torch.exp(-distance / 2)[:, None]
@@ -494,8 +353,8 @@ def test_nano_learns() -> None:
         return ((peaks // 12 - rows).abs() + (peaks % 12 - columns).abs()).float().mean().item()
 
     assert mean_error() > 4
-    for _ in range(200):
-        losses = criterion(cycled(images), target, torch.ones(16, 1))
+    for _ in range(160):
+        losses = criterion(cycled(images), target, torch.ones(8, 1))
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()

@@ -242,6 +242,19 @@ def test_recomputation_keeps_the_first_choice() -> None:
     assert not torch.equal(block(tokens, None, argument()), first)
 
 
+@pytest.mark.slow
+def test_compiled_training_is_the_same() -> None:
+    images = torch.randn(2, 3, 48, 32)
+    eager, cycled = (CycleWrapper(small().train(), num_cycles=2) for _ in range(2))
+    outputs = torch.compile(cycled, backend="aot_eager")(images), eager(images)
+    for found, expected in zip(*([*o.predictions, *o.tokens] for o in outputs), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    for output in outputs:
+        sum(p.square().mean() for p in output.predictions).backward()
+    for a, b in zip(cycled.parameters(), eager.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-5)
+
+
 def test_gradients_reach_everything() -> None:
     cycled = CycleWrapper(small("learnable").train(), num_cycles=2)
     out = cycled(torch.randn(2, 3, 48, 32))

@@ -19,6 +19,7 @@ from cycledistill_pose.cli import main
 from cycledistill_pose.data import BadImageError
 from cycledistill_pose.data._people_images import ImageStore
 from cycledistill_pose.data._picture import is_truncated, read_rgb
+from tests.pose.files import coco_file, labelled
 
 SMALL = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
 PIXELS = cv2.resize(SMALL, (80, 60), interpolation=cv2.INTER_CUBIC)
@@ -218,27 +219,10 @@ def test_other_faults_are_not_the_pictures(tmp_path: Path) -> None:
     assert not is_truncated(b"") and not is_truncated(b"BM")
 
 
-def people(folder: Path, *names: str, size: tuple[int, int] = (80, 60)) -> dict[str, Any]:
+def people(*names: str, size: tuple[int, int] = (80, 60)) -> dict[str, Any]:
     """A person in each of these files, in a box that would not fit them turned."""
-    return {
-        "images": [
-            {"id": i, "file_name": name, "width": size[0], "height": size[1]}
-            for i, name in enumerate(names, 1)
-        ],
-        "categories": [{"id": 1, "name": "person", "keypoints": list(COCO.keypoint_names)}],
-        "annotations": [
-            {
-                "id": i,
-                "image_id": i,
-                "category_id": 1,
-                "bbox": [30, 8, 45, 40],
-                "area": 1800,
-                "iscrowd": 0,
-                "keypoints": [50, 20, 2] * 17,
-            }
-            for i in range(1, len(names) + 1)
-        ],
-    }
+    boxes = [labelled(i, i, [30, 8, 45, 40], [50, 20, 2] * 17) for i in range(1, len(names) + 1)]
+    return coco_file(boxes, names, size)
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +242,7 @@ def test_prediction_sees_what_training_sees(
     path = tmp_path / "in" / "1.jpg"
     path.write_bytes(encoded(RGB, "JPEG", exif=with_tag(orientation)))
     size = (80, 60) if lying or orientation < 5 else (60, 80)
-    content = people(path.parent, "1.jpg", size=size)
+    content = people("1.jpg", size=size)
     sample = CocoKeypoints(content, path.parent, input_size=predictor.input_size)[0]
     crops, _ = predictor.crop(read_rgb(path, size), sample["box_xyxy"][None].double())
     np.testing.assert_array_equal(crops[0], sample["image"].numpy())
@@ -304,12 +288,12 @@ def mixed(tmp_path: Path) -> tuple[Path, list[str], list[str]]:
 def test_a_bad_image_costs_training_itself(mixed: tuple[Path, list[str], list[str]]) -> None:
     folder, good, bad = mixed
     with pytest.raises(BadImageError):
-        list(CocoKeypoints(people(folder, *good, *bad), folder))  # type: ignore[call-overload]
-    dataset = CocoKeypoints(people(folder, *good, *bad), folder, bad_images="skip")
+        list(CocoKeypoints(people(*good, *bad), folder))  # type: ignore[call-overload]
+    dataset = CocoKeypoints(people(*good, *bad), folder, bad_images="skip")
     assert len(dataset) == len(good)
     assert dataset.report()["skipped: image broken"] == len(bad)
     other_size = CocoKeypoints(
-        people(folder, good[0]) | {"images": [{"id": 1, "file_name": good[0]}]}, folder
+        people(good[0]) | {"images": [{"id": 1, "file_name": good[0]}]}, folder
     )
     assert len(other_size) == 1
 
@@ -323,7 +307,7 @@ def test_nothing_else_is_skipped(
     monkeypatch.setattr(ImageStore, "read", fault)
     folder, good, _ = mixed
     with pytest.raises(ValueError, match="a fault of the program"):
-        CocoKeypoints(people(folder, *good), folder, bad_images="skip")
+        CocoKeypoints(people(*good), folder, bad_images="skip")
 
 
 def test_a_bad_image_costs_prediction_itself(
@@ -355,7 +339,7 @@ def test_a_bad_image_costs_prediction_itself(
     assert f"{len(good)} images, {len(good)} people: " in printed
 
     # With a file of boxes, a size that fits neither way is such a fault, too.
-    content = people(folder, *good)
+    content = people(*good)
     content["images"][0] |= {"width": 33}
     (tmp_path / "boxes.json").write_text(json.dumps(content))
     flags = ["--boxes", str(tmp_path / "boxes.json"), "--skip-bad-images"]
@@ -377,7 +361,7 @@ def test_the_cache_keeps_what_the_decoder_gives(tmp_path: Path) -> None:
     for name in names:
         (folder("in") / name).write_bytes(GOOD[name][0])
     (folder("in") / "lying.jpg").write_bytes(encoded(RGB, "JPEG", exif=with_tag(6)))
-    content = people(folder("in"), *names, "lying.jpg")
+    content = people(*names, "lying.jpg")
     plain = CocoKeypoints(content, folder("in"))
     for _ in range(2):
         cached = CocoKeypoints(content, folder("in"), crop_cache=folder("cache"))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
 from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.models import TokenPruning, create_model, sdpose_loss
 from cycledistill_pose.recipes import (
+    PoseConfig,
     build_criterion,
     build_model,
     evaluate_cycles,
@@ -26,14 +25,8 @@ from cycledistill_pose.recipes import (
     open_people,
     scores_by_cycle,
 )
+from tests.examples import run_example
 from tests.pose.tiny import TINY
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def evaluate(model, people, codec, cycles):
@@ -230,28 +223,22 @@ def test_saved_network_comes_back_with_its_options(tmp_path):
         assert torch.equal(loaded.model(images), model(images))
     assert loaded.skeleton == CROWDPOSE and loaded.model.pruning == pruning
     assert model_options(replace(TINY, pruning=True))["pruning"] == TokenPruning()
-    (folder / "model.safetensors").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"model\.safetensors cannot be loaded"):
-        load_plain(folder)
-    (folder / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="does not describe a pose network"):
-        load_plain(folder)
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
-        load_plain(tmp_path)
 
 
-@pytest.mark.slow
+def test_a_saved_network_of_other_keypoints_starts_a_run(tmp_path):
+    options = {"input_size": (64, 64), "heatmap_size": (16, 16), "patch_size": (4, 4), "depth": 2}
+    trained = create_model("tokenpose_nano", 17, **options)
+    folder = save_plain(trained, tmp_path / "plain", "tokenpose_nano", options, COCO)
+    config = PoseConfig(model="tokenpose_nano", initial_weights=folder, **options)
+    model = build_model(config, 5)
+    assert torch.equal(model.head[-1].weight, trained.head[-1].weight)
+    assert model.keypoint_tokens.shape[1] == 5
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        build_model(replace(config, initial_weights=tmp_path / "nowhere"), 5)
+
+
 @pytest.mark.parametrize("script", ["pose_coco.py", "pose_regression.py"])
-def test_examples_run_and_explain_themselves(tmp_path, script):
-    shown = run(script, "--help")
-    assert shown.returncode == 0
-    assert "--num-cycles" in shown.stdout and "table 5" in shown.stdout
-    size = ("--input-size", 48, 64, "--dim", 48, "--depth", 2, "--epochs", 1, "--milestones")
-    heatmap = ("--heatmap-size", 12, 16) if script == "pose_coco.py" else ()
-    amount = ("--num-synthetic", 32, "--num-synthetic-val", 4, "--num-workers", 0)
-    done = run(script, "--output-dir", tmp_path / "run", *size, *heatmap, *amount)
-    assert done.returncode == 0, done.stderr
-    assert "number of cycles in use" in done.stdout and "predictions.png" in done.stdout
-    missing = run(script, "--data-root", tmp_path / "run")
+def test_examples_say_what_is_missing(tmp_path, script):
+    missing = run_example(script, "--data-root", tmp_path)
     assert missing.returncode == 1 and missing.stderr.startswith("error: ")
     assert "person_keypoints_train2017.json" in missing.stderr

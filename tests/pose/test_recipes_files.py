@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from pose_coco import train
 
-from cycledistill.export._loaders import load_exportable
+from cycledistill.export import load_exportable
 from cycledistill_pose import PoseAugmentation, load_plain
 from cycledistill_pose.annotations import _file as reader
 from cycledistill_pose.cli import main

@@ -124,6 +124,12 @@ def test_pairs_are_given_by_name_or_number() -> None:
             Skeleton.from_coco_category(category)
 
 
+def test_limbs_are_those_of_the_category() -> None:
+    category = {"name": "x", "keypoints": ["a", "b", "c"], "skeleton": [[1, 2], [3, 2]]}
+    skeleton = Skeleton.from_coco_category(category)
+    assert skeleton.limbs == ((0, 1), (2, 1)) and skeleton.lower_body == ()
+
+
 def test_the_category_is_kept_and_does_not_count_in_comparisons() -> None:
     person = {"id": 7, "name": "human", "keypoints": list(COCO.keypoint_names)}
     skeleton = Skeleton.from_coco_category(person)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from cycledistill.__main__ import main as core
 from cycledistill_pose.cli import main as pose
+from tests.examples import run_example
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your-own-keypoints.md").read_text("utf-8")
@@ -82,11 +83,6 @@ def commands() -> list[list[str]]:
     return [block.replace("\\\n", " ").split() for block in found]
 
 
-def words(command: list[str]) -> list[str]:
-    """The command as this Python runs it."""
-    return [sys.executable, str(ROOT / command[1]), *command[2:]]
-
-
 def run(command: list[str]) -> None:
     """Run a command of ours here, with patterns of files replaced by their names."""
     program, *arguments = command
@@ -97,8 +93,9 @@ def run(command: list[str]) -> None:
 
 def stopped(command: list[str], log: Path) -> int:
     """Stop the command with Ctrl-C after its first steps; returns its exit status."""
-    process = subprocess.Popen(words(command), stdout=subprocess.DEVNULL)
-    for _ in range(3000):
+    words = [sys.executable, str(ROOT / command[1]), *command[2:]]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    for _ in range(15000):  # a start takes long where many run
         if process.poll() is not None or (log.is_file() and '"train"' in log.read_text()):
             break
         time.sleep(0.02)
@@ -126,7 +123,7 @@ def test_the_commands_of_the_page_run_one_after_the_other(
     log = Path("runs/birds/log.jsonl")
 
     assert stopped(train, log) == 130
-    done = subprocess.run(words(train), capture_output=True, text=True, timeout=300)
+    done = run_example(Path(train[1]).name, *train[2:])
     assert done.returncode == 0, done.stderr
     told = done.stdout
     assert "training set  8 people, 8 images, 9 annotations, 1 skipped: no labelled" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import socket
 from functools import partial
 from pathlib import Path
@@ -314,8 +315,9 @@ def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
+    multiprocessing.set_forkserver_preload(["tests.trainers.runs"])
     torch.multiprocessing.start_processes(
-        one_of_two, args=(str(tmp_path / "two"), port), nprocs=2, start_method="spawn"
+        one_of_two, args=(str(tmp_path / "two"), port), nprocs=2, start_method="forkserver"
     )
     one, two = (torch.load(tmp_path / name / "gradients.pt") for name in ("one", "two"))
     two = {name.removeprefix("module."): gradient for name, gradient in two.items()}

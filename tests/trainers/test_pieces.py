@@ -138,28 +138,6 @@ def test_timm_average_has_the_teacher_too() -> None:
     assert isinstance(ema.module(data[0][0]), Tensor)
 
 
-def test_timm_groups_are_the_plain_models() -> None:
-    """Layer-wise learning rates, and no weight decay where the model says so."""
-    timm = pytest.importorskip("timm", reason=WHY)
-    optim = pytest.importorskip("timm.optim", reason=WHY)
-    options = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
-    model = timm.create_model("deit_tiny_patch16_224", num_classes=3, **options)
-
-    def groups(of: nn.Module) -> dict[int, tuple[float, float]]:
-        found = optim.create_optimizer_v2(
-            of, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75
-        ).param_groups
-        return {
-            id(p): (group["lr_scale"], group["weight_decay"])
-            for group in found
-            for p in group["params"]
-        }
-
-    plain = groups(model)
-    assert len(set(plain.values())) > 4
-    assert groups(CycleWrapper(model)) == plain
-
-
 def test_accelerate(tmp_path: Path) -> None:
     start, data = teacher_cycled(), batches(2)
     reference, loss = copy.deepcopy(start), criterion()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cycledistill import CycleDistillLoss, CycleOutput
 from cycledistill.training import Trainer
-from cycledistill.training._terms import read_terms, terms_of
+from cycledistill.training._module import read_terms, terms_of
 
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__", "__index__")
 
@@ -84,13 +84,3 @@ def test_what_is_read_together_is_what_was_read_apart() -> None:
         )
         assert not kept[-1][1].requires_grad  # a graph that is kept keeps its memory
     assert read_terms(kept) == apart
-
-
-def test_losses_that_offer_numbers_alone() -> None:
-    class Losses:
-        total = torch.tensor(2.0)
-
-        def scalars(self) -> dict[str, float]:
-            return {"loss": 2.0}
-
-    assert read_terms([terms_of(Losses())]) == [{"loss": 2.0}]

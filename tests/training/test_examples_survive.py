@@ -25,6 +25,7 @@ TINY = (
 CLASSIFIER = (
     *("--preset", "cifar10-cpu", "--embed-dim", 24, "--depth", 2, "--epochs", 4, "--batch-size", 4),
     *("--warmup-epochs", 1, "--log-every", 1, "--checkpoint-every-steps", 1, "--device", "cpu"),
+    *("--mode", "distill", "--limit-train", "None", "--evaluate-every", 1),
 )
 HEATMAP = ("--heatmap-size", 12, 16)
 TASKS = {"pose_coco.py": HEATMAP, "pose_regression.py": ()}
@@ -48,7 +49,7 @@ def whole(runner: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return folders
 
 
-@pytest.mark.parametrize(("script", "kills"), [("pose_coco.py", 20), ("pose_regression.py", 4)])
+@pytest.mark.parametrize(("script", "kills"), [("pose_coco.py", 6), ("pose_regression.py", 3)])
 def test_killed_at_random_moments(
     runner: Any, toy: Any, whole: dict[str, Path], tmp_path: Path, script: str, kills: int
 ) -> None:

@@ -12,9 +12,16 @@ import torch
 from torch import nn
 
 from cycledistill import CycleDistillLoss, CycleWrapper
-from cycledistill.training import NonFiniteLossError, TrainingError, fit, read_log, replay
+from cycledistill.training import (
+    NonFiniteLossError,
+    TrainingError,
+    _output_dir,
+    fit,
+    read_log,
+    replay,
+)
 from cycledistill.training import _guards as guards
-from cycledistill.training._device import check_launcher_and_device
+from cycledistill.training._accelerator import check_launcher_and_device
 from cycledistill.training._sampler import GlobalOrder
 from cycledistill.training._trainer import SKIPS_IN_A_ROW
 
@@ -135,9 +142,9 @@ def test_datasets_and_folders(toy: Any, tmp_path: Path) -> None:
 def test_processes_that_see_different_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guards, "gather_lists", lambda items: [*items, True])
+    monkeypatch.setattr(_output_dir, "gather_over_processes", lambda items: [*items, True])
     with pytest.raises(ValueError, match="is not the same folder for all processes: 1 of them"):
-        guards.check_output_dir(tmp_path)
+        _output_dir.check_output_dir(tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,16 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cycledistill.training import (
-    TrainConfig,
-    WarmupCosine,
-    WarmupSteps,
-    evaluation_loader,
-    steps_per_epoch,
-)
-from cycledistill.training._dataset import KeyedDataset
-from cycledistill.training._sampler import GlobalOrder, SampleKey, mix_seed
-from cycledistill.training._seeding import seed_step
+from cycledistill.training import TrainConfig, WarmupCosine, WarmupSteps
+from cycledistill.training._loading import KeyedDataset
+from cycledistill.training._sampler import GlobalOrder, SampleKey
+from cycledistill.training._seeding import mix_seed, seed_step
+from cycledistill.training.processes import evaluation_loader
 
 
 @given(
@@ -78,13 +73,13 @@ def test_sampler_starts_anywhere() -> None:
 
 
 def test_steps_per_epoch() -> None:
-    assert steps_per_epoch(TrainConfig(batch_size=32), 100) == 3
-    assert steps_per_epoch(TrainConfig(batch_size=32, drop_last=False), 100) == 4
-    assert steps_per_epoch(TrainConfig(batch_size=50, drop_last=False), 100) == 2
+    assert TrainConfig(batch_size=32).steps_per_epoch(100) == 3
+    assert TrainConfig(batch_size=32, drop_last=False).steps_per_epoch(100) == 4
+    assert TrainConfig(batch_size=50, drop_last=False).steps_per_epoch(100) == 2
     with pytest.raises(ValueError, match="batch_size=32 is more than the 31 samples"):
-        steps_per_epoch(TrainConfig(batch_size=32), 31)
+        TrainConfig(batch_size=32).steps_per_epoch(31)
     with pytest.raises(ValueError, match="the training set is empty"):
-        steps_per_epoch(TrainConfig(), 0)
+        TrainConfig().steps_per_epoch(0)
 
 
 def test_mixed_seeds_differ() -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from cycledistill.training import TrainingError
-from cycledistill.training._lock import locked
-from cycledistill.training._parallel import lost_processes_explained
+from cycledistill.training._output_dir import locked
+from cycledistill.training.processes._communication import lost_processes_explained
 
 
 def holder_of(folder: Path) -> tuple[int, int]:

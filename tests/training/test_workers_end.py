@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import nn
 from cycledistill import CycleDistillLoss, CycleWrapper
-from cycledistill.training import TrainConfig, evaluation_loader, fit
+from cycledistill.training import TrainConfig, fit
+from cycledistill.training.processes import evaluation_loader
 
 class Broken(torch.utils.data.Dataset):
     def __len__(self):

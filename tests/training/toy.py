@@ -23,12 +23,10 @@ from cycledistill.training import (
     FitResult,
     TrainConfig,
     WarmupCosine,
-    evaluation_loader,
     fit,
     run_cli,
-    steps_per_epoch,
-    sum_over_processes,
 )
+from cycledistill.training.processes import evaluation_loader, sum_over_processes
 
 WIDTH = 6
 
@@ -172,7 +170,7 @@ def train(config: TrainConfig, size: int = 37, augment: bool = True, **options: 
     optimizer = options.pop("optimizer", torch.optim.AdamW)(
         [*model.parameters(), *criterion.parameters()], lr=config.scaled_lr
     )
-    steps = steps_per_epoch(config, len(dataset))
+    steps = config.steps_per_epoch(len(dataset))
     defaults: dict[str, Any] = {
         "schedule": WarmupCosine(config.epochs * steps, warmup_steps=min(3, steps), start=0.1),
         "evaluate": make_evaluate(Points(21, augment=False, dtype=dtype)),

@@ -1,4 +1,4 @@
-"""One reader of boxes: a detector's list, or the annotations of a COCO-format file."""
+"""Boxes from a detector's list or from the annotations of a COCO-format file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from cycledistill_pose.annotations._images import ListedImage, read_images
 from cycledistill_pose.annotations._values import (
     FloatArray,
     as_integer,
@@ -22,7 +24,7 @@ class Box(NamedTuple):
     """One box; None where the file does not say.
 
     Attributes:
-        image_id: A number, or a text that is none.
+        image_id: An integer, or text that is not one.
         file_name: Path of the image.
         category_id: Id of its category.
         xywh: `[4]` px of the image.
@@ -43,6 +45,12 @@ class Box(NamedTuple):
         return bool(np.isfinite(self.xywh).all() and (self.xywh[2:] > 0).all())
 
 
+def to_xyxy(boxes: Sequence[Box]) -> npt.NDArray[np.float64]:
+    """Corners `[N, 4]` of boxes, px of the image."""
+    xywh = np.array([box.xywh for box in boxes], dtype=np.float64).reshape(-1, 4)
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
 @dataclass(frozen=True)
 class BoxFile:
     """Boxes for images.
@@ -50,16 +58,19 @@ class BoxFile:
     Attributes:
         title: The path, for messages.
         boxes: All boxes.
-        image_names: File name of each image id, where the file lists its images.
-        image_sizes: (width, height) of each image id, where the file lists them.
+        images: Its images by id, where the file lists them.
         category_names: Name of each category id, where the file lists its categories.
     """
 
     title: str
     boxes: tuple[Box, ...]
-    image_names: Mapping[int | str, str | None]
-    image_sizes: Mapping[int | str, tuple[int, int]]
+    images: Mapping[int | str | None, ListedImage]
     category_names: Mapping[int, str]
+
+    def path_of(self, box: Box) -> str | None:
+        """The path of a box's image: its own, or the one listed for its id."""
+        listed = self.images.get(box.image_id)
+        return box.file_name or (listed.file_name if listed else None)
 
     @classmethod
     def read(cls, source: Any, what: str, default_score: float | None = None) -> BoxFile:
@@ -78,25 +89,13 @@ class BoxFile:
         if isinstance(source, BoxFile):
             return source
         content, title = load_json(source, what)
-        names: dict[int | str, str | None] = {}
-        sizes: dict[int | str, tuple[int, int]] = {}
+        images: tuple[ListedImage, ...] = ()
         categories: dict[int, str] = {}
         entries = content
         from_people = isinstance(content, Mapping) and {"images", "annotations"} <= content.keys()
         if from_people:
             entries = as_list(content, "annotations", title)
-            for image in as_list(content, "images", title):
-                number = _image_id(image.get("id"))
-                if number in names:
-                    raise ValueError(f"{title}: image id {number!r} repeats; expected it once")
-                name = image.get("file_name")
-                names[number] = None if name is None else str(name)
-                if image.get("width") and image.get("height"):
-                    width, height = (
-                        as_integer(image[key], f"{title}: image {number}: {key}")
-                        for key in ("width", "height")
-                    )
-                    sizes[number] = (width, height)
+            images = read_images(content, title, _image_id)
             categories = {
                 as_integer(entry.get("id"), f"{title}: category ids"): str(entry.get("name"))
                 for entry in as_list(content, "categories", title)
@@ -111,7 +110,7 @@ class BoxFile:
             _box(entry, f"{title}: entry {number}", default_score, from_people)
             for number, entry in enumerate(entries)
         )
-        return cls(title, boxes, names, sizes, categories)
+        return cls(title, boxes, {image.id: image for image in images}, categories)
 
 
 def _box(
@@ -137,7 +136,7 @@ def _box(
     )
     crowd = entry.get("iscrowd")
     return Box(
-        None if image_id is None else _image_id(image_id),
+        None if image_id is None else _image_id(image_id, name),
         None if file_name is None else str(file_name),
         None if category is None else as_integer(category, f"{name}: category ids"),
         values,
@@ -146,9 +145,9 @@ def _box(
     )
 
 
-def _image_id(value: Any) -> int | str:
-    """The number, or a text that is none."""
+def _image_id(value: Any, what: str) -> int | str:
+    """The id as an integer, or as text if it is not one."""
     try:
-        return as_integer(value, "")
+        return as_integer(value, what)
     except ValueError:
         return str(value)

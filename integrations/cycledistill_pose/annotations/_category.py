@@ -40,7 +40,7 @@ def read_category(
 ) -> Category:
     """The category of this name, or the only one with keypoints, or the skeleton's.
 
-    Its keypoints are ``skeleton`` whatever the file says, and ``fallback`` where it names none.
+    ``skeleton`` overrides the file's keypoints; ``fallback`` is used if the file names none.
     """
     given = skeleton or fallback
     if not entries and name is None:

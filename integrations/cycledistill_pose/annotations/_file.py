@@ -1,4 +1,4 @@
-"""One reader of COCO-format keypoint files."""
+"""COCO-format keypoint files."""
 
 from __future__ import annotations
 
@@ -6,29 +6,16 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from cycledistill_pose.annotations._category import (
-    Category,
-    check_same_keypoints,
-    read_category,
-)
+from cycledistill_pose.annotations._category import Category, check_same_keypoints, read_category
+from cycledistill_pose.annotations._images import ListedImage, check_distinct, read_images
 from cycledistill_pose.annotations._people import AnnotatedPeople, read_people
-from cycledistill_pose.annotations._values import as_integer, as_list, as_number, load_json
+from cycledistill_pose.annotations._values import as_integer, as_list, load_json
 from cycledistill_pose.skeletons import Skeleton
 
-# A path, the loaded contents, pycocotools' object of them, what was read before, or several.
+# A path, the loaded contents, a pycocotools COCO, a KeypointFile, or a list of these.
 Annotations = Any
-
-
-class ListedImage(NamedTuple):
-    """An image of a file; 0 and None where the file says nothing, -1 without a crowd index."""
-
-    id: int
-    file_name: str | None
-    width: int
-    height: int
-    crowd_index: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +39,11 @@ class KeypointFile:
     [[30.0, 48.0, 2.0], [31.0, 14.0, 2.0]]
 
     `CocoKeypoints`, `CocoKeypointAP` and `CrowdPoseAP` take it in place of a path, so that a file
-    is parsed once and means the same to all of them. It knows how tools differ: ``keypoints`` and
-    ``iscrowd`` that are null or absent, no ``category_id`` where there is one category, ids and
-    numbers as text, byte order marks, missing ``id`` and ``num_keypoints``. Whatever else is not
-    as COCO has it is refused, with the file, the annotation, what was found and what was
-    expected: NaN and infinite numbers first of all.
+    is parsed once and means the same to all of them. Accepted are ``keypoints`` and ``iscrowd``
+    that are null or missing, no ``category_id`` if there is only one category, ids and numbers as
+    text, byte order marks, and missing ``id`` and ``num_keypoints``. Anything else that is not
+    valid, such as NaN, is an error that names the file, the annotation, what was found and what
+    was expected.
 
     Attributes:
         title: The path or paths, for messages.
@@ -85,8 +72,8 @@ class KeypointFile:
         """Read a file, or join several with the same keypoints.
 
         Args:
-            source: A path, the loaded contents, a pycocotools ``COCO``, or a list of these. What
-                was read before is returned as it is.
+            source: A path, the loaded contents, a pycocotools ``COCO``, or a list of these. A
+                `KeypointFile` is returned as it is.
             category: Name of the category, if several have keypoints.
             skeleton: Keypoints to use instead of the file's.
             fallback: Keypoints to use if the file does not name them, such as a file of test
@@ -95,7 +82,7 @@ class KeypointFile:
         Raises:
             FileNotFoundError: There is no such file.
             TypeError: ``source`` is of another type.
-            ValueError: The file is not what it should be.
+            ValueError: The file is invalid.
         """
         if isinstance(source, KeypointFile):
             if category not in (None, source.category.name):
@@ -137,7 +124,7 @@ class KeypointFile:
 
     @property
     def has_labels(self) -> bool:
-        """Whether anybody has a labelled keypoint."""
+        """Whether any person has a labelled keypoint."""
         return bool((self.people.keypoints[..., 2] > 0).any())
 
     def with_skeleton(self, skeleton: Skeleton) -> KeypointFile:
@@ -168,8 +155,7 @@ def _read(
             f'{title} is not in COCO format: it has no "images" (it holds a '
             f"{type(content).__name__}{hint})"
         )
-    images = tuple(_image(entry, title) for entry in as_list(content, "images", title))
-    _check_distinct(images, title)
+    images = read_images(content, title)
     entries = as_list(content, "annotations", title)
     categories = as_list(content, "categories", title)
     category = read_category(categories, title, name, skeleton, fallback)
@@ -188,31 +174,6 @@ def _read(
     return KeypointFile(title, images, category, people, counts)
 
 
-def _image(entry: Mapping[str, Any], title: str) -> ListedImage:
-    number = as_integer(entry.get("id"), f"{title}: image ids")
-    width, height = (
-        0 if entry.get(key) is None else as_integer(entry[key], f"{title}: image {number}: {key}")
-        for key in ("width", "height")
-    )
-    crowd = entry.get("crowdIndex")
-    return ListedImage(
-        number,
-        None if entry.get("file_name") is None else str(entry["file_name"]),
-        width,
-        height,
-        -1.0 if crowd is None else as_number(crowd, f"{title}: image {number}: crowdIndex"),
-    )
-
-
-def _check_distinct(images: Sequence[ListedImage], title: str) -> None:
-    repeated = [i for i, n in Counter(image.id for image in images).items() if n > 1]
-    if repeated:
-        raise ValueError(
-            f"{title}: {len(repeated)} image ids repeat, {repeated[0]} among them; expected "
-            "another id for each image"
-        )
-
-
 def _joined(files: Sequence[KeypointFile]) -> KeypointFile:
     if len(files) == 1:
         return files[0]
@@ -221,7 +182,7 @@ def _joined(files: Sequence[KeypointFile]) -> KeypointFile:
         check_same_keypoints(first.named, other.named)
     title = " + ".join(file.title for file in files)
     images = tuple(image for file in files for image in file.images)
-    _check_distinct(images, title)
+    check_distinct(images, title)
     counts = sum((Counter(file.counts) for file in files), Counter())
     people = AnnotatedPeople.joined([file.people for file in files])
     return KeypointFile(title, images, first.category, people, counts)

@@ -18,7 +18,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedPeople:
-    """All N annotations of a category, crowds and people without keypoints among them.
+    """All N annotations of a category, including crowds and people without keypoints.
 
     Attributes:
         image_ids: `[N]`.
@@ -54,7 +54,7 @@ def read_people(
 ) -> tuple[AnnotatedPeople, int]:
     """The annotations of a category, and how many are of another one.
 
-    ``listed`` are the ids of the file's categories; annotations need not name it where it is one.
+    ``listed`` are the ids of the file's categories; if there is one, annotations may omit it.
     """
     count = 0 if category.skeleton is None else category.skeleton.num_keypoints
     rows: list[tuple[Any, ...]] = []

@@ -1,4 +1,4 @@
-"""JSON as people's tools write it: files, integers, numbers and flags."""
+"""JSON files, and the integers and numbers in them, as different tools write them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def as_integer(value: Any, what: str) -> int:
 
 
 def as_numbers(values: Any, what: str, finite: bool = True) -> FloatArray:
-    """A flat array `[N]` of a list of numbers, or of texts that are numbers."""
+    """A flat array `[N]` from a list of numbers, or of text that holds numbers."""
     try:
         if not isinstance(values, list | tuple | np.ndarray):
             raise TypeError
@@ -64,7 +64,7 @@ def as_number(value: Any, what: str) -> float:
 
 
 def as_list(content: Any, key: str, title: str) -> list[Any]:
-    """The objects under a key; none where it is absent or null."""
+    """The objects under a key; an empty list if it is missing or null."""
     entries = content.get(key)
     entries = [] if entries is None else entries
     if not isinstance(entries, Sequence) or not all(hasattr(entry, "get") for entry in entries):

@@ -1,4 +1,4 @@
-"""How the reference implementations name what our models hold."""
+"""Names of our tensors in the reference implementations."""
 
 from __future__ import annotations
 

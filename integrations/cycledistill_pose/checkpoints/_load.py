@@ -86,18 +86,10 @@ def load_reference_checkpoint(
     ignored = tuple(key for key in theirs if key.startswith(LOSS_PREFIXES))
     own = plain.state_dict()
     names = {name: layout.reference_name(name) for name in own}
-    missing = [
-        name
-        for name, key in names.items()
-        if key not in theirs and not name.endswith("num_batches_tracked")
-    ]
-    left_over = sorted(theirs.keys() - set(names.values()) - set(ignored))
-    misfits = [
-        name
-        for name, key in names.items()
-        if key in theirs and theirs[key].shape != own[name].shape
-    ]
     new = {name: theirs[key] for name, key in names.items() if key in theirs}
+    missing = [n for n in names if n not in new and not n.endswith("num_batches_tracked")]
+    left_over = sorted(theirs.keys() - set(names.values()) - set(ignored))
+    misfits = [name for name, value in new.items() if value.shape != own[name].shape]
     if allow_head_mismatch:
         head_keys = layout.head + "mlp_head."
         missing = [name for name in missing if not name.startswith(_HEAD_NAMES)]
@@ -109,7 +101,7 @@ def load_reference_checkpoint(
         if any(name.startswith("head.") and name not in new for name in own):
             new = {name: value for name, value in new.items() if not name.startswith("head.")}
     if missing or left_over or misfits:
-        raise ValueError(_complaint(plain, own, theirs, names, missing, left_over, misfits))
+        raise ValueError(_complaint(plain, own, new, names, missing, left_over, misfits))
     _compare_position(plain, new)
     with torch.no_grad():
         for name, value in new.items():
@@ -202,23 +194,22 @@ def _compare_position(model: TokenPose | TokenReg, new: dict[str, Tensor]) -> No
 def _complaint(
     model: TokenPose | TokenReg,
     own: dict[str, Tensor],
-    theirs: dict[str, Tensor],
+    new: dict[str, Tensor],
     names: dict[str, str],
     missing: list[str],
     left_over: list[str],
     misfits: list[str],
 ) -> str:
     lines = [f"the checkpoint does not fit this {type(model).__name__}:"]
-    for name in misfits:
-        if name == "keypoint_tokens":
-            found = list(theirs[names[name]].shape)
-            lines.append(
-                f"- it has {found[1] if len(found) == 3 else found} keypoints, the model has "
-                f"{model.num_keypoints}; allow_head_mismatch=True loads all the rest"
-            )
+    if "keypoint_tokens" in misfits:
+        found = list(new["keypoint_tokens"].shape)
+        lines.append(
+            f"- it has {found[1] if len(found) == 3 else found} keypoints, the model has "
+            f"{model.num_keypoints}; allow_head_mismatch=True loads all the rest"
+        )
     groups = {
         "of another shape": [
-            f"{names[name]} {list(theirs[names[name]].shape)}, wanted {list(own[name].shape)}"
+            f"{names[name]} {list(new[name].shape)}, wanted {list(own[name].shape)}"
             for name in misfits
         ],
         "missing in the checkpoint": [names[name] for name in missing],

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import safe_globals
 
-# What NumPy pickles a number as; the function's module was called otherwise before NumPy 2.
+# The function that NumPy pickles scalars with; NumPy 2 renamed its module.
 _make_number = np.float64(0).__reduce__()[0]
 
 
@@ -38,8 +40,8 @@ _NUMBERS: list[Any] = [
 def read_tensors(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the state dict in `source`, which may stand under `"state_dict"` in it.
 
-    Files are read without running any code in them (`weights_only=True`, or safetensors). Beside
-    tensors they may hold NumPy's numbers, as training tools write them for the best score.
+    Files are read without running any code in them (`weights_only=True`, or safetensors). Besides
+    tensors they may hold NumPy scalars, which training tools write for the best score.
     """
     if isinstance(source, Mapping):
         content: Any = source
@@ -67,9 +69,6 @@ def _read_file(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:

@@ -1,5 +1,5 @@
 """``python -m cycledistill_pose.cli``."""
 
-from cycledistill_pose.cli._main import main
+from cycledistill_pose.cli import main
 
 main()

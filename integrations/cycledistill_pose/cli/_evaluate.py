@@ -10,11 +10,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from cycledistill._device import Device
 from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.comparison import Comparison, Row, compare_checkpoints, comparison_page
 from cycledistill_pose.comparison._compare import between
-from cycledistill_pose.metrics._people import write_json
-from cycledistill_pose.prediction._device import Device
 from cycledistill_pose.recipes import EvaluationOptions
 
 _FLIPS = {"both": (True, False), "on": (True,), "off": (False,)}
@@ -67,7 +66,7 @@ def evaluate(
         else:
             written = [f"results_{number}.json" for number, _ in enumerate(comparison.rows, 1)]
             for name, row in zip(written, comparison.rows, strict=True):
-                write_json(temporary / name, row.results)
+                (temporary / name).write_text(json.dumps(row.results))
     people = ", ".join(f"{count:,} {what}" for what, count in comparison.report.items())
     lines = {"evaluated on": people, **comparison.assumed}
     if scored:

@@ -103,7 +103,6 @@ def _label(folder: str) -> str:
 def _crops(predictor: PosePredictor, image: Path, factor: int) -> tuple[ImageArray, ImageArray]:
     """What the network gets for a whole image, RGB bytes `[h, w, 3]`, and the same in large."""
     pixels = read_rgb(image)
-    height, width = pixels.shape[:2]
-    crops, matrices = predictor.crop(pixels, [[0, 0, width, height]])
+    crops, matrices = predictor.crop(pixels)
     columns, rows = predictor.input_size
     return crops[0], crop_image(pixels, factor * matrices[0], (factor * columns, factor * rows))

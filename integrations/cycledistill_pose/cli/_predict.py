@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,14 +12,14 @@ import numpy as np
 import tyro
 from rich.progress import track
 
+from cycledistill._device import Device, find_device
 from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data import BadImageError
 from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture
-from cycledistill_pose.metrics._people import instance_scores, write_json
+from cycledistill_pose.metrics._results import instance_scores
 from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
 from cycledistill_pose.prediction._boxes import read_boxes
-from cycledistill_pose.prediction._device import Device, find_device
 from cycledistill_pose.prediction._match import number_images
 from cycledistill_pose.prediction._sources import VIDEOS, Images, Video
 
@@ -136,7 +137,7 @@ def predict(
             video.release()
         if len(bad) == len(ids):
             raise ValueError(f"none of {len(ids):,} images can be used; the first error: {bad[0]}")
-        write_json(temporary / "results.json", results)
+        (temporary / "results.json").write_text(json.dumps(results))
     if told:
         print(told)
     nobody = sum(count == 0 for count in people.values())

@@ -1,4 +1,4 @@
-"""Checks that both codecs make."""
+"""Checks shared by both codecs."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ def fit_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, sigma: fl
 
     Centre c and height a of a exp(-|p - c|^2 / (2 sigma^2)) make the sum of squared differences
     from the map least, over the pixels p within 3 sigma of the highest one that lie in the map.
-    With noise of equal strength on all pixels this is the likeliest centre. Nothing is blurred,
-    mirrored or taken the logarithm of, so that neither a border nor a negative value does harm.
+    With noise of equal strength on all pixels this is the likeliest centre. There is no blur and no
+    logarithm, so borders and negative values do no harm.
 
     Five Gauss-Newton steps from the highest pixel: with g the Gaussian of height 1 around the
     present centre, u and v the distances from it in sigmas, the map is fitted by
@@ -39,7 +39,7 @@ def fit_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, sigma: fl
     reach = max(1, int(3 * sigma))
     window, rows, columns = window_around(heatmaps, x, y, reach)
     # In double precision, so that a person's keypoints do not depend, in their last bits, on who
-    # else is in the batch: vectorised exponentials differ from those of the remainder.
+    # else is in the batch: vectorised exponentials differ from scalar ones.
     wide = window.dtype if window.device.type == "mps" else torch.float64
     window = window.to(wide) / torch.where(maxima > 0, maxima, 1.0).to(wide)
     # Distances from the highest pixel in sigmas, and weights that are 0 outside of the map.
@@ -84,7 +84,7 @@ def _solve(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solutions, up to a common positive factor, of symmetric positive definite 3 x 3 systems.
 
-    Written out: a batched solver would neither go into an ONNX file nor pay for three numbers.
+    Written out: ONNX has no batched solver, and for three unknowns it would not pay.
     """
     (a, b, c), (d, e), f = row, second, last
     bc = c * e - b * f

@@ -12,12 +12,7 @@ from torch import Tensor
 from cycledistill_pose.codecs._checks import check_keypoints, check_size
 from cycledistill_pose.codecs._fit import fit_offset
 from cycledistill_pose.codecs._flip import flip_heatmaps
-from cycledistill_pose.codecs._refine import (
-    dark_offset,
-    highest_pixel,
-    quarter_offset,
-    udp_offset,
-)
+from cycledistill_pose.codecs._refine import dark_offset, highest_pixel, quarter_offset, udp_offset
 
 HeatmapMethod = Literal["dark", "fit", "msra", "udp"]
 
@@ -156,8 +151,8 @@ class HeatmapCodec:
             pixels = torch.arange(length, device=points.device, dtype=points.dtype)
             distance = pixels - centre[..., axis, None]
             exponent = distance.square() * (-0.5 / self.sigma**2)
-            # Below 1e-19 a factor counts as 0: products of two such would be denormal numbers,
-            # and both exp and the product take many times longer to make these.
+            # Factors below 1e-19 count as 0: products of two such are denormal numbers, which
+            # are many times slower.
             profile = F.threshold(exponent.clamp(min=-44.0).exp(), 1e-19, 0.0)
             if not whole_map:
                 within = (pixels >= first[..., axis, None]) & (pixels < end[..., axis, None])

@@ -23,11 +23,11 @@ def highest_pixel(heatmaps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     count, height, width = heatmaps.shape
     flat = heatmaps.reshape(count, height * width)
     if _on_cpu(flat):
-        # Several times as fast as torch finds them.
+        # Several times as fast as torch.
         place = torch.from_numpy(flat.detach().numpy().argmax(axis=1))
         values = flat.gather(1, place[:, None])[:, 0]
     else:
-        # Maxima without their places are several times faster to find: first the strip of rows.
+        # A maximum without its index is several times faster: find the strip of rows first.
         rows = next(rows for rows in range(8, 0, -1) if height % rows == 0)
         strips = flat.view(count, height // rows, rows * width)
         values, strip = strips.amax(dim=-1).max(dim=-1)
@@ -72,7 +72,7 @@ def dark_offset(heatmaps: Tensor, x: Tensor, y: Tensor, maxima: Tensor, kernel: 
     window, rows, columns = window_around(heatmaps, x, y, kernel // 2 + 2)
     window = window.where((columns >= 0) & (columns < width), 0.0)
     lines = _blur_along(window, weights, 1).where(((rows >= 0) & (rows < height))[:, None], 0.0)
-    patch = _blur_down(lines, weights, 0)
+    patch = _sum_mirrored(lines, weights, 0)
 
     floored = inside & (patch.amin(dim=(0, 1)) <= _DARK_FLOOR)
     if torch.compiler.is_compiling():  # a graph has no branches: every map is blurred
@@ -134,7 +134,7 @@ def blur_weights(kernel: int) -> tuple[float, ...]:
 
 
 def _on_cpu(tensor: Tensor) -> bool:
-    """Whether the operation runs here and now, and not on a device or in a graph to be."""
+    """Whether the operation runs eagerly on the CPU."""
     in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     return tensor.device.type == "cpu" and not in_graph
 
@@ -144,8 +144,8 @@ def window_around(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Squares of pixels `[R, R, N]` up to ``reach`` from a pixel, their rows and columns `[R, N]`.
 
-    Beyond the border of a map they hold any of its numbers or its neighbours'. Maps come last, so
-    that sums over pixels run over many numbers that stand side by side.
+    Pixels beyond the border have arbitrary values. Maps come last, so that sums over pixels run
+    over contiguous memory.
     """
     steps = torch.arange(-reach, reach + 1, device=x.device)[:, None]
     columns, rows = x + steps, y + steps
@@ -186,17 +186,13 @@ def _blur_window(window: Tensor, weights: tuple[float, ...]) -> Tensor:
     taps at once. Where a map is almost flat, the logarithm's second differences are little more
     than such rounding, and the Newton step shows it.
     """
-    return _blur_down(_blur_along(window, weights, 2), weights, 1)
+    return _sum_mirrored(_blur_along(window, weights, 2), weights, 1)
 
 
 def _blur_along(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
     # No convolution or matrix product: on a GPU either may be rounded to TF32.
     across = _sum_mirrored if len(weights) <= 5 else _sum_in_turn
     return across(window, weights, dim)
-
-
-def _blur_down(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:
-    return _sum_mirrored(window, weights, dim)
 
 
 def _sum_in_turn(window: Tensor, weights: tuple[float, ...], dim: int) -> Tensor:

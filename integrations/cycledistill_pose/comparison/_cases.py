@@ -1,4 +1,4 @@
-"""The people that networks do worst and best on."""
+"""The people on which networks do worst and best."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from cycledistill_pose.data import CocoKeypoints, transform_points
 from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP, oks
+from cycledistill_pose.metrics._results import split_people
 
 
 class Case(NamedTuple):
@@ -43,13 +44,15 @@ class Case(NamedTuple):
 def pick_cases(
     metrics: Sequence[CocoKeypointAP | CrowdPoseAP], people: CocoKeypoints, count: int
 ) -> list[Case]:
-    """The ``count`` worst and best people by mean OKS, and those that differ most; nobody twice.
+    """The ``count`` worst and best people by mean OKS and those that differ most, each only once.
 
     ``metrics`` are over the file of ``people`` and have a prediction for each of them, in order.
     """
-    predicted = [dim_zero_cat(metric.people).double().cpu().numpy() for metric in metrics]
+    k = people.skeleton.num_keypoints
+    predicted = [split_people(dim_zero_cat(m.people).double().cpu().numpy(), k) for m in metrics]
+    points, scores = [p[0] for p in predicted], [p[1] for p in predicted]
     found = np.array(
-        [_similarities(metric, people, p) for metric, p in zip(metrics, predicted, strict=True)]
+        [_similarities(metric, people, p) for metric, p in zip(metrics, points, strict=True)]
     )
     order = np.argsort(found.mean(0), kind="stable").tolist()
     spread = np.abs(found - found[0]).max(0)
@@ -65,7 +68,6 @@ def pick_cases(
     for index, kind in picked.items():
         sample = people[index]
         matrix = sample["crop_matrix"].double().numpy()
-        k = people.skeleton.num_keypoints
         cases.append(
             Case(
                 kind,
@@ -75,8 +77,8 @@ def pick_cases(
                 sample["image"].numpy(),
                 sample["keypoints"].double().numpy(),
                 sample["visible"].double().numpy(),
-                tuple(transform_points(p[index, : 2 * k].reshape(k, 2), matrix) for p in predicted),
-                tuple(p[index, 2 * k : 3 * k] for p in predicted),
+                tuple(transform_points(p[index], matrix) for p in points),
+                tuple(p[index] for p in scores),
             )
         )
     return cases
@@ -87,16 +89,10 @@ def _similarities(
 ) -> list[float]:
     """OKS of each prediction to its own annotation, as the metric measures it."""
     annotations = metric.ground_truth.dataset["annotations"]
-    k = metric.num_keypoints
     values = []
-    for place, row in zip(people.rows, predicted, strict=True):
-        truth = np.reshape(annotations[place]["keypoints"], (1, k, 3))
-        similarity = oks(
-            truth[..., :2],
-            row[: 2 * k].reshape(1, k, 2),
-            [annotations[place]["area"]],
-            sigmas=metric.scoring.sigmas,
-            visible_a=truth[..., 2],
-        )
-        values.append(float(similarity[0, 0]))
+    for place, points in zip(people.rows, predicted, strict=True):
+        truth = np.reshape(annotations[place]["keypoints"], (1, -1, 3))
+        area, visible = [annotations[place]["area"]], truth[..., 2]
+        found = oks(truth[..., :2], points[None], area, sigmas=metric.sigmas, visible_a=visible)
+        values.append(float(found[0, 0]))
     return values

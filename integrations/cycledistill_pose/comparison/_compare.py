@@ -1,4 +1,4 @@
-"""Scores of several networks on the same people, with what the choice of images is worth."""
+"""Scores of several networks on the same people, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -8,22 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cycledistill import CycleWrapper
+from cycledistill._device import Device, find_device
 from cycledistill_pose.annotations import check_same_keypoints
 from cycledistill_pose.comparison._cases import Case, pick_cases
-from cycledistill_pose.metrics import (
-    CocoKeypointAP,
-    CrowdPoseAP,
-    bootstrap_ap,
-    percentile_interval,
-)
+from cycledistill_pose.metrics import bootstrap_ap, percentile_interval
 from cycledistill_pose.prediction import PosePredictor
-from cycledistill_pose.prediction._device import Device, find_device
-from cycledistill_pose.recipes import (
-    EvaluationOptions,
-    evaluate_cycles,
-    open_evaluation,
-    scores_by_cycle,
-)
+from cycledistill_pose.recipes import EvaluationOptions, evaluate_cycles, open_evaluation
+from cycledistill_pose.recipes._evaluate import CycleMetrics
 from cycledistill_pose.skeletons import Skeleton
 
 _SHOWN_SIZE = (192, 256)
@@ -115,23 +106,20 @@ def compare_checkpoints(
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"checkpoints: expected different folders, got {names}")
     place = find_device(device)
-    # All of them are read before any runs: a broken last one should not cost the time of the rest.
+    # Read all of them first: a broken one should not waste the time of evaluating the others.
     predictors = [PosePredictor.from_pretrained(folder) for folder in checkpoints]
     opened = open_evaluation(people, seed, predictors[0].skeleton)
     for name, predictor in zip(names, predictors, strict=True):
         check_same_keypoints((f"the network {name}", predictor.skeleton), opened.file.named)
-    aps, keys, scores, shown = [], [], [], []
+    runs: dict[tuple[str, int, bool], CycleMetrics] = {}
+    shown = []
     for name, predictor in zip(names, predictors, strict=True):
         model = CycleWrapper(predictor.plain, num_cycles, "blocks").eval().to(place)
         codec = predictor.codec
         for flip in flip_tests:
             pairs = predictor.skeleton.flip_indices if flip else None
             metrics = evaluate_cycles(model, opened, codec, num_cycles, pairs, num_workers)
-            found = scores_by_cycle(metrics)
-            for cycle, metric in enumerate(metrics, 1):
-                aps.append(metric.ap)
-                keys.append((name, cycle, flip))
-                scores.append(_of_cycle(found, cycle))
+            runs |= {(name, cycle, flip): metric for cycle, metric in enumerate(metrics, 1)}
             if flip != flip_tests[0] or not opened.has_truth:
                 continue
             if opened.boxes is not None:  # detected boxes have no truth; annotated ones have
@@ -139,7 +127,7 @@ def compare_checkpoints(
             shown.append(metrics[0].ap)
         model.cpu()
     return Comparison(
-        _rows(keys, scores, aps, names[0], (resamples, seed)),
+        _rows(runs, resamples, seed),
         pick_cases(shown, opened.annotated.crops(_SHOWN_SIZE), cases) if opened.has_truth else [],
         opened.skeleton,
         opened.crops(_SHOWN_SIZE).report(),
@@ -149,33 +137,22 @@ def compare_checkpoints(
     )
 
 
-def _rows(
-    keys: list[tuple[str, int, bool]],
-    scores: list[dict[str, float]],
-    aps: list[CocoKeypointAP | CrowdPoseAP],
-    first_network: str,
-    bootstrap: tuple[int, int],
-) -> list[Row]:
-    if not scores[0]:
-        return [
-            Row(*key, {}, None, None, None, ap.results()) for key, ap in zip(keys, aps, strict=True)
-        ]
-    samples = 100 * bootstrap_ap(aps, *bootstrap)
+def _rows(runs: dict[tuple[str, int, bool], CycleMetrics], resamples: int, seed: int) -> list[Row]:
+    scores = {key: metric.scores() for key, metric in runs.items()}
+    if not any(scores.values()):
+        return [Row(*key, {}, None, None, None, run.ap.results()) for key, run in runs.items()]
+    drawn = 100 * bootstrap_ap([metric.ap for metric in runs.values()], resamples, seed)
+    samples = dict(zip(runs, drawn, strict=True))
+    first_network = next(iter(runs))[0]
     rows = []
-    for index, (key, own_scores) in enumerate(zip(keys, scores, strict=True)):
-        first = keys.index((first_network, *key[1:]))
+    for key, own in scores.items():
+        first = (first_network, *key[1:])
         difference = interval = None
-        if first != index:
-            difference = own_scores["AP"] - scores[first]["AP"]
-            interval = percentile_interval(samples[index] - samples[first])
-        own = percentile_interval(samples[index])
-        rows.append(Row(*key, own_scores, own, difference, interval))
+        if key != first:
+            difference = own["AP"] - scores[first]["AP"]
+            interval = percentile_interval(samples[key] - samples[first])
+        rows.append(Row(*key, own, percentile_interval(samples[key]), difference, interval))
     return rows
-
-
-def _of_cycle(scores: dict[str, float], cycle: int) -> dict[str, float]:
-    ending = f"/{cycle}"
-    return {name.removesuffix(ending): v for name, v in scores.items() if name.endswith(ending)}
 
 
 def between(interval: tuple[float, float] | None) -> str:

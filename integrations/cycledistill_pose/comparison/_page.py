@@ -1,9 +1,11 @@
-"""A comparison as one HTML file that needs nothing beside it."""
+"""A comparison as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import base64
 from html import escape
+from pathlib import Path
+from string import Template
 from typing import Any
 
 from cycledistill_pose.comparison._cases import Case
@@ -11,78 +13,15 @@ from cycledistill_pose.comparison._compare import Comparison, Row, between
 from cycledistill_pose.drawing import draw_skeleton
 from cycledistill_pose.drawing._picture import encode_picture
 
+_PAGE = Path(__file__).parent / "page.html"
 _QUALITY = 80
-_KINDS = {
-    "worst": "lowest OKS",
-    "best": "highest OKS",
-    "differs": "networks differ most",
-}
-
-# Colours of both schemes have a contrast of 4.5 or more to their background.
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #555b63; --paper: #fff; --line: #d5d9de;
-  --panel: #f4f6f8; --accent: #0a5c9e; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #aab1ba; --paper: #16181b;
-  --line: #3a3f46; --panel: #1f2226; --accent: #7fc1f5; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 70rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
-p { max-width: 45rem; } .soft { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere;
-  min-width: 8rem; }
-button { font: inherit; color: var(--accent); background: none; border: 1px solid var(--line);
-  border-radius: .3rem; padding: .15rem .5rem; cursor: pointer; }
-th button { border: 0; padding: 0; font-weight: 600; }
-[aria-sort=ascending] button::after, button[data-order=ascending]::after { content: " \\2191"; }
-[aria-sort=descending] button::after, button[data-order=descending]::after { content: " \\2193"; }
-.sort { display: flex; flex-wrap: wrap; gap: .4rem; margin: .8rem 0; align-items: center; }
-.cases { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); }
-article { background: var(--panel); border: 1px solid var(--line); border-radius: .4rem;
-  padding: .6rem; min-width: 0; }
-article h3 { margin: 0 0 .4rem; font-size: 1rem; }
-article p { margin: .4rem 0 0; font-size: .85rem; }
-.panels { display: grid; grid-template-columns: repeat(3, minmax(0, 1fr)); gap: .4rem; }
-figure { margin: 0; min-width: 0; } figure img { width: 100%; height: auto; display: block; }
-figcaption { font-size: .8rem; overflow-wrap: anywhere; }
-@media (max-width: 420px) { body { padding: .6rem; } .cases { grid-template-columns: 1fr; }
-  th, td { padding: .25rem .4rem; font-size: .85rem; } }
-"""
-
-_SCRIPT = """
-function sortBy(parent, items, value, down) {
-  const keyed = items.map((item, i) => [value(item), i, item]);
-  keyed.sort((a, b) => (a[0] < b[0] ? -1 : a[0] > b[0] ? 1 : 0) * (down ? -1 : 1) || a[1] - b[1]);
-  keyed.forEach(([, , item]) => parent.append(item));
-}
-function parsed(text) { return text === "" || isNaN(text) ? text : Number(text); }
-document.querySelectorAll("th button").forEach((button) => button.addEventListener("click", () => {
-  const head = button.closest("th"), table = head.closest("table"), body = table.tBodies[0];
-  const down = head.getAttribute("aria-sort") !== "descending";
-  table.querySelectorAll("th").forEach((th) => th.removeAttribute("aria-sort"));
-  head.setAttribute("aria-sort", down ? "descending" : "ascending");
-  sortBy(body, [...body.rows], (row) => parsed(row.cells[head.cellIndex].dataset.value), down);
-}));
-const choices = document.querySelectorAll(".sort button");
-choices.forEach((button) => button.addEventListener("click", () => {
-  const cases = document.querySelector(".cases");
-  const down = button.dataset.order === "ascending";
-  choices.forEach((other) => other.removeAttribute("data-order"));
-  button.dataset.order = down ? "descending" : "ascending";
-  sortBy(cases, [...cases.children], (item) => parsed(item.dataset[button.dataset.key]), down);
-}));
-"""
+_KINDS = {"worst": "lowest OKS", "best": "highest OKS", "differs": "networks differ most"}
 
 
 def comparison_page(comparison: Comparison) -> str:
     """The page: scores with intervals, then people with true and predicted skeletons.
 
-    It is HTML that needs no other file, can be sorted, and follows the reader's light or dark
-    scheme.
+    The HTML is self-contained, can be sorted, and follows the reader's light or dark scheme.
     """
     names = list(dict.fromkeys(row.checkpoint for row in comparison.rows))
     counts = ", ".join(f"{count:,} {what}" for what, count in comparison.report.items())
@@ -96,32 +35,17 @@ def comparison_page(comparison: Comparison) -> str:
         for key, label in zip(keys, labels, strict=True)
     )
     articles = "\n".join(_article(case, names, comparison) for case in comparison.cases)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pose networks compared</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>Pose networks compared</h1>
-<p>{escape(counts)}; skeleton {escape(comparison.skeleton.name)}. In percent. In brackets: the
-95&nbsp;% interval of a bootstrap over images ({comparison.resamples:,} draws), which says what
-another choice of images could change, and nothing of what another training run could.</p>
-<p class="soft">{escape(assumed)}</p>
-<div class="wide">{_table(comparison.rows)}</div>
-<h2>Cases</h2>
-<p>Annotated people by the object keypoint similarity (OKS, 0 to 1) of the predicted skeleton to the
-true one: {escape(legend)}. Left is orange, right is blue.</p>
-<div class="sort"><span class="soft">Sort by</span>{buttons}</div>
-<div class="cases">
-{articles}
-</div>
-<script>{_SCRIPT}</script>
-</body>
-</html>
-"""
+    values = {
+        "counts": escape(counts),
+        "skeleton": escape(comparison.skeleton.name),
+        "resamples": f"{comparison.resamples:,}",
+        "assumed": escape(assumed),
+        "table": _table(comparison.rows),
+        "legend": escape(legend),
+        "buttons": buttons,
+        "articles": articles,
+    }
+    return Template(_PAGE.read_text(encoding="utf-8")).substitute(values)
 
 
 def _table(rows: list[Row]) -> str:

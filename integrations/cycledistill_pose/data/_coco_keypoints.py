@@ -148,13 +148,13 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         self.epoch = 0
 
     def _drop_bad_images(self, bad_images: str, strict: bool) -> None:
-        people = self._people
-        missing = self._images.missing(people.used_names())
+        people, used = self._people, self._people.used_images()
+        names = self._images.missing([str(image.file_name) for image in used])
         if bad_images == "error":
-            if missing:
+            if names:
                 raise FileNotFoundError(
-                    f"{self._title}: {len(missing)} of {len(people.used_names())} images are not "
-                    f"in {self._images.folder or 'the mapping given'}, {missing[0]} among them; "
+                    f"{self._title}: {len(names)} of {len(used)} images are not in "
+                    f"{self._images.folder or 'the mapping given'}, {names[0]} among them; "
                     'bad_images="skip" leaves them out'
                 )
             if strict and people.counts[NOT_LISTED]:
@@ -163,13 +163,15 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
                     'is not among its images; bad_images="skip" leaves them out'
                 )
             return
-        people.drop_images(set(missing), "skipped: image missing")
-        broken = set()
-        for index in np.unique(people.image_index):
+        absent, broken = set(names), set()
+        missing = {image.id for image in used if image.file_name in absent}
+        for image in used:
             try:
-                self._images.read(people.names[index], people.claimed_size(index), reduce=8)
+                if image.id not in missing:
+                    self._images.read(str(image.file_name), image.size, reduce=8)
             except BadImageError:
-                broken.add(people.names[index])
+                broken.add(image.id)
+        people.drop_images(missing, "skipped: image missing")
         people.drop_images(broken, "skipped: image broken")
 
     def __len__(self) -> int:
@@ -199,10 +201,9 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         """The people of a batch; an image in which several of them are is decoded once."""
         images = self._people.image_index
-        samples: dict[int, dict[str, Tensor]] = {}
+        order = sorted(range(len(indices)), key=lambda place: images[indices[place]])
         with self._people_images.sharing():
-            for place in sorted(range(len(indices)), key=lambda place: images[indices[place]]):
-                samples[place] = self[indices[place]]
+            samples = {place: self[indices[place]] for place in order}
         return [samples[place] for place in range(len(indices))]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:

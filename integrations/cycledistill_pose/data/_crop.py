@@ -1,4 +1,4 @@
-"""The affine map from an image to the input of the model, its way back, and the crop itself."""
+"""The affine map from an image to the model's input, its inverse, and the crop itself."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def crop_matrix(
             f"input_size and padding: expected numbers above 0, got input_size={input_size}, "
             f"padding={padding}"
         )
-    left, top, right, bottom = boxes.T if boxes.ndim == 1 else np.moveaxis(boxes, -1, 0)
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
     fine = np.isfinite(boxes).all(-1) & (left < right) & (top < bottom)
     if not fine.all():
         raise ValueError(
@@ -99,10 +99,8 @@ def crop_matrix(
     c, d = -mirror * sin * scale_y, cos * scale_y
     x = target_width / 2 - a * centre_x - b * centre_y
     y = target_height / 2 - c * centre_x - d * centre_y
-    matrix = np.empty((*np.shape(x), 2, 3))
-    for entry, value in enumerate((a, b, x, c, d, y)):
-        matrix[..., entry // 3, entry % 3] = value
-    matrix += 0.0  # no negative zeros
+    entries = np.broadcast_arrays(a, b, x, c, d, y)
+    matrix = np.stack(entries, -1).reshape(*x.shape, 2, 3) + 0.0  # no negative zeros
     if tensor is None:
         return matrix
     dtype = tensor.dtype if tensor.is_floating_point() else torch.float32
@@ -121,11 +119,8 @@ def invert_matrix(matrix: _T) -> _T:
     c, d, y = matrix[..., 1, 0], matrix[..., 1, 1], matrix[..., 1, 2]
     determinant = a * d - b * c
     entries = [d, -b, b * y - d * x, -c, a, c * x - a * y]
-    entries = [entry / determinant for entry in entries]
-    shape = (*matrix.shape[:-2], 2, 3)
-    if isinstance(matrix, Tensor):
-        return torch.stack(entries, -1).reshape(shape)
-    return np.stack(entries, -1).reshape(shape)
+    stack = torch.stack if isinstance(matrix, Tensor) else np.stack
+    return stack([entry / determinant for entry in entries], -1).reshape(matrix.shape)
 
 
 def transform_points(points: _T, matrix: _T) -> _T:
@@ -151,25 +146,21 @@ class Rectangle(NamedTuple):
     bottom: int
 
     def clip(self, width: int, height: int) -> Rectangle:
-        """What of it is inside of an image; of no extent where nothing is."""
+        """The part inside an image; empty if there is none."""
         left, top = min(max(self.left, 0), width), min(max(self.top, 0), height)
         right, bottom = max(min(self.right, width), left), max(min(self.bottom, height), top)
         return Rectangle(left, top, right, bottom)
 
     def contains(self, other: Rectangle) -> bool:
-        """Whether all of the other's pixels are in it, too."""
+        """Whether it contains all pixels of the other."""
         if other.right <= other.left or other.bottom <= other.top:
             return True
-        return other == Rectangle(
-            max(self.left, other.left),
-            max(self.top, other.top),
-            min(self.right, other.right),
-            min(self.bottom, other.bottom),
-        )
+        starts = self.left <= other.left and self.top <= other.top
+        return starts and self.right >= other.right and self.bottom >= other.bottom
 
 
 def source_of(matrix: FloatArray, input_size: tuple[int, int]) -> Rectangle:
-    """The pixels that a crop is interpolated from, those beyond the image included."""
+    """The pixels that a crop is interpolated from, including those outside the image."""
     (a, b, x), (c, d, y) = matrix.tolist()
     determinant = a * d - b * c
     right, down = input_size[0] - 1, input_size[1] - 1

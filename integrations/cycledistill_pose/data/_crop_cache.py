@@ -39,13 +39,13 @@ class Region(NamedTuple):
 
 
 class RegionRequest(NamedTuple):
-    """What is asked for, and, all of it together, what a file of the cache is named after.
+    """A request to the cache; all its fields together determine the name of the file.
 
     Attributes:
         source: The image file.
         part: Part of the image as decoded; may reach beyond it.
-        reduce: 1, 2, 4 or 8; the part of the resolution it is decoded at.
-        claimed_size: Claimed size of the image by its annotation.
+        reduce: 1, 2, 4 or 8; the factor by which the decoded image is smaller.
+        claimed_size: (width, height) of the image according to its annotation.
     """
 
     source: str
@@ -58,11 +58,11 @@ class CropCache:
     """Parts of decoded images, one raw file each, mapped into memory.
 
     A file holds a header and four bytes a pixel, RGB and an empty one: crops of these take half the
-    time of crops of three. The header names the request and the source's size and time of change:
-    where either is another, or the file is damaged (its length, or the checksum of its pixels,
-    looked at when a process first opens it), the source is decoded and the file written anew. Files
-    are written under a temporary name and renamed, so several processes may fill and read one
-    folder at once; what they have mapped is in memory once for all of them.
+    time of crops of three. The header names the request and the source's size and modification
+    time. If these have changed, or the file is damaged (wrong length, or wrong checksum when a
+    process first opens it), the source is decoded and the file is written again. Files are written
+    under a temporary name and renamed, so several processes can fill and read one folder at once,
+    and they share the mapped memory.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -74,13 +74,10 @@ class CropCache:
         self._can_write = True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"folder": self.folder, "_can_write": self._can_write} | {
-            "_open": OrderedDict(),
-            "_checked": set(),
-        }
+        return vars(self) | {"_open": OrderedDict(), "_checked": set()}
 
     def read(self, request: RegionRequest, decode: Callable[[], ImageArray]) -> Region:
-        """The part asked for."""
+        """The requested part."""
         try:
             found = os.stat(request.source)
         except FileNotFoundError:
@@ -110,7 +107,7 @@ class CropCache:
         return self.folder / name[:2] / f"{name}.rgbx"
 
     def _map(self, path: Path, request: RegionRequest, state: tuple[int, int]) -> Region | None:
-        """The region in a file, or None where there is none or it is not the one asked for."""
+        """The region in a file, or None if the file is missing, damaged or outdated."""
         try:
             with open(path, "rb") as file:
                 info = os.fstat(file.fileno())
@@ -140,7 +137,7 @@ class CropCache:
     def _write(
         self, path: Path, request: RegionRequest, state: tuple[int, int], region: Region
     ) -> bool:
-        """Whether a file of the region is there; a full disk ends the writing, not the run."""
+        """Write a region; False if that failed, which ends the caching but not the run."""
         if not self._can_write or region.pixels.size == 0:
             return False
         checksum = zlib.crc32(region.pixels.data)
@@ -154,7 +151,7 @@ class CropCache:
             self._can_write = False
             warnings.warn(
                 f"the crop cache {self.folder} cannot be written to ({error}); "
-                "what is not in it yet will be decoded every time",
+                "images that are not in it yet will be decoded every time",
                 stacklevel=2,
             )
             return False
@@ -176,7 +173,7 @@ def _header(
     image_size: tuple[int, ...],
     checksum: int,
 ) -> dict[str, Any]:
-    """What stands before the pixels; JSON of it is below 512 bytes whatever the path."""
+    """What is stored before the pixels; as JSON less than 512 bytes for any path."""
     return {
         "format": _FORMAT,
         "source": ascii(os.path.basename(request.source))[-64:],

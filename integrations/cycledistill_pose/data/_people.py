@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cycledistill_pose.annotations import BoxFile, KeypointFile
+from cycledistill_pose.annotations import BoxFile, KeypointFile, ListedImage
+from cycledistill_pose.annotations._boxes import to_xyxy
 from cycledistill_pose.annotations._people import BoolArray, IntArray
 from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.data._sample import Person
-from cycledistill_pose.data._sanity import count_strange
-from cycledistill_pose.skeletons import Skeleton
 
 NOT_LISTED = "skipped: image_id is not in the file"
 _NO_BOX = "skipped: no box or an empty one"
@@ -26,10 +24,7 @@ class People:
     """One entry for each box that will be cropped.
 
     Attributes:
-        skeleton: The keypoints.
-        names: File name of each image.
-        sizes: `[I, 2]` width and height of each image, 0 where the file does not say.
-        image_ids: `[I]`.
+        images: All images of the file.
         image_index: `[N]` which image each box is in.
         rows: `[N]` which annotation of the file each box is of, -1 for boxes of a detector.
         annotation_ids: `[N]` the file's, -1 where it has none and for boxes of a detector.
@@ -40,10 +35,7 @@ class People:
         counts: What was read and what was left out, and why.
     """
 
-    skeleton: Skeleton
-    names: list[str]
-    sizes: IntArray
-    image_ids: IntArray
+    images: tuple[ListedImage, ...]
     image_index: IntArray
     rows: IntArray
     annotation_ids: IntArray
@@ -57,11 +49,11 @@ class People:
     def annotated(cls, file: KeypointFile) -> People:
         """Ground truth: people with labelled keypoints and a box, without crowds."""
         truth = file.people
-        names, sizes, image_ids = _images(file)
-        index = _index_of(truth.image_ids, image_ids)
-        own_sizes = np.concatenate([sizes, np.zeros((1, 2), np.int64)])[index]
+        places = {image.id: place for place, image in enumerate(_named(file))}
+        index = np.array([places.get(i, -1) for i in truth.image_ids.tolist()], dtype=np.int64)
+        sizes = _sizes(file, index)
         points = truth.keypoints.copy()
-        boxes = clip_boxes(truth.boxes_xywh, own_sizes)
+        boxes = clip_boxes(truth.boxes_xywh, sizes)
         with np.errstate(invalid="ignore"):
             boxless = ~(boxes[:, 2:] > boxes[:, :2]).all(1) | (truth.areas <= 0)
         counts = Counter(file.counts)
@@ -76,18 +68,15 @@ class People:
         leave_out(_NO_KEYPOINTS, unlabelled)
         leave_out(NOT_LISTED, index < 0)
         leave_out(_NO_BOX, boxless)
-        outside = _outside(points, own_sizes) & left[:, None]
+        outside = _outside(points, sizes) & left[:, None]
         counts["keypoints outside of their image"] += int(outside.sum())
         points[outside] = 0
-        counts += count_strange(truth.boxes_xywh[left], own_sizes[left], points[left])
+        counts += count_strange(truth.boxes_xywh[left], sizes[left], points[left])
         leave_out(_NO_KEYPOINTS, ~(points[..., 2] > 0).any(1))
         rows = np.flatnonzero(left)
         visible = (points[rows, :, 2] > 0).astype(np.float32)
         return cls(
-            skeleton=file.skeleton,
-            names=names,
-            sizes=sizes,
-            image_ids=image_ids,
+            images=file.images,
             image_index=index[rows],
             rows=rows,
             annotation_ids=truth.ids[rows],
@@ -101,9 +90,8 @@ class People:
     @classmethod
     def detected(cls, file: KeypointFile, detections: BoxFile, threshold: float) -> People:
         """Boxes of a detector, in the images of a file."""
-        names, sizes, image_ids = _images(file)
-        places: dict[Any, int] = {name: place for place, name in enumerate(names)}
-        places |= {int(number): place for place, number in enumerate(image_ids)}
+        places: dict[Any, int] = {i.file_name: place for place, i in enumerate(_named(file))}
+        places |= {image.id: place for place, image in enumerate(file.images)}
         counts: Counter[str] = Counter({"detections": len(detections.boxes)})
         kept, index = [], []
         for box in detections.boxes:
@@ -129,16 +117,13 @@ class People:
         count, k = len(kept), file.skeleton.num_keypoints
         image_index = np.array(index, dtype=np.int64)
         xywh = np.array([box.xywh for box in kept], dtype=np.float64).reshape(count, 4)
-        counts += count_strange(xywh, sizes[image_index], np.zeros((count, k, 3)))
+        counts += count_strange(xywh, _sizes(file, image_index), np.zeros((count, k, 3)))
         return cls(
-            skeleton=file.skeleton,
-            names=names,
-            sizes=sizes,
-            image_ids=image_ids,
+            images=file.images,
             image_index=image_index,
             rows=np.full(count, -1),
             annotation_ids=np.full(count, -1),
-            boxes_xyxy=np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
+            boxes_xyxy=to_xyxy(kept),
             scores=np.array([box.score for box in kept], dtype=np.float32),
             keypoints=np.zeros((count, k, 2)),
             visible=np.zeros((count, k), dtype=np.float32),
@@ -155,26 +140,21 @@ class People:
             self.keypoints[index],
             self.visible[index],
             float(self.scores[index]),
-            int(self.image_ids[self.image_index[index]]),
+            self.images[self.image_index[index]].id,
             int(self.annotation_ids[index]),
         )
 
-    def claimed_size(self, image_index: int) -> tuple[int, int] | None:
-        """(width, height) of an image by its file, or None where that says nothing."""
-        width, height = (int(side) for side in self.sizes[image_index])
-        return (width, height) if width > 0 and height > 0 else None
+    def used_images(self) -> list[ListedImage]:
+        """The images with people in them."""
+        return [self.images[i] for i in np.unique(self.image_index)]
 
-    def used_names(self) -> list[str]:
-        """File names of the images that somebody is in."""
-        return [self.names[i] for i in np.unique(self.image_index)]
-
-    def drop_images(self, names: set[str], reason: str) -> None:
-        """Leave out everybody in these images and count them."""
-        keep = np.array([self.names[i] not in names for i in self.image_index], dtype=bool)
+    def drop_images(self, ids: set[int], reason: str) -> None:
+        """Drop all people in these images, and count them."""
+        keep = np.array([self.images[i].id not in ids for i in self.image_index], dtype=bool)
         self.counts[reason] += int((~keep).sum())
-        fields = ("image_index", "rows", "annotation_ids", "boxes_xyxy", "scores", "keypoints")
-        for field in (*fields, "visible"):
-            setattr(self, field, getattr(self, field)[keep])
+        for name, values in vars(self).items():
+            if isinstance(values, np.ndarray):
+                setattr(self, name, values[keep])
 
 
 def clip_boxes(boxes_xywh: FloatArray, sizes: IntArray) -> FloatArray:
@@ -189,27 +169,67 @@ def clip_boxes(boxes_xywh: FloatArray, sizes: IntArray) -> FloatArray:
     return np.concatenate([np.maximum(boxes_xywh[:, :2], 0.0), ends], axis=1)
 
 
-def _images(file: KeypointFile) -> tuple[list[str], IntArray, IntArray]:
-    """File names, sizes `[I, 2]` and ids `[I]`."""
-    nameless: Sequence[int] = [image.id for image in file.images if image.file_name is None]
-    if nameless:
-        raise ValueError(f"{file.title}: image {nameless[0]} has no file_name")
-    sizes = [[image.width, image.height] for image in file.images]
-    return (
-        [str(image.file_name) for image in file.images],
-        np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        np.array([image.id for image in file.images], dtype=np.int64),
-    )
+def _named(file: KeypointFile) -> tuple[ListedImage, ...]:
+    """The images, all of which must have a file name."""
+    for image in file.images:
+        if image.file_name is None:
+            raise ValueError(f"{file.title}: image {image.id} has no file_name")
+    return file.images
 
 
-def _index_of(wanted: IntArray, image_ids: IntArray) -> IntArray:
-    """`[N]` the place of each wanted id, -1 where there is none."""
-    places = {number: place for place, number in enumerate(image_ids.tolist())}
-    return np.array([places.get(number, -1) for number in wanted.tolist()], dtype=np.int64)
+def _sizes(file: KeypointFile, index: IntArray) -> IntArray:
+    """`[N, 2]` width and height of these images; 0 if unknown, or if the index is -1."""
+    sizes = [(image.width, image.height) for image in file.images]
+    return np.array([*sizes, (0, 0)], dtype=np.int64)[index]
 
 
 def _outside(points: FloatArray, sizes: IntArray) -> BoolArray:
-    """`[N, K]` which labelled keypoints are more than a pixel out of the image."""
+    """`[N, K]` which labelled keypoints are more than a pixel outside their image."""
     fine = ((points[..., :2] >= -1) & (points[..., :2] <= sizes[:, None])).all(-1)
     sized = (sizes > 0).all(1, keepdims=True)
     return np.asarray((points[..., 2] > 0) & sized & ~fine)
+
+
+def count_strange(boxes_xywh: FloatArray, sizes: IntArray, points: FloatArray) -> Counter[str]:
+    """How many keypoints are outside of their box, and boxes not x, y, width, height in px.
+
+    Boxes `[N, 4]` are as in the file, sizes `[N, 2]` of their images (0 where unknown), points
+    `[N, K, 3]` x, y and above 0 where labelled.
+
+    >>> box, size = np.array([[200.0, 300.0, 260.0, 380.0]]), np.array([[400, 600]])
+    >>> count_strange(box, size, np.array([[[210.0, 310, 2], [250, 370, 2]]]))
+    Counter({'boxes that look like xyxy, not xywh': 1})
+    """
+    start, sides = boxes_xywh[:, None, :2], boxes_xywh[:, None, 2:]
+    places, labelled = points[..., :2], points[..., 2] > 0
+    inside = ((places >= start - 1) & (places <= start + sides + 1)).all(-1)
+    # Read as xyxy, a box holds all its keypoints; read as xywh it is twice as long and wide as they
+    # spread, or leaves the image.
+    inside_xyxy = ((places >= start - 1) & (places <= sides + 1)).all(-1) | ~labelled
+    xyxy = inside_xyxy.all(1) & (boxes_xywh[:, 2:] > boxes_xywh[:, :2]).all(1)
+    spread = np.stack([_spread(places[..., axis], labelled) for axis in (0, 1)], axis=1)
+    length = boxes_xywh[:, 2:] - boxes_xywh[:, :2]
+    tight = ((spread > length / 2) & (spread < boxes_xywh[:, 2:] / 2)).all(1)
+    known = (sizes > 0).all(1, keepdims=True)
+    beyond = (boxes_xywh[:, :2] + boxes_xywh[:, 2:] > 1.05 * sizes + 1) & known
+    fits = ((boxes_xywh[:, 2:] <= sizes + 1) | ~known).all(1)
+    xyxy &= tight | (beyond.any(1) & fits)
+    parts = (boxes_xywh <= 1).all(1) & (boxes_xywh[:, 2:] > 0).all(1)
+    return Counter(
+        {
+            name: int(count)
+            for name, count in (
+                ("keypoints outside of their box", (labelled & ~inside).sum()),
+                ("boxes that look like xyxy, not xywh", (xyxy & ~parts).sum()),
+                ("boxes that look like 0..1, not px", parts.sum()),
+            )
+            if count
+        }
+    )
+
+
+def _spread(values: FloatArray, labelled: BoolArray) -> FloatArray:
+    """`[N]` from the least to the largest labelled value; below 0 where there is none."""
+    least = np.where(labelled, values, np.inf).min(1, initial=np.inf)
+    largest = np.where(labelled, values, -np.inf).max(1, initial=-np.inf)
+    return np.where(np.isfinite(least), largest - least, -1.0)

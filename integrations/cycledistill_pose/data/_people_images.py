@@ -1,4 +1,4 @@
-"""Images of people: decoded no larger than needed, once for all people in it, or not at all."""
+"""Crops of people from images that are decoded no larger and no more often than needed."""
 
 from __future__ import annotations
 
@@ -35,23 +35,19 @@ class ImageStore:
             raise FileNotFoundError(f"images: there is no folder {self.folder}")
 
     def missing(self, names: list[str]) -> list[str]:
-        """Those of the names that are not there; looks into each folder once."""
+        """The names that are missing; each folder is listed once."""
         if self._mapping is not None:
             return [name for name in names if name not in self._mapping]
         assert self.folder is not None
-        present: dict[Path, set[str]] = {}
-        missing = []
-        for name in names:
-            path = self.folder / name
-            if path.parent not in present:
-                there = path.parent.is_dir()
-                present[path.parent] = set(os.listdir(path.parent)) if there else set()
-            if path.name not in present[path.parent]:
-                missing.append(name)
-        return missing
+        paths = {name: self.folder / name for name in names}
+        folders = {path.parent for path in paths.values()}
+        present = {folder: set(os.listdir(folder)) for folder in folders if folder.is_dir()}
+        return [
+            name for name, path in paths.items() if path.name not in present.get(path.parent, ())
+        ]
 
     def is_encoded(self, name: str) -> bool:
-        """Whether the image has yet to be decoded (an array or a Pillow image has not)."""
+        """Whether the image must be decoded, unlike an array or a Pillow image."""
         kinds = (bytes, bytearray, memoryview, str, os.PathLike)
         return self._mapping is None or isinstance(self._mapping.get(name), kinds)
 
@@ -84,14 +80,12 @@ class PeopleImages:
         self._reduced_decoding = reduced_decoding
         self._cache = None if crop_cache is None else CropCache(crop_cache)
         self._requests: dict[tuple[int, int], RegionRequest] = {}
-        self._by_image = np.argsort(people.image_index, kind="stable")
-        self._images_in_order = people.image_index[self._by_image]
         self._shared: dict[tuple[int, int], Region] | None = None
 
     def crop(self, image_index: int, matrix: FloatArray) -> ImageArray:
         """One crop, RGB `[H, W, 3]`."""
-        name = self._people.names[image_index]
-        reducible = self._reduced_decoding and self._images.is_encoded(name)
+        listed = self._people.images[image_index]
+        reducible = self._reduced_decoding and self._images.is_encoded(str(listed.file_name))
         reduce = reduction(matrix) if reducible else 1
         if reduce > 1:
             # Pixel i of the reduced image covers pixels reduce * i ... of the full one.
@@ -114,7 +108,7 @@ class PeopleImages:
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:
-        """Inside the block an image stays decoded until another one is asked for."""
+        """Within the block, an image stays decoded until another one is needed."""
         self._shared = {}
         try:
             yield
@@ -124,8 +118,8 @@ class PeopleImages:
     def _decode(self, image_index: int, reduce: int) -> Region:
         if self._shared is not None and (image_index, reduce) in self._shared:
             return self._shared[image_index, reduce]
-        name = self._people.names[image_index]
-        image = self._images.read(name, self._people.claimed_size(image_index), reduce)
+        listed = self._people.images[image_index]
+        image = self._images.read(str(listed.file_name), listed.size, reduce)
         height, width = image.shape[:2]
         region = Region(image, Rectangle(0, 0, width, height), (width, height))
         if self._shared is not None:
@@ -135,22 +129,21 @@ class PeopleImages:
         return region
 
     def _request(self, image_index: int, reduce: int) -> RegionRequest:
-        """The part of an image that all crops of its people come from."""
+        """The part of an image that contains all crops of its people."""
         if (image_index, reduce) not in self._requests:
-            first, end = np.searchsorted(self._images_in_order, [image_index, image_index + 1])
-            own = self._by_image[first:end]
-            reaches = np.array([self._cropping.reach(self._people.person(i)) for i in own])
+            own = np.flatnonzero(self._people.image_index == image_index)
+            reaches = np.array([self._cropping.reach(self._people.person(i)) for i in own.tolist()])
             corners = np.concatenate([reaches[:, :2].min(0), reaches[:, 2:].max(0)]) / reduce
             # As `source_of`, and a pixel for the rim of reduced images.
             left, top = (math.floor(edge) - 2 for edge in corners[:2])
             right, bottom = (math.floor(edge) + 4 for edge in corners[2:])
-            folder = self._images.folder
+            folder, listed = self._images.folder, self._people.images[image_index]
             assert folder is not None
             self._requests[image_index, reduce] = RegionRequest(
-                str(folder / self._people.names[image_index]),
+                str(folder / str(listed.file_name)),
                 Rectangle(left, top, right, bottom),
                 reduce,
-                self._people.claimed_size(image_index),
+                listed.size,
             )
         return self._requests[image_index, reduce]
 

@@ -1,11 +1,12 @@
-"""The one decoder of pictures: files, bytes, Pillow's images and arrays, all to upright RGB."""
+"""Decoding of files, bytes, Pillow images and arrays, all to upright RGB."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,9 @@ _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 class BadImageError(ValueError):
-    """An image that cannot be decoded, or is not of the size that its annotations say.
+    """An image that cannot be decoded, or whose size differs from its annotation.
 
-    The message names the image. It is what ``bad_images="skip"`` and ``--skip-bad-images`` skip.
+    ``bad_images="skip"`` and ``--skip-bad-images`` skip such images.
     """
 
 
@@ -44,16 +45,16 @@ def read_rgb(source: Any, size: Size | None = None, reduce: int = 1, title: str 
     >>> read_rgb(Image.new("L", (4, 3), 7)).shape
     (3, 4, 3)
 
-    Greys and palettes become colours, alpha is dropped, of 16 bits the upper 8 count, and of an
-    animation the first frame. Bytes behind the picture's end do not matter. A photo is turned as
-    its EXIF orientation says, unless ``size`` is that of the photo as it is stored, on its side:
-    then its boxes were measured without regard to the orientation.
+    Greys and palettes become colours, alpha is dropped, 16 bits are reduced to the upper 8, and the
+    first frame of an animation is taken. Bytes after the picture's end are ignored. A photo is
+    turned according to its EXIF orientation, unless ``size`` is that of the photo as it is stored,
+    on its side: then its boxes were measured without regard to the orientation.
 
     Args:
         source: Path, encoded bytes, Pillow image, or array: `[H, W]` grey, or `[H, W, C]` with C
             of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGB, alpha), of uint8, uint16 or bool.
-        size: (width, height) that the picture's annotations say; None where they say nothing.
-        reduce: 1, 2, 4 or 8; decode at this part of the resolution. Of arrays 1.
+        size: (width, height) according to the picture's annotations; None if they do not say.
+        reduce: 1, 2, 4 or 8; factor by which to shrink what is decoded. Arrays are not shrunk.
         title: Name for errors; by default the path.
     """
     if isinstance(source, str | os.PathLike):
@@ -64,7 +65,8 @@ def read_rgb(source: Any, size: Size | None = None, reduce: int = 1, title: str 
     if isinstance(source, bytes | bytearray | memoryview):
         pixels, full = _decode(bytes(source), title, size, reduce)
     elif isinstance(source, Image.Image):
-        pixels, full = _named_errors(title, lambda: _upright(source, size, 1))
+        with _named_errors(title):
+            pixels, full = _upright(source, size, 1)
     else:
         pixels = _colours(np.asarray(source), title)
         full = (pixels.shape[1], pixels.shape[0])
@@ -91,30 +93,25 @@ def _decode(data: bytes, title: str, size: Size | None, reduce: int) -> tuple[Im
         raise BadImageError(f"{title} is empty (0 bytes)")
     if is_truncated(data):
         raise BadImageError(f"{title} is truncated: {len(data)} bytes without an end")
-
-    def decode() -> tuple[ImageArray, Size]:
-        with Image.open(io.BytesIO(data)) as opened:
-            return _upright(opened, size, reduce)
-
-    return _named_errors(title, decode, f"{len(data)} bytes ")
+    with _named_errors(title, f"{len(data)} bytes"), Image.open(io.BytesIO(data)) as opened:
+        return _upright(opened, size, reduce)
 
 
-def _named_errors(
-    title: str, decode: Callable[[], tuple[ImageArray, Size]], what: str = "its data "
-) -> tuple[ImageArray, Size]:
+@contextlib.contextmanager
+def _named_errors(title: str, what: str = "its data") -> Iterator[None]:
     try:
-        return decode()
+        yield
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise errors of any type for damaged data
-        why = "no format known here" if isinstance(error, UnidentifiedImageError) else error
+        why = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise BadImageError(
-            f"{title} cannot be read as an image: {what}cannot be decoded ({why})"
+            f"{title} cannot be read as an image: {what} cannot be decoded ({why})"
         ) from error
 
 
 def _upright(image: Image.Image, size: Size | None, reduce: int) -> tuple[ImageArray, Size]:
-    """Pixels of an opened picture, and its whole width and height."""
+    """Pixels of an opened picture, and its full width and height."""
     whole = image.size
     # Pillow turns a TIFF by itself as it loads it. Of others the tag may stand behind the pixels.
     turned = _orientation(image) if image.format == "TIFF" else 1

@@ -38,16 +38,17 @@ def check_coco_root(
     Raises:
         FileNotFoundError: Lists what is missing and where to get it.
     """
-    found = {}
-    needed: list[tuple[Path, str]] = []
-    for split in splits:
-        files = PoseFiles(
+    found = {
+        split: PoseFiles(
             Path(root) / "annotations" / f"person_keypoints_{split}2017.json",
             Path(root) / f"{split}2017",
         )
-        needed.append((files.annotations, _COCO_ANNOTATIONS))
-        needed.append((files.images, _COCO_IMAGES.format(split=split)))
-        found[split] = files
+        for split in splits
+    }
+    needed: dict[Path, str] = {}
+    for split, files in found.items():
+        needed[files.annotations] = _COCO_ANNOTATIONS
+        needed[files.images] = _COCO_IMAGES.format(split=split)
     _require(Path(root), needed, "COCO 2017 keypoints")
     return found
 
@@ -71,17 +72,17 @@ def check_crowdpose_root(
         folder = Path(root) / "json"
     images = Path(root) / "images"
     found = {split: PoseFiles(folder / f"crowdpose_{split}.json", images) for split in splits}
-    needed = [(files.annotations, _CROWDPOSE) for files in found.values()]
-    _require(Path(root), [*needed, (images, _CROWDPOSE)], "CrowdPose")
+    needed = [files.annotations for files in found.values()]
+    _require(Path(root), dict.fromkeys([*needed, images], _CROWDPOSE), "CrowdPose")
     return found
 
 
-def _require(root: Path, needed: list[tuple[Path, str]], name: str) -> None:
+def _require(root: Path, needed: dict[Path, str], name: str) -> None:
     if not root.is_dir():
         raise FileNotFoundError(f"root: there is no folder {root}")
-    missing = [(path, source) for path, source in needed if not path.exists()]
+    missing = [path for path in needed if not path.exists()]
     if missing:
-        lines = [f"  {path.relative_to(root)}  from {source}" for path, source in missing]
+        lines = [f"  {path.relative_to(root)}  from {needed[path]}" for path in missing]
         raise FileNotFoundError(
             "\n".join([f"{root} is not a complete copy of {name}. Missing:", *lines])
         )

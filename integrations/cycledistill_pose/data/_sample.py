@@ -38,27 +38,18 @@ class Cropping:
     augmentation: PoseAugmentation | None
 
     def draw_matrix(self, key: tuple[int, ...], person: Person) -> tuple[FloatArray, bool]:
-        """Image -> input `[2, 3]` and whether left and right are changed; ``key`` seeds it."""
+        """Image -> input `[2, 3]`, and whether it mirrors; ``key`` seeds the augmentation."""
         box = person.box_xyxy
         if self.augmentation is None:
             return crop_matrix(box, self.input_size, self.padding, udp=self.udp), False
         change = self.augmentation.draw(
             np.random.default_rng(key), box, self.padding, *person[1:3], self.skeleton
         )
-        matrix = crop_matrix(
-            change.box_xyxy,
-            self.input_size,
-            change.padding,
-            shift=change.shift,
-            scale=change.scale,
-            rotation_degrees=change.rotation_degrees,
-            flip=change.flip,
-            udp=self.udp,
-        )
+        matrix = crop_matrix(input_size=self.input_size, udp=self.udp, **change._asdict())
         return matrix, change.flip
 
     def reach(self, person: Person) -> FloatArray:
-        """The part of the image, `xyxy` `[4]`, that all crops of a person come from."""
+        """The part of the image, `xyxy` `[4]`, that contains all crops of a person."""
         aspect = self.input_size[0] / self.input_size[1]
         if self.augmentation is None:
             return box_reach(person.box_xyxy, self.padding, aspect)
@@ -69,7 +60,7 @@ class Cropping:
     def sample(
         self, crop: ImageArray, matrix: FloatArray, flip: bool, person: Person
     ) -> dict[str, Tensor]:
-        """The dict that is described at `CocoKeypoints`."""
+        """The dict described in `CocoKeypoints`."""
         visible = person.visible
         points = transform_points(person.keypoints, matrix) * (visible[:, None] > 0)
         if flip:

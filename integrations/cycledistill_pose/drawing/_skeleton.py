@@ -10,7 +10,7 @@ import numpy as np
 from cycledistill_pose.drawing._picture import ImageArray, as_image, to_numpy
 from cycledistill_pose.skeletons import COCO, Skeleton
 
-# From the palette of Okabe and Ito, which people of all colour visions tell apart.
+# From the palette of Okabe and Ito, which is safe for colour blindness.
 LEFT = (230, 159, 0)
 RIGHT = (86, 180, 233)
 MIDDLE = (240, 240, 240)

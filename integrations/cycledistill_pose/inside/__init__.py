@@ -1,4 +1,4 @@
-"""Look inside a pose network: `cycledistill.inside`, with what it needs to know of the tokens."""
+"""`cycledistill.inside` for pose networks: which token stands for which part of the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention of a pose network, and where on the image its visual tokens stand."""
+"""Attention of a pose network, and the positions of its visual tokens on the image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor
 from cycledistill import CycleWrapper
 from cycledistill.inside import AttentionMap, record_attention
 from cycledistill_pose.models import TokenPose, TokenReg
-from cycledistill_pose.models._features import take_map
 from cycledistill_pose.models._pruning import BlockPruning, PruningPass
 
 
@@ -19,7 +18,7 @@ class PoseAttention(NamedTuple):
 
     Attributes:
         maps: One for each block and cycle.
-        positions: For each map `[B, T]`, the places that its tokens had in the whole sequence.
+        positions: For each map `[B, T]`, positions of its tokens in the whole sequence.
         grid: `(rows, columns)` of the visual tokens before any pruning.
     """
 
@@ -59,14 +58,9 @@ def record_pose_attention(cycled: CycleWrapper, images: Tensor, num_cycles: int)
         maps = record_attention(cycled, images, num_cycles=num_cycles)
     finally:
         handle.remove()
-    with torch.no_grad():
-        features = take_map(model.backbone(images[:1]), model._feature_index)
-    height, width = features.shape[-2:]
     positions = []
     for found in maps:
         batch, _, count, _ = found.weights.shape
         places = passes[0].standing(count) if passes else torch.arange(count)[None]
         positions.append(places.expand(batch, -1))
-    return PoseAttention(
-        maps, positions, (height // model.patch_size[0], width // model.patch_size[1])
-    )
+    return PoseAttention(maps, positions, model.grid)

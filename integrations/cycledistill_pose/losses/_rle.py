@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -46,7 +47,7 @@ class RLELoss(nn.Module):
     `residual=False` the first alone.
 
     The flow belongs to the loss: give `criterion.parameters()` to the optimiser and save
-    `criterion.state_dict()` with the model's; at use it is not needed. Parameter names are those
+    `criterion.state_dict()` with the model's; inference does not need it. Parameter names are those
     of the released implementations (`flow_model.s.0.0.weight`, ...).
 
     All is computed in the dtype of the flow's parameters (float32), under autocast too, and from
@@ -166,3 +167,17 @@ def _check_shapes(outputs: Tensor, target: Tensor, weight: Tensor | None) -> Non
         raise ValueError(
             f"weight: expected [B, K] = {list(outputs.shape[:2])}, got {list(weight.shape)}"
         )
+
+
+def as_truth(task_loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The distance of a student from its teacher: the task loss, every keypoint visible.
+
+    For `cycledistill.FoldLoss`. The truth is the teacher's heatmaps `[B, K, H, W]`; for `RLELoss`
+    its coordinates, the first two of `[B, K, 4]`.
+    """
+
+    def distance(student: Tensor, teacher: Tensor) -> Tensor:
+        target = teacher[..., :2] if isinstance(task_loss, RLELoss) else teacher
+        return task_loss(student, target, target.new_ones(target.shape[:2]))
+
+    return distance

@@ -39,8 +39,8 @@ def bootstrap_ap(
     most of the effect of the choice of images cancels out.
 
     People are matched once, by pycocotools; an image that is drawn w times counts w times in the
-    curve of precision over recall. That is exactly what pycocotools would find on a file with w
-    copies of the image (up to the order of equal scores within an image), with much less work.
+    curve of precision over recall. This is exactly what pycocotools would find on a file with w
+    copies of the image (up to the order of equal scores within an image), but much faster.
     Images without people are drawn too.
 
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 13.
@@ -99,14 +99,14 @@ def percentile_interval(samples: Any, level: float = 0.95) -> tuple[float, float
 
 
 class _Matches(NamedTuple):
-    """Predicted people of all images, best score first, and how they fared.
+    """Predicted people of all images, best score first, and whether they match.
 
     Attributes:
-        image: `[D]` index of the image that each is in.
+        image: `[D]` index of each person's image.
         found: `[T, D]` whether it matches a person, by threshold.
-        wrong: `[T, D]` whether it matches no person (neither: it does not count).
-        people: `[I]` how many are to be found in each image.
-        recalls: `[R]` where the precision is read off.
+        wrong: `[T, D]` whether it matches no person (neither: it is ignored).
+        people: `[I]` number of annotated people in each image.
+        recalls: `[R]` recalls at which precision is read.
     """
 
     image: NDArray[np.intp]
@@ -117,7 +117,7 @@ class _Matches(NamedTuple):
 
 
 def _matches(metric: KeypointAP) -> _Matches:
-    """What pycocotools found image by image."""
+    """The matches that pycocotools found, image by image."""
     evaluation = metric._evaluate(metric.results(), _ALL)
     thresholds = len(evaluation.params.iouThrs)
     people = np.zeros(len(evaluation.params.imgIds))

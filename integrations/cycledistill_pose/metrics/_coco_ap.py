@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cycledistill_pose.metrics._ground_truth import annotated_areas
 from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average_figures
 from cycledistill_pose.skeletons import COCO
 
@@ -76,7 +75,7 @@ class CocoKeypointAP(KeypointAP):
     """
 
     default_skeleton = COCO
-    person_areas = annotated_areas
+    annotated_areas = True
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM and ARL, from 0 to 1 or -1.

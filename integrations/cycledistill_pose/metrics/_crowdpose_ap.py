@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from cycledistill_pose.metrics._ground_truth import box_areas
 from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average, average_figures
 from cycledistill_pose.skeletons import CROWDPOSE
 
@@ -51,7 +50,7 @@ class CrowdPoseAP(KeypointAP):
     """
 
     default_skeleton = CROWDPOSE
-    person_areas = box_areas
+    annotated_areas = False
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium and AP_hard, from 0 to 1 or -1.

@@ -1,4 +1,4 @@
-"""People as pycocotools wants them."""
+"""Annotations in the form that pycocotools needs."""
 
 from __future__ import annotations
 
@@ -15,55 +15,40 @@ from cycledistill_pose.annotations import AnnotatedPeople, KeypointFile
 BOX_FILL = 0.53
 
 
-def annotated_areas(people: AnnotatedPeople) -> NDArray[np.float64]:
-    """`[N]` the annotations' own areas, or 0.53 of the boxes of those that have none."""
-    return np.where(np.isnan(people.areas), box_areas(people), people.areas)
-
-
-def box_areas(people: AnnotatedPeople) -> NDArray[np.float64]:
-    """`[N]` 0.53 of the annotations' boxes, as CrowdPose's own tool takes it."""
-    boxes = _boxes(people)
-    return np.asarray(boxes[:, 2] * boxes[:, 3] * BOX_FILL)
-
-
-def ground_truth(file: KeypointFile, areas: NDArray[np.float64], num_keypoints: int) -> CocoFile:
+def ground_truth(file: KeypointFile, num_keypoints: int, annotated_areas: bool) -> CocoFile:
     """Images, people and their category, as a new pycocotools object.
 
     The people are those of the file, in their order. They get new ids from 1 on, because
     pycocotools takes a match with annotation 0 for none; their own ids stay as `annotation_id`.
+    Their areas are the annotations' own, or 0.53 of the boxes: of those that have none, or of all.
     """
     people = file.people
+    boxes = _boxes(people)
+    areas = boxes[:, 2] * boxes[:, 3] * BOX_FILL
+    if annotated_areas:
+        areas = np.where(np.isnan(people.areas), areas, people.areas)
     points = people.keypoints
     if points.shape[1] == 0:
         points = np.zeros((len(people), num_keypoints, 3))
-    rows = zip(
-        people.image_ids.tolist(),
-        people.ids.tolist(),
-        _boxes(people).tolist(),
-        areas.tolist(),
-        people.crowd.tolist(),
-        people.num_labelled.tolist(),
-        points.reshape(len(people), 3 * num_keypoints).tolist(),
-        strict=True,
-    )
+    columns = {
+        "annotation_id": people.ids,
+        "image_id": people.image_ids,
+        "bbox": boxes,
+        "area": areas,
+        "iscrowd": people.crowd.astype(int),
+        "num_keypoints": people.num_labelled,
+        "keypoints": points.reshape(len(people), 3 * num_keypoints),
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    category = file.category.id
     coco = CocoFile()
     coco.dataset = {
         "info": {},
         "images": [{"id": image.id, "crowdIndex": image.crowd_index} for image in file.images],
-        "categories": [{"id": file.category.id, "name": file.category.name}],
+        "categories": [{"id": category, "name": file.category.name}],
         "annotations": [
-            {
-                "id": number,
-                "annotation_id": own,
-                "image_id": image,
-                "category_id": file.category.id,
-                "bbox": box,
-                "area": area,
-                "iscrowd": int(crowd),
-                "num_keypoints": labelled,
-                "keypoints": keypoints,
-            }
-            for number, (image, own, box, area, crowd, labelled, keypoints) in enumerate(rows, 1)
+            {"id": number, "category_id": category, **dict(zip(columns, row, strict=True))}
+            for number, row in enumerate(rows, 1)
         ],
     }
     with contextlib.redirect_stdout(io.StringIO()):

@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pycocotools.coco import COCO as CocoFile
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from cycledistill_pose.annotations import AnnotatedPeople, KeypointFile
+from cycledistill.saving._files import replacing
+from cycledistill_pose.annotations import KeypointFile
 from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.metrics._ground_truth import ground_truth
 from cycledistill_pose.metrics._oks import ArrayLike
-from cycledistill_pose.metrics._people import NMS, Scoring, coco_results, shortened, write_json
+from cycledistill_pose.metrics._results import NMS, coco_results, shortened
 from cycledistill_pose.skeletons import Skeleton
 
 
 class KeypointAP(Metric):
-    """Collects people, makes COCO results of them and evaluates these with pycocotools.
+    """Collects people and evaluates them with pycocotools, as COCO results.
 
     State: two lists of tensors that are joined over processes, `people` `[N, 3 K + 5]` and
     `identities` `[N, 2]`.
@@ -39,8 +40,8 @@ class KeypointAP(Metric):
     people: list[Tensor]
     identities: list[Tensor]
 
-    default_skeleton: ClassVar[Skeleton]  # whose sigmas are taken where the file has none
-    person_areas: ClassVar[Callable[[AnnotatedPeople], NDArray[np.float64]]]
+    default_skeleton: ClassVar[Skeleton]  # its sigmas are used if the file has none
+    annotated_areas: ClassVar[bool]  # or 0.53 of the boxes for all people
 
     def __init__(
         self,
@@ -57,16 +58,15 @@ class KeypointAP(Metric):
         if nms not in (*get_args(NMS), None):
             raise ValueError(f'nms: expected "oks", "soft_oks" or None, got {nms!r}')
         file = KeypointFile.read(annotations, category)
-        found = _find_sigmas(sigmas, file, self.default_skeleton)
-        self.ground_truth = ground_truth(file, type(self).person_areas(file.people), len(found))
-        self.scoring = Scoring(
-            nms=nms,
-            nms_threshold=float(nms_threshold),
-            keypoint_score_threshold=float(keypoint_score_threshold),
-            rescore=nms is not None if rescore is None else rescore,
-            sigmas=found,
-            category_id=file.category.id,
-        )
+        self.sigmas = _find_sigmas(sigmas, file, self.default_skeleton)
+        self.ground_truth = ground_truth(file, len(self.sigmas), self.annotated_areas)
+        self._scoring: dict[str, Any] = {
+            "nms": nms,
+            "nms_threshold": float(nms_threshold),
+            "keypoint_score_threshold": float(keypoint_score_threshold),
+            "rescore": nms is not None if rescore is None else rescore,
+            "category_id": file.category.id,
+        }
         self.image_ids = frozenset(self.ground_truth.getImgIds())
         self.add_state("people", default=[], dist_reduce_fx="cat")
         self.add_state("identities", default=[], dist_reduce_fx="cat")
@@ -74,7 +74,7 @@ class KeypointAP(Metric):
     @property
     def num_keypoints(self) -> int:
         """The number of keypoints K."""
-        return len(self.scoring.sigmas)
+        return len(self.sigmas)
 
     def update(
         self,
@@ -100,19 +100,16 @@ class KeypointAP(Metric):
         Raises:
             ValueError: A shape is wrong or an image id is unknown.
         """
-        # Apple's GPUs have no float64.
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
+        dtype = self._state_dtype
         images = self._tensor("image_ids", image_ids, None, torch.int64)
         size, k = len(images), self.num_keypoints
         points = self._tensor("keypoints", keypoints, (size, k, 2), dtype)
         scores = self._tensor("keypoint_scores", keypoint_scores, (size, k), dtype)
         boxes = self._tensor("boxes_xyxy", boxes_xyxy, (size, 4), dtype)
         box_score = self._tensor("box_scores", box_scores, (size,), dtype)
-        people_ids = (
-            torch.full_like(images, -1)
-            if ids is None
-            else self._tensor("ids", ids, (size,), torch.int64)
-        )
+        people_ids = torch.full_like(images, -1)
+        if ids is not None:
+            people_ids = self._tensor("ids", ids, (size,), torch.int64)
         unknown = sorted(set(images.tolist()) - self.image_ids)
         if unknown:
             raise ValueError(
@@ -145,7 +142,9 @@ class KeypointAP(Metric):
         results = self.results()
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         if not distributed or torch.distributed.get_rank() == 0:
-            write_json(path, results)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with replacing(Path(path)) as file:
+                json.dump(results, file)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Join the states of all processes, including those without people."""
@@ -153,20 +152,25 @@ class KeypointAP(Metric):
         super().sync(*args, **kwargs)
 
     def _results(self) -> list[dict[str, Any]]:
-        """The results of the people that are in the state just now."""
+        """The results of the people in the current state."""
         self._fill_empty()
         return coco_results(
             dim_zero_cat(self.identities).cpu().numpy(),
             dim_zero_cat(self.people).cpu().double().numpy(),
-            self.scoring,
+            sigmas=self.sigmas,
+            **self._scoring,
         )
+
+    @property
+    def _state_dtype(self) -> torch.dtype:
+        """That of the state: Apple's GPUs have no float64."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
 
     def _fill_empty(self) -> None:
         """Give empty lists a tensor of the right type and shape, for gathering and joining."""
         if isinstance(self.people, list) and not self.people:
-            dtype = torch.float32 if self.device.type == "mps" else torch.float64
             width = 3 * self.num_keypoints + 5
-            self.people.append(torch.zeros(0, width, dtype=dtype, device=self.device))
+            self.people.append(torch.zeros(0, width, dtype=self._state_dtype, device=self.device))
             self.identities.append(torch.zeros(0, 2, dtype=torch.int64, device=self.device))
 
     def _tensor(
@@ -199,7 +203,7 @@ class KeypointAP(Metric):
                 predictions.dataset = {**self.ground_truth.dataset, "annotations": []}
                 predictions.createIndex()
             evaluation = COCOeval(self.ground_truth, predictions, "keypoints")
-            evaluation.params.kpt_oks_sigmas = np.array(self.scoring.sigmas)
+            evaluation.params.kpt_oks_sigmas = np.array(self.sigmas)
             evaluation.params.areaRngLbl = list(area_ranges)
             evaluation.params.areaRng = [list(limits) for limits in area_ranges.values()]
             if image_ids is not None:

@@ -1,4 +1,4 @@
-"""Object keypoint similarity and the suppression of people that were found twice."""
+"""Object keypoint similarity, and suppression of duplicate people."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def oks_nms(
     threshold: float = 0.9,
     sigmas: Sequence[float] = COCO.sigmas,
 ) -> NDArray[np.intp]:
-    """Non-maximum suppression: the people left when duplicates of better ones are removed.
+    """Non-maximum suppression: remove duplicates of better people.
 
     >>> import numpy as np
     >>> poses = np.stack([np.zeros((17, 2)), np.full((17, 2), 0.1), np.full((17, 2), 90.0)])

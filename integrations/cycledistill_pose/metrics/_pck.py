@@ -12,7 +12,7 @@ from torchmetrics import Metric
 def pck(
     keypoints: Tensor, targets: Tensor, visible: Tensor, sizes: Tensor, threshold: float = 0.2
 ) -> Tensor:
-    """Percentage of correct keypoints: those close to the truth, averaged over keypoints.
+    """Percentage of correct keypoints (those close to the truth), averaged over keypoints.
 
     >>> import torch
     >>> targets = torch.zeros(1, 2, 2)
@@ -24,7 +24,7 @@ def pck(
         keypoints: `[B, K, 2]` px.
         targets: `[B, K, 2]` px, the truth.
         visible: `[B, K]`; only keypoints with a value above 0 count.
-        sizes: `[B]` px, what distances are measured by: the longest side of the box, the torso,
+        sizes: `[B]` px, the unit of distances, such as the longest side of the box, the torso or
             the head. People whose size is not positive are not counted.
         threshold: A keypoint is correct when it is nearer than this share of the size.
 

@@ -54,8 +54,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """`x += position; x += attention(norm(x)); x += mlp(norm(x))`.
 
-    A block keeps no state between calls: whatever differs from block to block comes in as an
-    argument. So a stack of blocks can be run again with the arguments of its first run.
+    A block keeps no state between calls: what differs from block to block is an argument, so a
+    stack of blocks can be run again with the arguments of its first run.
     """
 
     def __init__(self, dim: int, num_heads: int, hidden_dim: int) -> None:
@@ -73,8 +73,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`.
 
-        ``position`` `[1 or B, T, D]` is added first. With ``pruning`` the block brings its own
-        position, and fewer tokens may come out.
+        ``position`` `[1 or B, T, D]` is added first. ``pruning`` has its own position and may drop
+        tokens.
         """
         if pruning is not None:
             position = pruning.position_of(tokens)

@@ -11,12 +11,7 @@ from cycledistill_pose.models._stem_net import StemNet
 from cycledistill_pose.models._tokenpose import TokenPose
 from cycledistill_pose.models._tokenreg import TokenReg
 
-_NANO: dict[str, Any] = {
-    "input_size": (96, 128),
-    "dim": 96,
-    "depth": 4,
-    "num_heads": 4,
-}
+_NANO: dict[str, Any] = {"input_size": (96, 128), "dim": 96, "depth": 4, "num_heads": 4}
 
 MODELS: dict[str, tuple[type[TokenPose] | type[TokenReg], dict[str, Any]]] = {
     "tokenpose_t": (TokenPose, {"depth": 6}),

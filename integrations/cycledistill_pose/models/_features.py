@@ -1,4 +1,4 @@
-"""Sizes that users give, and the feature map that a backbone returns."""
+"""Checks of sizes, and the choice of a backbone's feature map."""
 
 from __future__ import annotations
 

@@ -82,14 +82,13 @@ class TokenPruning:
 
 
 class PruningPass:
-    """What one forward pass of a pruning model knows: the positions of the tokens still there.
+    """State of one forward pass with pruning: the positions of the remaining tokens.
 
-    The blocks receive a part of it (`at`) as an argument. When a stack is run again on the
-    pruned tokens, with the arguments of the first run, this object tells each block by the
-    number of tokens what holds for them: as many as the block had the first time means that it
-    has to prune (this is the first run, or its recomputation by activation checkpointing);
-    fewer means that all pruning is done, and the position is that of the pruned tokens.
-    A recomputation takes the choice of the first run over, so it cannot differ from it.
+    Each block receives its part of it (`at`) as an argument. When a stack is run again on the
+    pruned tokens, with the arguments of the first run, the number of tokens tells each block what
+    to do: with as many tokens as in the first run it prunes (this is the first run, or its
+    recomputation by activation checkpointing); with fewer, all pruning is done, and the positions
+    are those of the pruned tokens. A recomputation keeps the same tokens as the first run.
     """
 
     def __init__(
@@ -117,7 +116,7 @@ class PruningPass:
         return self._positions[tokens.shape[1]]
 
     def standing(self, num_tokens: int) -> Tensor:
-        """Places `[1 or B, num_tokens]` in the whole sequence of the tokens that were left."""
+        """Positions `[1 or B, num_tokens]` of the remaining tokens in the whole sequence."""
         places = torch.arange(self._num_tokens)[None]
         for block in sorted(self._kept):
             if places.shape[1] == num_tokens:
@@ -128,7 +127,7 @@ class PruningPass:
         return places
 
     def prune(self, block: int, tokens: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """Drop tokens if it is up to `block` to do it, and remember where the others stood."""
+        """Drop tokens if this block prunes, and remember the positions of the rest."""
         before, after = self._counts.get(block, (0, 0))
         if tokens.shape[1] != self.num_keypoints + before:
             return tokens
@@ -145,7 +144,7 @@ class PruningPass:
 
 @dataclass(frozen=True)
 class BlockPruning:
-    """The share of one block in a `PruningPass`."""
+    """One block's view of a `PruningPass`."""
 
     shared: PruningPass
     block: int

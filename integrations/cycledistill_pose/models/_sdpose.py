@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from cycledistill import CycleDistillLoss, CycleWrapper
 from cycledistill_pose.losses import HeatmapMSELoss, RLELoss
 from cycledistill_pose.models._create import create_model
-from cycledistill_pose.models._token_model import TokenModel
+from cycledistill_pose.models._token_model import TokenModel, token_groups
 from cycledistill_pose.models._tokenreg import TokenReg
 
-# The released code, not the paper's text: without a norm after the blocks, tokens that chase a
-# constant can grow without end.
+# As in the released code, not the paper's text: without a norm after the blocks, tokens that chase
+# a constant can grow without bound.
 DETACH_TEACHER = False
 
 SDPOSE_MODELS: dict[str, tuple[str, int]] = {
@@ -99,7 +99,7 @@ def sdpose_loss(
         token_weight: Weight of both groups, or `{"keypoint": ..., "visual": ...}`; 0 turns one off.
         detach_teacher: False, the released code: gradient into both cycles' tokens. True, the
             paper's text: none into the later one's. There is no norm after the blocks, so a
-            student that chases a constant can make the tokens grow without end (seen in training
+            student that chases a constant can make the tokens grow without bound (seen in training
             on LSPET: see the results page).
         **options: Other arguments of `cycledistill.CycleDistillLoss`, such as
             `task_cycles="last"`.
@@ -111,7 +111,7 @@ def sdpose_loss(
     if isinstance(plain, TokenModel):
         groups = plain.token_groups
     elif isinstance(plain, int) and not isinstance(plain, bool):
-        groups = {"keypoint": slice(0, plain), "visual": slice(plain, None)}
+        groups = token_groups(plain)
     else:
         raise TypeError(
             "model: expected a TokenPose or TokenReg, a CycleWrapper around one, or the number of "

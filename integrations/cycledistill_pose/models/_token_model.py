@@ -1,4 +1,4 @@
-"""What TokenPose and TokenReg have in common: images to keypoint tokens."""
+"""The common part of TokenPose and TokenReg: images to keypoint tokens."""
 
 from __future__ import annotations
 
@@ -30,14 +30,13 @@ class TokenModel(nn.Module):
     """A backbone, visual tokens from its feature map, keypoint tokens, a transformer, a head.
 
     The tokens are `[B, K + n, dim]`: K learned keypoint tokens, then one visual token for each
-    of the n patches of the feature map. There is no norm after the last block. Subclasses give
-    the head and say what becomes of its output. The arguments are explained at
-    `cycledistill_pose.models.TokenPose`.
+    of the n patches of the feature map. There is no norm after the last block. Subclasses choose
+    the size of the head and interpret its output. `TokenPose` explains the arguments.
     """
 
     batched_cycles = True  # the backbone is most of the cost, and samples do not meet
     position: Tensor
-    # Name and options that `create_model` made it from; None where these do not suffice.
+    # Name and options given to `create_model`; None if they do not describe the network.
     made_by: tuple[str, dict[str, Any]] | None = None
 
     def __init__(
@@ -86,6 +85,7 @@ class TokenModel(nn.Module):
         wanted_size = integer_pair("feature_size", feature_size)
         self._feature_index = choose_map(features, wanted_size, feature_index)
         channels, rows, columns = self._grid(take_map(features, self._feature_index))
+        self.grid = (rows, columns)  # of visual tokens
         num_visual = rows * columns
 
         self.keypoint_tokens = nn.Parameter(torch.zeros(1, num_keypoints, dim))
@@ -106,18 +106,15 @@ class TokenModel(nn.Module):
 
     @property
     def token_groups(self) -> dict[str, slice]:
-        """Where the keypoint tokens and the visual tokens stand in the sequence."""
-        return {
-            "keypoint": slice(0, self.num_keypoints),
-            "visual": slice(self.num_keypoints, None),
-        }
+        """Where the keypoint tokens and the visual tokens are in the sequence."""
+        return token_groups(self.num_keypoints)
 
     def set_epoch(self, epoch: float) -> None:
         """Tell the pruning schedule the epoch, counted from 0; a fraction is fine."""
         self._epoch = epoch
 
     def keep_ratio(self) -> float:
-        """The share of visual tokens that a pruning block keeps in the present mode."""
+        """The share of visual tokens that a pruning block keeps in the current mode."""
         if self.pruning is None:
             return 1.0
         if self.training and self._epoch is not None:
@@ -188,6 +185,11 @@ class TokenModel(nn.Module):
                     nn.init.trunc_normal_(module.weight, std=0.02)
                     if module.bias is not None:
                         nn.init.zeros_(module.bias)
+
+
+def token_groups(num_keypoints: int) -> dict[str, slice]:
+    """Where the keypoint tokens and the visual tokens are in the sequence."""
+    return {"keypoint": slice(0, num_keypoints), "visual": slice(num_keypoints, None)}
 
 
 def _token_head(dim: int, hidden_dim: int, outputs: int) -> nn.Sequential:

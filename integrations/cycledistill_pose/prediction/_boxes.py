@@ -1,4 +1,4 @@
-"""People's boxes for images, from a file."""
+"""Boxes of people from a file, for given images."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cycledistill_pose.annotations import Box, BoxFile
+from cycledistill_pose.annotations._boxes import to_xyxy
 from cycledistill_pose.prediction._match import FrameMatcher, ImageMatcher, number_images
 from cycledistill_pose.skeletons import COCO, Skeleton
 
@@ -73,18 +74,17 @@ def read_boxes(
     ([[5.0, 5.0, 15.0, 25.0]], '1, all used')
 
     A box belongs to the image whose path ends in its ``file_name``, or in the one that the file
-    lists for its ``image_id``; only where there is neither, to the image that is called by the
-    number.
+    lists for its ``image_id``; without either, to the image whose name is that number.
 
     Args:
         source: JSON file, or its content: a detector's list of ``{image_id or file_name, bbox
-            (xywh), score, category_id}`` (the last two may lack), or a COCO-format annotation
+            (xywh), score, category_id}`` (the last two are optional), or a COCO-format annotation
             file.
         names: Paths of the images, relative to ``folder``.
         folder: Folder of the images.
         threshold: Boxes of a lower score are left out.
-        skeleton: The network's: boxes of another category than its own are left out, and so are
-            crowds. Categories are compared by name if the file names them, otherwise by id.
+        skeleton: The network's; boxes of other categories and of crowds are left out. Categories
+            are compared by name if the file names them, otherwise by id.
         category_id: Take the boxes of this category instead.
         video: The names are frames: boxes belong to them by number.
         first_frame: Number of the first frame; None takes it from the file.
@@ -122,22 +122,19 @@ def read_boxes(
             left_out["without extent or not finite"] += 1
         else:
             kept[name].append(box)
-    found = FoundBoxes(
-        {
-            name: _image_boxes(ids[name], boxes, None if video else file.image_sizes.get(ids[name]))
-            for name, boxes in kept.items()
-        },
-        len(file.boxes),
-        left_out,
-        matcher.first if isinstance(matcher, FrameMatcher) else None,
-    )
+    images = {}
+    for name, own in kept.items():
+        listed = None if video else file.images.get(ids[name])
+        images[name] = _image_boxes(ids[name], own, listed.size if listed else None)
+    first = matcher.first if isinstance(matcher, FrameMatcher) else None
+    found = FoundBoxes(images, len(file.boxes), left_out, first)
     if left_out and not any(kept.values()) and not any("score" in why for why in left_out):
         _refuse(found, file, names, others, skeleton if category_id is None else None)
     return found
 
 
 def _categories(file: BoxFile, skeleton: Skeleton, category_id: int | None) -> set[int]:
-    """Ids of the file's categories whose boxes are taken."""
+    """Ids of the categories whose boxes are used."""
     if category_id is not None:
         return {category_id}
     if skeleton.category is None or not file.category_names:
@@ -149,13 +146,8 @@ def _categories(file: BoxFile, skeleton: Skeleton, category_id: int | None) -> s
 def _image_boxes(
     image_id: int | str, boxes: Sequence[Box], size: tuple[int, int] | None
 ) -> ImageBoxes:
-    xywh = np.array([box.xywh for box in boxes], dtype=np.float64).reshape(-1, 4)
-    return ImageBoxes(
-        image_id,
-        np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1),
-        np.array([box.score for box in boxes], dtype=np.float64),
-        size,
-    )
+    scores = np.array([box.score for box in boxes], dtype=np.float64)
+    return ImageBoxes(image_id, to_xyxy(boxes), scores, size)
 
 
 def _refuse(
@@ -167,7 +159,7 @@ def _refuse(
 ) -> None:
     if len(others) == found.total:
         box = others[0]
-        name = box.file_name or file.image_names.get(box.image_id or 0) or box.image_id
+        name = file.path_of(box) or box.image_id
         raise ValueError(
             f"{file.title} is for other images: its {found.total} boxes are for images such as "
             f"{name!r}, none for {names[0]!r}"

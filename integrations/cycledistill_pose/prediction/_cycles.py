@@ -30,7 +30,7 @@ def predict_cycles(
             a skeleton without flip pairs, leaves the flip test out.
 
     Raises:
-        TypeError: Several cycles are asked of a plain network.
+        TypeError: Several cycles, but the network is plain.
     """
     outputs = _outputs(model, images, num_cycles)
     if flip_indices is not None and list(flip_indices) != list(range(len(flip_indices))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     decoder = KeypointDecoder(predictor.codec)
 
     def read_images(paths: Sequence[Path]) -> tuple[Tensor, ...]:
-        return _inputs([_whole(predictor, path) for path in paths])
+        return _inputs([predictor.crop(read_rgb(path))[0][0] for path in paths])
 
     def keypoints(outputs: Outputs) -> Outputs:
         return outputs if "keypoints" in outputs else decoder(outputs["output"])
@@ -50,9 +51,6 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     def judge(before: Outputs, after: Outputs) -> str:
         change = keypoints(after)["keypoints"] - keypoints(before)["keypoints"]
         return _moved(change.norm(dim=-1).flatten())
-
-    def read_annotated(annotations: Path, images: Path) -> tuple[tuple[Tensor, ...], Any]:
-        return _annotated(predictor, keypoints, annotations, images)
 
     people = SyntheticPeople(3, predictor.input_size)
     return Exportable(
@@ -63,7 +61,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         decoder,
         metadata=_metadata(predictor),
         judge=judge,
-        read_annotated=read_annotated,
+        read_annotated=functools.partial(_annotated, predictor, keypoints),
     )
 
 
@@ -94,13 +92,6 @@ def _inputs(crops: Sequence[Any]) -> tuple[Tensor]:
     return (normalize_images(torch.from_numpy(np.stack(crops))).contiguous(),)
 
 
-def _whole(predictor: PosePredictor, path: Path) -> Any:
-    """The whole image as one person, RGB bytes `[h, w, 3]`."""
-    pixels = read_rgb(path)
-    height, width = pixels.shape[:2]
-    return predictor.crop(pixels, [[0, 0, width, height]])[0][0]
-
-
 def _moved(distances: Tensor) -> str:
     middle, most = distances.quantile(0.5), distances.quantile(0.95)
     return (
@@ -117,12 +108,7 @@ def _annotated(
 
     file = KeypointFile.read(annotations, fallback=predictor.skeleton)
     check_same_keypoints(("the network", predictor.skeleton), file.named)
-    people = CocoKeypoints(
-        file,
-        images,
-        predictor.input_size,
-        udp=predictor.codec.udp_crops,
-    )
+    people = CocoKeypoints(file, images, predictor.input_size, udp=predictor.codec.udp_crops)
     batch = torch.utils.data.default_collate([people[index] for index in range(len(people))])
     to_image = invert_matrix(batch["crop_matrix"])
     labelled = batch["visible"] > 0
@@ -143,7 +129,7 @@ def _annotated(
 
 
 def _metadata(predictor: PosePredictor) -> dict[str, str]:
-    """What a program that runs the file has to know; every value is JSON."""
+    """What a program needs to know to run the file; every value is JSON."""
     codec, skeleton = predictor.codec, predictor.skeleton
     decoding: dict[str, Any] = {"kind": "regression"}
     if isinstance(codec, HeatmapCodec):

@@ -15,7 +15,7 @@ _LAST_NUMBER = re.compile(r"([0-9]+)[^0-9]*$")
 
 
 def number_images(names: Sequence[str]) -> list[int]:
-    """Ids of images: the numbers that they are called by, as in COCO, or else 1, 2, ...
+    """Ids of images: the numbers in their names, as in COCO, or else 1, 2, ...
 
     >>> number_images(["000000000139.jpg", "000000000285.jpg"]), number_images(["a.png", "7.png"])
     ([139, 285], [1, 2])
@@ -27,7 +27,7 @@ def number_images(names: Sequence[str]) -> list[int]:
 
 
 class ImageMatcher:
-    """Finds a box's image by the path that its file gives, and by number where it gives none."""
+    """Finds a box's image by the path in its file, or by number if there is no path."""
 
     def __init__(
         self, names: Sequence[str], folder: Path, file: BoxFile, boxes: Sequence[Box]
@@ -40,20 +40,19 @@ class ImageMatcher:
             self._endings[parts[-1]].append((*where, *parts))
         self._start = len(where)
         self._numbers: dict[int | str | None, list[str]] = defaultdict(list)
-        if all(_number(name) is not None for name in names):  # a number among names says nothing
+        if all(_number(name) is not None for name in names):  # else numbers are not ids
             for name in names:
                 self._numbers[_number(name)].append(name)
         self._images = self._match({(box.image_id, self._path(box)) for box in boxes})
 
     def find(self, box: Box) -> str | None:
-        """The name of its image, or None where that is another one."""
+        """The name of its image, or None if it is not among them."""
         return self._images.get((box.image_id, self._path(box)))
 
     def _path(self, box: Box) -> str | None:
-        """The path that the file gives."""
-        listed = self._file.image_names.get(box.image_id or 0)
+        """The path that the file gives, which may be the id."""
         by_id = box.image_id if isinstance(box.image_id, str) else None
-        return box.file_name or listed or by_id
+        return self._file.path_of(box) or by_id
 
     def _match(self, wanted: set[IdAndPath]) -> dict[IdAndPath, str]:
         """The image of each id and path."""
@@ -71,7 +70,7 @@ class ImageMatcher:
         images: dict[IdAndPath, str] = {}
         for name, claimed in claims.items():
             exact = [claim for claim in claimed if _parts(claim[1] or "") in self._exact] or claimed
-            listed = exact if self._file.image_names else {_parts(path or "") for _, path in exact}
+            listed = exact if self._file.images else {_parts(path or "") for _, path in exact}
             if len(listed) > 1:
                 found_in = ", ".join(f"{path!r} (id {number})" for number, path in exact[:5])
                 raise ValueError(f"{self._file.title} has {name} several times: {found_in}")
@@ -79,7 +78,7 @@ class ImageMatcher:
         return images
 
     def _by_number(self, number: int | str | None) -> list[str]:
-        listed = self._file.image_names
+        listed = self._file.images
         return [] if listed and number not in listed else self._numbers.get(number, [])
 
     def _by_path(self, path: str) -> list[str]:
@@ -93,8 +92,8 @@ class ImageMatcher:
 class FrameMatcher:
     """Finds a box's frame by number.
 
-    The file counts from 0 where it has a frame 0, from its first image where it lists as many
-    images in a row as there are frames, and else from 1; or from ``first``.
+    The file counts from 0 if it has a frame 0, from its first image if it lists as many
+    consecutive images as there are frames, otherwise from 1; or from ``first``.
     """
 
     def __init__(self, names: Sequence[str], boxes: BoxFile, first: int | None) -> None:
@@ -108,7 +107,7 @@ class FrameMatcher:
         self.first = from_file if first is None else first
 
     def find(self, box: Box) -> str | None:
-        """The name of its frame, or None where the video has no such frame."""
+        """The name of its frame, or None if the video has no such frame."""
         number = self._number_of(box)
         place = -1 if number is None else number - self.first
         return self._names[place] if 0 <= place < len(self._names) else None
@@ -122,7 +121,7 @@ class FrameMatcher:
 
     def _numbers_of(self, boxes: BoxFile) -> dict[int | str | None, int]:
         """Frame of each listed image: the number in its name, if these are frames, or its id."""
-        named = {i: _last_number(name or "") for i, name in boxes.image_names.items()}
+        named = {i: _last_number(image.file_name or "") for i, image in boxes.images.items()}
         numbers = [number for number in named.values() if number is not None]
         frames = len(set(numbers)) == len(named) and max(numbers, default=0) <= len(self._names)
         chosen = named if frames else {i: i if isinstance(i, int) else None for i in named}

@@ -35,8 +35,8 @@ class Prediction(NamedTuple):
 class PosePredictor:
     """Predicts the keypoints of people in images.
 
-    ``plain`` is the network, and ``model`` what runs: the network itself in a single pass, which
-    several threads may share, or a `CycleWrapper` around it. The network can be moved, and have any
+    ``plain`` is the network; ``model`` is the network itself for a single pass, which several
+    threads may share, or a `CycleWrapper` around it. The network may be on any device and of any
     floating-point type: ``predictor.plain.bfloat16()``.
 
     Args:
@@ -144,7 +144,7 @@ class PosePredictor:
             Keypoints and scores, all finite; for several images, a list of these.
 
         Raises:
-            BadImageError: An image cannot be decoded, or is not of the size said.
+            BadImageError: An image cannot be decoded, or is not of this size.
             FileNotFoundError: There is no such file.
             ValueError: A box is not 4 numbers or is empty; boxes or sizes are not as many as the
                 images; the network is in training mode; or what it returns is not finite.
@@ -214,19 +214,20 @@ class PosePredictor:
             )
         return points, scores
 
-    def crop(self, pixels: ImageArray, boxes_xyxy: npt.ArrayLike) -> tuple[ImageArray, FloatArray]:
+    def crop(self, pixels: ImageArray, boxes_xyxy: Any = None) -> tuple[ImageArray, FloatArray]:
         """Crop people for the network.
 
         Args:
             pixels: RGB bytes `[H, W, 3]`.
-            boxes_xyxy: `[N, 4]` px of the image, one or more.
+            boxes_xyxy: `[N, 4]` px of the image, one or more; None takes the whole image.
 
         Returns:
             RGB bytes `[N, h, w, 3]` of the network's input size, and the maps `[N, 2, 3]` from px
             of the image to px of these.
         """
-        boxes = np.asarray(boxes_xyxy, float)
-        matrices = crop_matrix(boxes, self.input_size, udp=self.codec.udp_crops)
+        height, width = pixels.shape[:2]
+        boxes = [[0, 0, width, height]] if boxes_xyxy is None else boxes_xyxy
+        matrices = crop_matrix(np.asarray(boxes, float), self.input_size, udp=self.codec.udp_crops)
         crops = [crop_image(pixels, matrix, self.input_size) for matrix in matrices]
         return np.stack(crops), matrices
 

@@ -24,11 +24,8 @@ class Images:
         if not source.exists():
             raise FileNotFoundError(f"there is no image, folder or video {source}")
         self.folder = source if source.is_dir() else source.parent
-        paths = [source]
-        if source.is_dir():
-            paths = image_files(source)
-        self.paths = paths
-        self.names = [path.relative_to(self.folder).as_posix() for path in paths]
+        self.paths = image_files(source) if source.is_dir() else [source]
+        self.names = [path.relative_to(self.folder).as_posix() for path in self.paths]
 
     def __iter__(self) -> Iterator[Path]:
         return iter(self.paths)
@@ -44,7 +41,7 @@ class Video:
         self.folder = path.parent
         capture = self._open()
         self.fps = capture.get(cv2.CAP_PROP_FPS) or 25.0
-        count = 0  # what the file says of its length is an estimate
+        count = 0  # the length in the header is an estimate
         while capture.grab():
             count += 1
         capture.release()

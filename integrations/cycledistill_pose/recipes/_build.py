@@ -45,11 +45,11 @@ def build_model(config: PoseConfig, num_keypoints: int) -> TokenPose | TokenReg:
 
 
 def build_teacher(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapper | None:
-    """The frozen teacher of mode fold, whose weights the network takes if it is to start from them.
+    """The frozen teacher of mode fold; with ``warm_start`` the network takes its weights.
 
     Args:
         config: The options.
-        model: The plain network that is to learn from it.
+        model: The plain network that learns from it.
 
     Raises:
         FileNotFoundError: The folder has no network.

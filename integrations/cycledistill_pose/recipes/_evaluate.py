@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cycledistill import CycleWrapper
-from cycledistill.training import evaluation_loader
+from cycledistill.training.processes import evaluation_loader
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import invert_matrix, normalize_images, pose_loader, transform_points
 from cycledistill_pose.drawing import prediction_grid, save_picture
@@ -22,10 +22,17 @@ PCK_THRESHOLD = 0.1
 
 
 class CycleMetrics(NamedTuple):
-    """Metrics of one number of cycles; ``pck`` is None where detected boxes have no truth."""
+    """Metrics of one number of cycles; ``pck`` is None for detected boxes, which have no truth."""
 
     ap: CocoKeypointAP | CrowdPoseAP
     pck: PCK | None
+
+    def scores(self) -> dict[str, float]:
+        """Percent by metric. PCK counts keypoints nearer than 0.1 of the box's longer side."""
+        found = self.ap.compute()
+        if self.pck is not None:
+            found["PCK"] = float(self.pck.compute())
+        return {name: 100 * value for name, value in found.items() if value >= 0}
 
 
 def evaluate_cycles(
@@ -36,9 +43,9 @@ def evaluate_cycles(
     flip_indices: Sequence[int] | None = None,
     num_workers: int = 0,
 ) -> list[CycleMetrics]:
-    """Predict everybody once; the metrics of 1, 2, ... ``num_cycles`` cycles.
+    """Metrics after 1, 2, ... ``num_cycles`` cycles; every person is predicted once.
 
-    Each process predicts its own share of the people; computing a metric joins them.
+    Each process predicts its share of the people; computing a metric combines them.
 
     Args:
         model: The network, in eval mode.
@@ -71,17 +78,12 @@ def evaluate_cycles(
 
 
 def scores_by_cycle(metrics: Sequence[CycleMetrics]) -> dict[str, float]:
-    """``{"AP/1": ..., "AP50/1": ..., "PCK/1": ..., "AP/2": ...}`` in percent.
-
-    PCK counts keypoints nearer to the truth than 0.1 of the box's longer side.
-    """
-    scores: dict[str, float] = {}
-    for cycle, metric in enumerate(metrics, start=1):
-        found = metric.ap.compute()
-        if metric.pck is not None:
-            found["PCK"] = float(metric.pck.compute())
-        scores |= {f"{name}/{cycle}": 100 * v for name, v in found.items() if v >= 0}
-    return scores
+    """``{"AP/1": ..., "AP50/1": ..., "PCK/1": ..., "AP/2": ...}`` in percent."""
+    return {
+        f"{name}/{cycle}": value
+        for cycle, metric in enumerate(metrics, start=1)
+        for name, value in metric.scores().items()
+    }
 
 
 def save_predictions(

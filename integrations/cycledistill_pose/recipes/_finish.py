@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from cycledistill.training import is_main_process
+from cycledistill.training.processes import is_main_process
 from cycledistill_pose.checkpoints import save_plain
-from cycledistill_pose.checkpoints._card import SHOWN_SCORES
+from cycledistill_pose.checkpoints._plain import SHOWN_SCORES
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.recipes._build import model_options
 from cycledistill_pose.recipes._config import PoseConfig
@@ -21,7 +21,7 @@ from cycledistill_pose.recipes._people import EvaluationPeople
 
 
 class PoseRun(NamedTuple):
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes:
         scores: Percent by metric and number of cycles, such as ``{"AP/1": ..., "AP/2": ...}``;
@@ -80,7 +80,7 @@ def finish_run(
 
 
 def _report(config: PoseConfig, run: PoseRun) -> None:
-    """Say what happened, where the files are and what to try next."""
+    """Print the scores, where the files are and what to try next."""
     found = dict.fromkeys(name.split("/")[0] for name in run.scores)
     names = [name for name in found if name in SHOWN_SCORES]
     table = Table(title="Percent by number of cycles in use")

@@ -1,4 +1,4 @@
-"""The annotation files of a run, found, read and compared."""
+"""Finding, reading and comparing the annotation files of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from cycledistill_pose.annotations import BoxFile, KeypointFile, check_same_keypoints
 from cycledistill_pose.data import SyntheticPeople, check_coco_root, check_crowdpose_root
 from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig, check_file_options
-from cycledistill_pose.recipes._people import EvaluationPeople, TrainingPeople, loading_options
+from cycledistill_pose.recipes._people import EvaluationPeople, TrainingPeople
 from cycledistill_pose.skeletons import CROWDPOSE, Skeleton
 
 
@@ -17,7 +17,7 @@ def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
 
     Raises:
         FileNotFoundError: Files are missing; the text names them and where to get them.
-        ValueError: A file is not what it should be, or the keypoints of two of them differ.
+        ValueError: A file is invalid, or two files have different keypoints.
     """
     check_file_options(config)
     if config.data_root is None:
@@ -30,28 +30,26 @@ def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
     if config.flip_pairs is not None:
         pairs = parse_flip_pairs(config.flip_pairs)
         file = file.with_skeleton(file.skeleton.with_flip_pairs(pairs))
-    val = open_evaluation(config, config.seed, file.skeleton, **loading_options(config))
+    val = open_evaluation(config, config.seed, file.skeleton)
     check_same_keypoints(file.named, val.file.named)
     return TrainingPeople(config, file, images), val
 
 
 def open_evaluation(
-    options: EvaluationOptions, seed: int = 0, skeleton: Skeleton | None = None, **loading: Any
+    options: EvaluationOptions, seed: int = 0, skeleton: Skeleton | None = None
 ) -> EvaluationPeople:
-    """Read the files to evaluate on; those to train on need not be there.
+    """Read the files to evaluate on; those to train on may be missing.
 
     Args:
         options: The people to evaluate on.
         seed: Seed of generated ones.
         skeleton: The network's keypoints.
-        **loading: Further options of `CocoKeypoints`.
 
     Raises:
         FileNotFoundError: Files are missing; the text names them and where to get them.
-        ValueError: A file is not what it should be.
+        ValueError: A file is invalid.
     """
     check_file_options(options)
-    loading.setdefault("bad_images", "skip" if options.skip_bad_images else "error")
     annotations: Any
     images: Any
     if options.data_root is not None:
@@ -63,19 +61,14 @@ def open_evaluation(
     else:
         raise ValueError("category is for image files, but there is no data_root")
     file = KeypointFile.read(annotations, options.category, _forced(options), fallback=skeleton)
-    boxes = options.detections
-    return EvaluationPeople(
-        file,
-        images,
-        None if boxes is None else BoxFile.read(boxes, "detections"),
-        skeleton or file.skeleton,
-        options,
-        loading,
-    )
+    boxes = None
+    if options.detections is not None:
+        boxes = BoxFile.read(options.detections, "detections")
+    return EvaluationPeople(file, images, boxes, skeleton or file.skeleton, options)
 
 
 def parse_flip_pairs(text: str) -> list[list[str]]:
-    """``[["left_eye", "right_eye"], ...]`` of ``left_eye:right_eye,...``; nothing of ``none``."""
+    """``[["left_eye", "right_eye"], ...]`` from ``left_eye:right_eye,...``; empty for ``none``."""
     if text.strip() == "none":
         return []
     pairs = [[name.strip() for name in pair.split(":")] for pair in text.split(",")]

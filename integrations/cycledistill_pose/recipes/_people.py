@@ -1,4 +1,4 @@
-"""The people that a run trains and evaluates on."""
+"""The people to train and to evaluate on."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ class EvaluationPeople:
     """Images with annotated people, and maybe a detector's boxes, to evaluate networks on.
 
     Attributes:
-        file: The images and who is annotated in them.
+        file: The annotated images.
         images: Folder of the images, or images by name.
         boxes: A detector's boxes; None for the annotated ones.
         skeleton: Keypoints of the training file, or else of the network or of the file itself.
         options: How AP is measured, and which boxes and images are left out.
-        loading: Further options of `CocoKeypoints`.
     """
 
     file: KeypointFile
@@ -31,12 +30,11 @@ class EvaluationPeople:
     boxes: BoxFile | None
     skeleton: Skeleton
     options: EvaluationOptions
-    loading: dict[str, Any] = field(default_factory=dict)
     _loaded: dict[Any, CocoKeypoints] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def has_truth(self) -> bool:
-        """Whether anybody is annotated, so that there is an AP."""
+        """Whether people are annotated, so that there is an AP."""
         return self.boxes is None or self.file.has_labels
 
     @property
@@ -50,7 +48,7 @@ class EvaluationPeople:
         return self.file.category.sigmas or self.skeleton.sigmas
 
     def crops(self, input_size: tuple[int, int], udp: bool = False) -> CocoKeypoints:
-        """The boxes cropped for a network; the same object for the same arguments.
+        """The people cropped for a network; cached for each set of arguments.
 
         Args:
             input_size: (width, height) of the network's input in px.
@@ -69,7 +67,7 @@ class EvaluationPeople:
                 detections=self.boxes,
                 detection_threshold=self.options.detection_threshold,
                 udp=udp,
-                **self.loading,
+                **_loading_options(self.options),
             )
         return self._loaded[key]
 
@@ -77,7 +75,7 @@ class EvaluationPeople:
         """A fresh AP metric.
 
         Raises:
-            ValueError: The file or an option is not what it should be.
+            ValueError: The file or an option is invalid.
         """
         options = self.options
         metric_class = CrowdPoseAP if options.dataset == "crowdpose" else CocoKeypointAP
@@ -131,7 +129,7 @@ class TrainingPeople:
 
     Attributes:
         config: The run's options.
-        file: The images and who is annotated in them; None for generated people.
+        file: The annotated images; None for generated people.
         images: Folder of the images.
     """
 
@@ -151,13 +149,13 @@ class TrainingPeople:
         if self.file is None:
             easy = config.easy_synthetic
             return SyntheticPeople(config.num_synthetic, fresh=True, easy=easy, **common)
-        return CocoKeypoints(self.file, self.images, **common, **loading_options(config))
+        return CocoKeypoints(self.file, self.images, **common, **_loading_options(config))
 
 
 def people_rows(
     train: TrainingPeople, train_set: Any, val: EvaluationPeople, val_set: CocoKeypoints
 ) -> dict[str, str]:
-    """Lines for the summary of a run: who is trained and evaluated on, and what is assumed of them.
+    """Lines for the summary of a run: the people, and what is assumed about their keypoints.
 
     Args:
         train: The people to train on.
@@ -178,10 +176,10 @@ def _counts(people: Any) -> str:
     return ", ".join(f"{count:,} {what}" for what, count in counts.items())
 
 
-def loading_options(config: PoseConfig) -> dict[str, Any]:
+def _loading_options(options: EvaluationOptions) -> dict[str, Any]:
     """Options of `CocoKeypoints` that training and evaluation share."""
-    return {
-        "bad_images": "skip" if config.skip_bad_images else "error",
-        "reduced_decoding": config.reduced_decoding,
-        "crop_cache": config.crop_cache,
-    }
+    found: dict[str, Any] = {"bad_images": "skip" if options.skip_bad_images else "error"}
+    if isinstance(options, PoseConfig):
+        found["reduced_decoding"] = options.reduced_decoding
+        found["crop_cache"] = options.crop_cache
+    return found

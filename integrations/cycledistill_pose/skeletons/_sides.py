@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 _OPPOSITE = {"left": "right", "l": "r", "right": "left", "r": "l"}
-# A side that is written on to a word is another word than one apart: only like ones are a pair.
+# A side glued to a word differs from a separate one: only the same form makes a pair.
 _OPPOSITE |= {f"{one}+": f"{other}+" for one, other in _OPPOSITE.items()}
 # Between "wing" and "Left", "L" and "Eye".
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _LEFT_OR_RIGHT = re.compile(r"(left|right)(.+)|(.+)(left|right)")
-# An l or r that is written on to a word is a side only before parts that come in two: "lear" and
+# An l or r glued to a word is a side only before body parts that come in pairs: "lear" and
 # "rear" are ears where both are there, "lamp" and "ramp" are not "amp".
 _PART = (
     "eye|ear|eyebrow|brow|cheek|nostril|mouth|lip|jaw|shoulder|clavicle|arm|upperarm|forearm|elbow|"
@@ -24,16 +24,16 @@ _L_OR_R = re.compile(rf"([lr])((?:{_PART})s?)")
 
 
 def find_flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs of names that become each other when left is read as right; nothing is guessed.
+    """Pairs of names that differ only in left and right.
 
     >>> find_flip_pairs(["nose", "left_eye", "right_eye", "LEar", "REar", "lpaw", "rpaw"])
     ((1, 2), (3, 4), (5, 6))
     >>> find_flip_pairs(["lamp", "ramp", "1", "2", "eye_left", "ear_right"])
     ()
 
-    A side is the word left, right, l or r (also in `wingLeft` and `LEye`), left or right written
-    on to a word (`lefteye`, `left1`), or l or r on to a part of a body (`leye`, `Lshoulder`). A
-    name without a partner, or with two, is in no pair.
+    A side is the word left, right, l or r (also in `wingLeft` and `LEye`), left or right glued to
+    a word (`lefteye`, `left1`), or l or r glued to a body part (`leye`, `Lshoulder`). A name
+    without a partner, or with two, is in no pair.
     """
     places: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for index, name in enumerate(names):
@@ -50,7 +50,7 @@ def find_flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """Words of a name in any script; sides written on to them are apart where no other side is."""
+    """Words of a name in any script; glued sides are split off unless there is a separate one."""
     spaced = _CAPITAL.sub("_", unicodedata.normalize("NFKC", name)).casefold()
     words = [word for word in re.split(r"[\W_]+", spaced) if word]
     for glued in (_LEFT_OR_RIGHT, _L_OR_R):

@@ -1,7 +1,7 @@
 """A jointed body in three dimensions: where the joints of a random pose are.
 
 Camera frame: x to the right, y down, z away from the viewer; the body is about 1 high. A part's
-frame has the columns left, up and forward, as the person feels them.
+frame has the columns left, up and forward, from the person's point of view.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Vector = npt.NDArray[np.float64]
 Matrix = npt.NDArray[np.float64]
 
 FACING_VIEWER = np.array([[1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, -1.0]])
-# Ranges in degrees for an arm: raised from hanging, turned from sideways to the front, the elbow's
+# Ranges in degrees for an arm: how far it is raised, how far it is turned to the front, the elbow's
 # bend; then how far the forearm turns up and inward from straight ahead.
 _ARMS = (
     ((3, 22), (-20, 60), (2, 35), 0.0, 0.2),  # hanging
@@ -93,7 +93,7 @@ def draw_body(rng: np.random.Generator, easy: bool = False) -> Body:
 
 
 def turn(pitch: float = 0.0, yaw: float = 0.0, roll: float = 0.0) -> Matrix:
-    """Rotation of a part against its parent, degrees: forward, to the left, sideways."""
+    """Rotation of a part relative to its parent, in degrees: forward, to the left, sideways."""
     (cp, cy, cr), (sp, sy, sr) = ([f(angle) for angle in (pitch, yaw, roll)] for f in (_cos, _sin))
     about_left = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
     about_up = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -102,7 +102,7 @@ def turn(pitch: float = 0.0, yaw: float = 0.0, roll: float = 0.0) -> Matrix:
 
 
 def _draw_view(rng: np.random.Generator, easy: bool) -> Matrix:
-    """The pelvis's frame: mostly from the front or from behind, seldom lying."""
+    """The pelvis's frame: mostly seen from the front or from behind, rarely lying."""
     about = 0.0 if easy or rng.random() < 0.65 else 180.0
     yaw = rng.normal(about, 25 if easy else 45)
     roll = rng.normal(0, 90) if rng.random() < 0.05 and not easy else rng.normal(0, 7)
@@ -110,7 +110,7 @@ def _draw_view(rng: np.random.Generator, easy: bool) -> Matrix:
 
 
 def _draw_pose(rng: np.random.Generator, easy: bool) -> dict[str, Any]:
-    """Angles in degrees, within what joints can do; number 0 is left, 1 right."""
+    """Angles in degrees, within the range of real joints; number 0 is left, 1 right."""
     kinds = ("stand", "walk", "star", "run", "sit", "squat", "free")
     chances = (0.5, 0.3, 0.2, 0, 0, 0, 0) if easy else (0.3, 0.18, 0.08, 0.1, 0.14, 0.06, 0.14)
     kind = str(rng.choice(kinds, p=chances))
@@ -169,7 +169,7 @@ def _sin(degrees: float) -> float:
 
 
 def _across(direction: Vector, axis: Vector) -> Vector:
-    """The unit part of a direction that is at right angles to a unit axis."""
+    """The part of a direction at right angles to a unit axis, with length 1."""
     rest = direction - axis * float(direction @ axis)
     length = math.sqrt(float(rest @ rest))
     return rest / length if length > 1e-6 else _across(np.array([0.3, 0.5, 0.8]), axis)

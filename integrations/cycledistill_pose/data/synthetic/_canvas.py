@@ -1,4 +1,4 @@
-"""A picture to paint lit capsules on, the nearest of which is seen."""
+"""A picture made of lit capsules, of which the nearest is visible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Canvas:
-    """RGB floats 0 to 255 `[H, W, 3]`, and depth and owner (0: nobody) of each pixel."""
+    """RGB floats 0 to 255 `[H, W, 3]`, and depth and owner (0: none) of each pixel."""
 
     def __init__(self, pixels: Floats, light: Any, ambient: float) -> None:
         self.height, self.width = pixels.shape[:2]
@@ -34,7 +34,7 @@ class Canvas:
         flat: float = 1.0,
         thickness: float = 1.0,
     ) -> None:
-        """Paint a round part about an axis where nothing painted before is nearer.
+        """Paint a round part about an axis, except where something painted before is nearer.
 
         Args:
             start: X, y and depth in px.
@@ -43,20 +43,15 @@ class Canvas:
             colour: `[3]`, or a function of the place along the axis (0 to 1) and the normal's x, y
                 (of the picture) and z (towards the viewer), each `[h, w]`, that returns
                 `[h, w, 3]`.
-            owner: Whose part it is.
+            owner: Number of the person it belongs to.
             flat: How much the round ends are flattened; 1 for half balls.
             thickness: Radius towards the viewer, in radii.
         """
         (ax, ay, az), (bx, by, bz) = (tuple(float(v) for v in point) for point in (start, end))
         reach = max(radii) + 1
-        left, right = (
-            max(int(min(ax, bx) - reach), 0),
-            min(int(max(ax, bx) + reach) + 1, self.width),
-        )
-        top, bottom = (
-            max(int(min(ay, by) - reach), 0),
-            min(int(max(ay, by) + reach) + 1, self.height),
-        )
+        left, top = max(int(min(ax, bx) - reach), 0), max(int(min(ay, by) - reach), 0)
+        right = min(int(max(ax, bx) + reach) + 1, self.width)
+        bottom = min(int(max(ay, by) + reach) + 1, self.height)
         if left >= right or top >= bottom:
             return
         area = slice(top, bottom), slice(left, right)

@@ -20,7 +20,7 @@ _HAIR = np.array(
     np.float32,
 )
 _LIPS = np.array([120, 50, 50], np.float32)
-# Directions from the middle of the head: left, up, forward as the person feels them.
+# Directions from the middle of the head: left, up, forward from the person's point of view.
 _FACE = {
     "nose": (0.0, -0.16, 1.0),
     "left_eye": (0.36, 0.1, 0.93),
@@ -123,7 +123,7 @@ class Figure:
         self._paint_head(canvas, number)
 
     def _trunk(self, place: Any, nx: Any, ny: Any, nz: Any) -> Any:
-        """A shirt, plain or with bands, and trousers below it; an open collar tells the front."""
+        """A shirt, plain or with bands, and trousers below it; an open collar marks the front."""
         cloth = np.where(place[..., None] < 0.9, self._top, self._bottom)
         if self._bands:
             banded = (np.sin(place * (2 * np.pi * self._bands)) > 0) & (place < 0.9)
@@ -176,8 +176,8 @@ class Figure:
     def keypoints(self, canvas: Canvas, number: int) -> npt.NDArray[np.float64]:
         """COCO's 17 `[17, 3]` of the painted person: x, y and visibility.
 
-        That is 0 for not labelled (out of the picture, or a face seen from behind), 1 for hidden
-        and 2 for seen: a pixel next to it shows this person, and no part that is much nearer.
+        Visibility is 0 for not labelled (out of the picture, or a face seen from behind), 1 for
+        hidden and 2 for seen: a pixel next to it shows this person, and no much nearer part.
         """
         found = np.zeros((17, 3))
         for index, name in enumerate(COCO.keypoint_names):

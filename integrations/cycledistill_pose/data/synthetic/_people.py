@@ -91,7 +91,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         return self._length
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw those of this epoch from now on."""
+        """Draw the samples of this epoch from now on."""
         self.epoch = epoch
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
@@ -110,10 +110,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
 
     @staticmethod
     def coco(
-        num_images: int,
-        seed: int = 0,
-        image_size: tuple[int, int] = (200, 240),
-        easy: bool = False,
+        num_images: int, seed: int = 0, image_size: tuple[int, int] = (200, 240), easy: bool = False
     ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.uint8]]]:
         """COCO-format annotations and pictures (by file name) in memory, for `CocoKeypoints`.
 
@@ -135,13 +132,13 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
         seed: int = 0,
         image_size: tuple[int, int] = (200, 240),
     ) -> Path:
-        """Write a folder in COCO's layout, unless the same one exists already.
+        """Write a folder in COCO's layout, unless the same folder exists already.
 
         ``annotations/person_keypoints_{train,val}2017.json``, ``train2017/``, ``val2017/``. The
         same arguments give the same files, and a folder written with other arguments is an error.
 
         Args:
-            root: Folder to write; must not exist, or be one that this wrote.
+            root: Folder to write: a new one, or one written by this function.
             num_train: Pictures to train on, with 1.6 people each on average.
             num_val: Pictures to test on.
             seed: Seed of everything; train and val never share a picture.
@@ -151,7 +148,7 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             The folder.
 
         Raises:
-            FileExistsError: The folder is there and is something else.
+            FileExistsError: The folder exists and was not written with the same arguments.
         """
         root = Path(root)
         arguments = {"train": num_train, "val": num_val, "seed": seed, "size": list(image_size)}
@@ -165,9 +162,8 @@ class SyntheticPeople(Dataset[dict[str, Tensor]]):
             )
         with replacing_folder(root) as partial:
             (partial / "annotations").mkdir()
-            for stream, (split, count) in enumerate(
-                (("train", num_train), ("val", num_val)), start=1
-            ):
+            splits = (("train", num_train), ("val", num_val))
+            for stream, (split, count) in enumerate(splits, start=1):
                 content = _new_file()
                 (partial / f"{split}2017").mkdir()
                 for number in range(1, count + 1):

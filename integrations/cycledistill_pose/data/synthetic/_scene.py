@@ -1,4 +1,4 @@
-"""A whole picture with people, and what an annotator would write about them."""
+"""A whole picture with people, and their labels."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ NOBODY = 0
 
 
 class Person(NamedTuple):
-    """What is known of one person of a picture.
+    """The labels of one person in a picture.
 
     Attributes:
         keypoints: `[17, 3]` x, y (px) and COCO's visibility: 0 not labelled (out of the picture,
             or a face seen from behind), 1 labelled but hidden, 2 seen.
-        box_xyxy: `[4]` px, around what is seen.
-        area: Px that are seen.
+        box_xyxy: `[4]` px, around the visible part.
+        area: Visible px.
     """
 
     keypoints: npt.NDArray[np.float64]
@@ -37,7 +37,7 @@ class Scene(NamedTuple):
 
 
 def draw_scene(rng: np.random.Generator, width: int, height: int, easy: bool = False) -> Scene:
-    """Draw one to four people in front of something, and now and then behind something."""
+    """Draw one to four people in front of something, and sometimes behind something."""
     while True:
         light = np.array([rng.normal(0, 0.6), -abs(rng.normal(0.6, 0.3)), 1.0])
         backdrop = _draw_backdrop(rng, width, height)
@@ -56,7 +56,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, easy: bool = F
 
 
 def _draw_figures(rng: np.random.Generator, width: int, height: int, easy: bool) -> list[Figure]:
-    """People from the farthest, who are smaller and stand higher, to the nearest."""
+    """People from the farthest, who are smaller and higher up, to the nearest."""
     count = 1 if easy else int(rng.choice(4, p=[0.58, 0.25, 0.12, 0.05])) + 1
     close = not easy and rng.random() < 0.18
     nearest = rng.uniform(1.1, 1.9) if close else rng.uniform(0.62, 0.98)
@@ -77,7 +77,7 @@ def _draw_figures(rng: np.random.Generator, width: int, height: int, easy: bool)
 
 
 def _annotate(canvas: Canvas, figure: Figure, number: int) -> Person | None:
-    """Keypoints and box of a person of whom enough is seen."""
+    """Keypoints and box of a person, if enough of them is visible."""
     seen = canvas.owner == number
     area = int(seen.sum())
     keypoints = figure.keypoints(canvas, number)
@@ -126,7 +126,7 @@ def _muted(rng: np.random.Generator, low: float, high: float, strength: float = 
 
 
 def _draw_things(rng: np.random.Generator, canvas: Canvas, figure: Figure) -> None:
-    """Lit capsules of nobody's: some behind everybody, and at times one before the nearest."""
+    """Lit capsules that belong to no person: some behind everyone, sometimes one in front."""
     size = min(canvas.height, canvas.width)
 
     def thing(start: Any, end: Any, radius: float, depth: float, flat: float = 1.0) -> None:

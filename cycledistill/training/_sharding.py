@@ -1,8 +1,9 @@
-"""Full states of modules and optimisers, sharded or not."""
+"""Sharding over the processes (FSDP2), and full states of modules that may be sharded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +17,47 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 FULL = StateDictOptions(full_state_dict=True)
+
+
+def shard(module: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Shard a module's parameters in place, and put the shards into the optimiser.
+
+    Each block of a stack is gathered on its own while it runs, all other parameters together.
+    """
+    from torch.distributed.fsdp import fully_shard
+
+    groups = [] if optimizer is None else optimizer.param_groups
+    held = _names_in_groups(module, groups)
+    for unit in _shard_units(module):
+        fully_shard(unit)
+    fully_shard(module)
+    sharded = dict(module.named_parameters())
+    for group, names in zip(groups, held, strict=True):
+        group["params"] = [sharded[name] for name in names]
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether ``shard`` was applied to the module."""
+    return hasattr(module, "set_requires_gradient_sync")
+
+
+@contextlib.contextmanager
+def gradient_sync(module: nn.Module, wanted: bool) -> Iterator[None]:
+    """Average gradients over the processes in this backward pass, or in a later one."""
+    shared: Any = module
+    if is_sharded(module):
+        shared.set_requires_gradient_sync(wanted)
+    elif not wanted and hasattr(module, "no_sync"):
+        with shared.no_sync():
+            yield
+        return
+    yield
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A tensor with its shards gathered; itself if it has none."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
@@ -57,8 +99,7 @@ def load_optimizer_state(
     Raises:
         ValueError: The optimiser's groups hold other parameters.
     """
-    names = {parameter: name for name, parameter in module.named_parameters()}
-    own = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+    own = _names_in_groups(module, optimizer.param_groups)
     saved = [list(group["params"]) for group in state["param_groups"]]
     if own != saved:
         raise ValueError(
@@ -71,7 +112,17 @@ def load_optimizer_state(
     set_optimizer_state_dict(module, optimizer, state, options=options)
 
 
-def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor with all its shards gathered; itself when it has none."""
-    gather = getattr(tensor, "full_tensor", None)
-    return tensor if gather is None else gather()
+def _names_in_groups(module: nn.Module, groups: list[dict[str, Any]]) -> list[list[str]]:
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return [[names[parameter] for parameter in group["params"]] for group in groups]
+
+
+def _shard_units(model: nn.Module) -> Iterator[nn.Module]:
+    for child in model.children():
+        elements = list(child.children())
+        alike = len(elements) > 1 and len({type(element) for element in elements}) == 1
+        if isinstance(child, (nn.ModuleList, nn.Sequential)) and alike:
+            if any(True for _ in elements[0].parameters()):
+                yield from elements
+        else:
+            yield from _shard_units(child)

@@ -1,4 +1,4 @@
-"""Training samples that depend on the seed, the epoch and the index alone."""
+"""Training samples that depend on the seed, the epoch and the index alone, and their workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from torch.utils.data import Dataset, IterableDataset
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from cycledistill.training._sampler import SampleKey
@@ -38,9 +39,9 @@ class KeyedDataset(Dataset[Any]):
     While a sample is made, the global generators of Python, NumPy and PyTorch, which most
     transforms draw from, are seeded by (seed, epoch, index); their states are restored afterwards.
     A dataset that has ``set_epoch`` is told the epoch before each sample, also inside a ``Subset``
-    or a ``ConcatDataset``. As the epoch travels with every index to the worker that makes the
-    sample, the result is the same for any number of workers and processes and after a resume, and
-    workers can live as long as the run.
+    or a ``ConcatDataset``. The epoch reaches the worker with the index, so the result is the same
+    for any number of workers and processes and after a resume, and workers can live as long as the
+    run.
 
     Raises:
         TypeError: The dataset has no length or cannot be indexed.
@@ -63,23 +64,27 @@ class KeyedDataset(Dataset[Any]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[SampleKey]) -> list[Any]:
-        """The samples of a batch: the generators' states are kept once for all of them."""
+        """The samples of a batch."""
+        samples = []
         with states_kept():
-            return [self._sample(key) for key in keys]
+            for key in keys:
+                for set_epoch in self._set_epoch:
+                    set_epoch(key.epoch)
+                seed_cpu(self.seed, key.epoch, key.sample)
+                samples.append(self.dataset[key.sample])
+        return samples
 
-    def _sample(self, key: SampleKey) -> Any:
-        for set_epoch in self._set_epoch:
-            set_epoch(key.epoch)
-        seed_cpu(self.seed, key.epoch, key.sample)
-        return self.dataset[key.sample]
+
+def make_loader(dataset: Any, **options: Any) -> DataLoader[Any]:
+    """A ``DataLoader`` that draws no global random numbers and whose workers ignore signals."""
+    return DataLoader(dataset, generator=torch.Generator(), worker_init_fn=_start_worker, **options)
 
 
-def start_worker(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     """Prepare a data worker: it ignores Ctrl-C and SIGTERM, and OpenCV starts no threads in it.
 
     The loop can finish its step after a signal only while its workers live; `_end_workers` ends
-    them with the program. PyTorch limits its own threads in workers; OpenCV, where a dataset uses
-    it, would start one per core in each of them.
+    them with the program. PyTorch limits its own threads in workers, OpenCV does not.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

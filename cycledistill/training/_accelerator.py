@@ -11,15 +11,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
+from cycledistill._device import find_device
 from cycledistill.training._config import TrainConfig
 
 
 def check_launcher_and_device(config: TrainConfig) -> TrainConfig:
-    """Check that what was asked for is there; the config as the launcher completes it.
+    """Check launcher and device against the options; returns the config with the launcher's.
 
-    ``accelerate launch --use_fsdp`` means ``parallel="fsdp2"``. The request is taken out of the
-    environment: sharding is done here, the same way for every launcher and device, and Accelerate
-    must not do it a second time.
+    ``accelerate launch --use_fsdp`` means ``parallel="fsdp2"``. The request is removed from the
+    environment, because sharding is done here, the same way for every launcher and device, and
+    Accelerate must not shard again.
 
     Raises:
         ValueError: The launcher and the options disagree, or the device is missing or lacks what
@@ -45,12 +46,10 @@ def check_launcher_and_device(config: TrainConfig) -> TrainConfig:
                 "--parallel fsdp2"
             )
         config = dataclasses.replace(config, parallel="fsdp2")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device=mps was asked for, but this machine has no Metal GPU")
-    on_gpu = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-    if on_gpu:
+    device = find_device(config.device)
+    if device.type == "cuda":
         _check_gpu(config)
-    if config.mixed_precision == "fp16" and not on_gpu:
+    if config.mixed_precision == "fp16" and device.type != "cuda":
         raise ValueError("mixed_precision=fp16 needs a CUDA GPU, and there is none; use bf16 or no")
     if config.mixed_precision == "fp16" and config.parallel == "fsdp2":
         raise ValueError("mixed_precision=fp16 does not go with parallel=fsdp2; use bf16")
@@ -58,16 +57,9 @@ def check_launcher_and_device(config: TrainConfig) -> TrainConfig:
 
 
 def _check_gpu(config: TrainConfig) -> None:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if not torch.cuda.is_available():
-        if torch.version.cuda is None and getattr(torch.version, "hip", None) is None:
-            reason = f"PyTorch {torch.__version__} is built without GPU support"
-        else:
-            reason = f"PyTorch sees no GPU (CUDA_VISIBLE_DEVICES={visible!r}; try nvidia-smi)"
-        raise ValueError(f"device=cuda was asked for, but {reason}")
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    count = torch.cuda.device_count()
+    local_rank, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
     if local_rank >= count:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         raise ValueError(
             f"process {local_rank} of this machine has no GPU: PyTorch sees {count} (start at most "
             f"{count} processes here; CUDA_VISIBLE_DEVICES={visible!r})"
@@ -78,7 +70,7 @@ def _check_gpu(config: TrainConfig) -> None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """An ``Accelerator`` of the run's own; an earlier run's in this process leaves no trace.
+    """A fresh ``Accelerator``, without state of an earlier run in this process.
 
     Raises:
         ValueError: The launcher started several processes, and Accelerate does not see them.
@@ -87,7 +79,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     alone = not PartialState._shared_state or PartialState().num_processes == 1
     AcceleratorState._reset_state(reset_partial_state=alone)
     accelerator = Accelerator(
-        cpu=config.device == "cpu" or not torch.accelerator.is_available(),
+        cpu=find_device(config.device).type == "cpu",
         mixed_precision=config.mixed_precision,
         log_with=list(config.trackers) or None,
         project_dir=str(config.output_dir),
@@ -103,7 +95,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
 
 @contextlib.contextmanager
 def deterministic_algorithms(wanted: bool) -> Iterator[None]:
-    """Allow only algorithms that give the same bits each time, inside the block."""
+    """Use only algorithms that give the same bits each time, inside the block."""
     if not wanted:
         yield
         return

@@ -1,19 +1,22 @@
-"""Targets as class probabilities, with Mixup and CutMix where asked for."""
+"""The loss of each mode, and its targets: class probabilities, with Mixup and CutMix."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from cycledistill import CycleDistillLoss, FoldLoss
 from cycledistill_deit._config import ClassificationConfig
 
 
 class MixupTargets:
     """Turn a batch of images and labels into (mixed) images and class probabilities.
 
-    timm's Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899), one of them for each batch, with
-    label smoothing; without either, smoothed one-hot targets.
+    Each batch has either timm's Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899), with label
+    smoothing; without both, targets are smoothed one-hot vectors.
 
     >>> import torch
     >>> from cycledistill_deit import PRESETS
@@ -42,6 +45,28 @@ class MixupTargets:
             return mixed, probabilities
         one_hot = F.one_hot(labels, self.num_classes).to(images.dtype)
         return images, one_hot * (1 - self.smoothing) + self.smoothing / self.num_classes
+
+
+def build_criterion(
+    config: ClassificationConfig, teachers: Sequence[nn.Module] = ()
+) -> CycleDistillLoss | FoldLoss:
+    """Cross entropy on every cycle with token distillation, or on the last cycle alone.
+
+    In mode fold, cross entropy and the divergence from the frozen ``teachers``. The targets are
+    class probabilities `[B, K]` (see `MixupTargets`).
+    """
+    task = SoftCrossEntropy()
+    if config.mode == "fold":
+        return FoldLoss(task, teachers, config.truth_weight, temperature=config.temperature)
+    if config.mode != "distill":
+        return CycleDistillLoss(task, token_weight=0.0, task_cycles="last")
+    return CycleDistillLoss(
+        task,
+        token_weight=config.token_weight,
+        detach_teacher=config.detach_teacher,
+        task_cycles=config.task_cycles,
+        prediction_weight=config.prediction_weight,
+    )
 
 
 class SoftCrossEntropy(nn.Module):

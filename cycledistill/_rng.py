@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 
-class Chance:
-    """The generators of torch (CPU and the GPUs in use), Python and NumPy, as they are now."""
+class RngState:
+    """A snapshot of the generators of torch (CPU and the GPUs in use), Python and NumPy."""
 
     def __init__(self) -> None:
         self._cpu = torch.get_rng_state()
@@ -21,26 +21,26 @@ class Chance:
         self._numpy = None if numpy is None else numpy.random.get_state()
 
     def has_changed(self) -> bool:
-        """Whether something was drawn since."""
-        now = Chance()
+        """Whether random numbers have been drawn since the snapshot."""
+        now = RngState()
         same = all(
             torch.equal(one, other)
             for one, other in zip((self._cpu, *self._gpus), (now._cpu, *now._gpus), strict=True)
         )
         if self._numpy is not None and now._numpy is not None:
-            same = same and self._numpy[2] == now._numpy[2]  # the place in the sequence
+            same = same and self._numpy[2] == now._numpy[2]  # the position in the sequence
             same = same and bool((self._numpy[1] == now._numpy[1]).all())
         return not same or self._python != now._python
 
     def restore(self) -> None:
-        """Put them back."""
+        """Set all generators back to the snapshot."""
         self.restore_torch()
         random.setstate(self._python)
         if self._numpy is not None:
             sys.modules["numpy"].random.set_state(self._numpy)
 
     def restore_torch(self) -> None:
-        """Put torch's back, as a checkpoint does that runs again in the backward pass."""
+        """Set torch's generators back, as activation checkpointing does when it recomputes."""
         torch.set_rng_state(self._cpu)
         if self._gpus:
             torch.cuda.set_rng_state_all(self._gpus)

@@ -1,4 +1,4 @@
-"""How a run's images are prepared."""
+"""How a run's images are read and prepared."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 import torch
+from PIL import Image, UnidentifiedImageError
 from timm.data import resolve_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor
@@ -14,7 +15,7 @@ from cycledistill_deit._config import ClassificationConfig
 
 
 def data_config(config: ClassificationConfig) -> dict[str, Any]:
-    """What ``timm.data.create_transform`` takes: the model's own, but for the options that are set.
+    """Arguments for ``timm.data.create_transform``: the model's own unless an option is set.
 
     >>> from cycledistill_deit import PRESETS
     >>> from dataclasses import replace
@@ -42,9 +43,25 @@ def data_config(config: ClassificationConfig) -> dict[str, Any]:
     return resolve_data_config(options, own)
 
 
-def image_mode(config: ClassificationConfig) -> str:
-    """PIL's mode of the images, by the model's channels."""
-    return "L" if config.in_chans == 1 else "RGB"
+def image_mode(channels: int) -> str:
+    """PIL's mode of images with 1 or 3 channels."""
+    return "L" if channels == 1 else "RGB"
+
+
+def open_image(file: Any, mode: str, name: str | None = None) -> Image.Image:
+    """Read an image from a path or an open file, in PIL's ``mode``.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read; the text has ``name``, or else the path.
+    """
+    try:
+        with Image.open(file) as image:
+            return image.convert(mode)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no image {name or file}") from None
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{name or file} cannot be read as an image: {error}") from error
 
 
 def example_input(config: ClassificationConfig) -> Tensor:

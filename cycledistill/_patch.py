@@ -1,4 +1,4 @@
-"""Several cycles in calls that do not go through the wrapper, such as those of ``generate``."""
+"""Several cycles in calls that bypass the wrapper, such as those of ``generate``."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from torch import nn
 
 
 @contextmanager
-def calls_replaced(
+def forwards_patched(
     plain: nn.Module, blocks: Sequence[nn.Module], call: Callable[..., Any]
 ) -> Iterator[None]:
-    """Let ``call`` answer each call of the model, or of a part of it that runs all of its blocks.
+    """Route calls of the model, and of each part of it that runs all of its blocks, to ``call``.
 
-    A model that generates calls itself; one that holds another (an adapter's model, say) has that
-    one generate, which then calls itself.
+    A model that generates calls itself. A model that wraps another one (such as an adapter's) lets
+    the inner model generate, which then calls itself.
 
     Args:
         plain: The model.
         blocks: Its blocks.
-        call: Gets the module that is called, its own ``forward``, and the arguments.
+        call: Called with the module, its own ``forward``, and the arguments.
     """
     with ExitStack() as exits:
         for module in plain.modules():
             if set(blocks).issubset(module.modules()) and not isinstance(module, nn.ModuleList):
-                exits.enter_context(_forward_replaced(module, call))
+                exits.enter_context(_forward_patched(module, call))
         yield
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
+def _forward_patched(module: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
     own, original = module.__dict__.get("forward"), module.forward
 
     @functools.wraps(original)

@@ -1,0 +1,208 @@
+"""What cannot be cycled, and the errors that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from cycledistill._find import stacks_within
+
+if TYPE_CHECKING:
+    from cycledistill._setup import Setup
+
+
+def raise_cycles_did_not_run(setup: Setup, plain: nn.Module, blocks_run: Sequence[int]) -> NoReturn:
+    """Every cycle must run the first and the last block."""
+    depth = len(setup.stack.blocks)
+    which = "last" if depth - 1 not in blocks_run else "first"
+    raise RuntimeError(
+        f"the cycles did not run: {setup.model} did not call the {which} of the {depth} blocks of "
+        f"{setup.stack.path!r} (it called {list(blocks_run) or 'none'}). {_why_not(setup, plain)}"
+    )
+
+
+def _why_not(setup: Setup, plain: nn.Module) -> str:
+    parts = set(plain.modules())
+    if not parts.issuperset(setup.stack.blocks):
+        return "Blocks were replaced or removed after wrapping: unwrap the model and wrap it again"
+    if setup.layerdrop:
+        return f"{setup.layerdrop} skips blocks at random in training, here all of them"
+    if any(_is_compiled(module) for module in parts.difference(setup.stack.blocks)):
+        return "It was compiled before it was wrapped: compile the CycleWrapper instead"
+    return (
+        "It may skip blocks in training, or call block.forward() directly, which bypasses the "
+        "hooks on the block: call block(...) instead"
+    )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None  # type: ignore[attr-defined]
+
+
+def raise_ran_twice(setup: Setup, index: int) -> NoReturn:
+    """A call must run the stack once, in its order."""
+    raise ValueError(
+        f"{setup.name_of(index)} ran again, or in another order than given, in one call of "
+        f"{setup.model}: a stack that runs more than once ({setup.stack.path!r}) has no single "
+        "sequence of tokens to pass on. If it encodes several inputs, wrap the encoder alone and "
+        "call that once for each input"
+    )
+
+
+def check_single_state(
+    setup: Setup,
+    index: int,
+    tokens: Tensor,
+    inputs: Mapping[int | str, Any],
+    previous: tuple[Mapping[int | str, Any], Any],
+) -> None:
+    """Blocks must return their tokens first, and must not update a second tensor.
+
+    Args:
+        setup: The wrapper's setup.
+        index: The block that is about to run.
+        tokens: Its input tokens.
+        inputs: Its other inputs, by position or name.
+        previous: The other inputs of the previous block, and its output.
+    """
+    previous_inputs, output = previous
+    if not isinstance(output, (tuple, list)):
+        return
+    for place, extra in enumerate(output[1:], 1):
+        if not isinstance(extra, Tensor) or extra.ndim < tokens.ndim:
+            continue  # such as a sum of losses, which starts anew with every call
+        if extra is tokens and extra is not output[0]:
+            raise ValueError(
+                f"{setup.name_of(index)} takes output {place} of the previous block as its tokens: "
+                "expected blocks that return their tokens first"
+            )
+        for key, value in inputs.items():
+            given = previous_inputs.get(key)
+            if value is extra and isinstance(given, Tensor) and given is not extra:
+                raise ValueError(
+                    f"{setup.name_of(index)} takes more than tokens from the previous block (a "
+                    f"second tensor of shape {list(extra.shape)} that every block changes); only "
+                    "one sequence of tokens can be cycled"
+                )
+
+
+def check_tokens_first(setup: Setup, index: int, tokens_in: Tensor, output: Any) -> None:
+    """The last block, too, must return its tokens first; no later block shows it."""
+    if not isinstance(output, (tuple, list)) or not isinstance(output[0], Tensor):
+        return
+    shape = tokens_in.shape
+    places = [k for k, o in enumerate(output) if isinstance(o, Tensor) and o.shape == shape]
+    if places and places[0] > 0:
+        raise ValueError(
+            f"{setup.name_of(index)} returns {list(output[0].shape)} first, and a tensor of the "
+            f"tokens' shape {list(shape)} as output {places[0]}: expected blocks that return their "
+            "tokens first"
+        )
+
+
+def raise_shape_changed(
+    setup: Setup, tokens_in: Tensor, tokens_out: Tensor, error: Exception
+) -> NoReturn:
+    """A stack that changed the shape of the tokens in the first cycle failed on the new shape."""
+    raise ValueError(
+        f"the stack {setup.stack.path!r} of {setup.model} turned tokens {list(tokens_in.shape)} "
+        f"into {list(tokens_out.shape)} in cycle 1 and failed on these in the next: {error}. "
+        "Cycling needs the output's shape to be the input's"
+    ) from error
+
+
+def check_no_cache(setup: Setup, values: Sequence[Any]) -> None:
+    """A cache must not be passed to batched cycles, each of which would extend it."""
+    if any(hasattr(value, "get_seq_length") for value in values if not isinstance(value, Tensor)):
+        raise ValueError(
+            f"{setup.model} got a key-value cache, which each of its batched cycles would extend: "
+            "expected batched=False, or a call without a cache"
+        )
+
+
+def raise_exit_with_cache(setup: Setup) -> NoReturn:
+    """Samples that stop early would leave gaps in the later cycles' caches."""
+    raise ValueError(
+        f"{setup.model} got a key-value cache and exit_tolerance: tokens that stop early would be "
+        "missing from the later cycles' caches. Use one of the two"
+    )
+
+
+def raise_inputs_changed(setup: Setup) -> NoReturn:
+    """The model must not change its input tensors, which every cycle gets."""
+    raise ValueError(
+        f"{setup.model} changes its input in place, so its second cycle would get a different "
+        "one: make it work on a copy, such as x = x.clone()"
+    )
+
+
+def check_tokens(
+    setup: Setup, plain: nn.Module, tokens_in: Tensor, tokens_out: Tensor, cycle: int
+) -> None:
+    """A stack must keep the shape of the tokens, but may prune tokens in the first cycle.
+
+    With the option ``check_finite``, the tokens must also be finite.
+    """
+    if tokens_in.shape != tokens_out.shape:
+        _check_shape(setup, plain, tokens_in, tokens_out, cycle)
+    if setup.check_finite and not torch.isfinite(tokens_out).all():
+        bad = int((~torch.isfinite(tokens_out)).sum())
+        raise FloatingPointError(
+            f"cycle {cycle} of {setup.stack.path!r} gave {bad} of {tokens_out.numel()} token "
+            "values that are NaN or infinite"
+        )
+
+
+def _check_shape(
+    setup: Setup, plain: nn.Module, tokens_in: Tensor, tokens_out: Tensor, cycle: int
+) -> None:
+    if cycle > 1:
+        raise ValueError(
+            f"cycle {cycle} of {setup.stack.path!r} turned tokens {list(tokens_in.shape)} into "
+            f"{list(tokens_out.shape)}; from the second cycle on the shape must stay the same"
+        )
+    pruned = tokens_in.ndim == tokens_out.ndim == 3 and all(
+        a == b or (dim == 1 - setup.batch_dim and b < a)
+        for dim, (a, b) in enumerate(zip(tokens_in.shape, tokens_out.shape, strict=True))
+    )
+    if pruned:
+        return
+    path = setup.stack.path
+    inner = [f"{s.path!r}" for s in stacks_within(plain, prefix=path) if s.path != path]
+    hint = f" Stages within it that could be cycled: {', '.join(inner)}." if inner else ""
+    raise ValueError(
+        f"the stack {path!r} of {setup.model} turns tokens {list(tokens_in.shape)} into "
+        f"{list(tokens_out.shape)}; cycling needs the output's shape to be the input's.{hint}"
+    )
+
+
+def raise_reentrant_checkpoint(setup: Setup, index: int) -> NoReturn:
+    """Tokens that a hook replaces inside of a reentrant checkpoint get no gradient."""
+    raise RuntimeError(
+        f"{setup.model} checkpoints {setup.name_of(index)} with use_reentrant=True, through which "
+        "the tokens of the previous cycle get no gradient. Use use_reentrant=False (for a model of "
+        'transformers: gradient_checkpointing_enable({"use_reentrant": False})), or '
+        "activation_checkpointing= of CycleWrapper"
+    )
+
+
+def check_tokens_have_gradient(setup: Setup) -> None:
+    """A reentrant checkpoint must not extend beyond the stack."""
+    if any(p.requires_grad for block in setup.stack.blocks for p in block.parameters()):
+        raise RuntimeError(
+            f"the tokens of {setup.stack.path!r} have no gradient: {setup.model} checkpoints its "
+            "activations with use_reentrant=True, and either the checkpoint extends beyond the "
+            "stack or none of its inputs requires a gradient. Use use_reentrant=False"
+        )
+
+
+def raise_own_checkpoint(setup: Setup) -> NoReturn:
+    """Batched cycles run inside of the last block's hook, which must not be recomputed."""
+    raise RuntimeError(
+        f"{setup.model} checkpoints the last block of {setup.stack.path!r} itself, and with it "
+        "the later cycles, which batched cycles do not support. Use batched=False, or "
+        "activation_checkpointing= of CycleWrapper"
+    )

@@ -194,7 +194,7 @@ def test_a_device_that_is_not_there(
     expected = run(images, folder, tmp_path / "auto")
     assert run(images, folder, tmp_path / "cpu", "--device", "cpu") == expected
     out = tmp_path / "out"
-    text = "device: expected "
+    text = "device=cuda was asked for, but PyTorch"
     assert text in error(capsys, images, folder, out, "--device", "cuda")
     assert not out.exists()
 

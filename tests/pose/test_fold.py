@@ -29,7 +29,10 @@ def test_the_distance_is_the_task_loss_with_the_teacher_as_truth() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tokenpose_nano", "tokenreg_nano"])
-def test_grow_then_fold(tmp_path: Path, model: str) -> None:
+def test_grow_then_fold(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
     base = replace(TINY, model=model)
     if model == "tokenreg_nano":
         base = replace(base, heatmap_size=None)
@@ -65,7 +68,15 @@ def test_grow_then_fold(tmp_path: Path, model: str) -> None:
     expected = 0.25 * task(prediction, target, weight) + 0.75 * as_truth(task)(prediction, told)
     torch.testing.assert_close(losses.total, expected)
 
-    run = train(folding)
+    train(replace(base, mode="plain", output_dir=tmp_path / "plain", epochs=1))
+    run = train(replace(folding, beside=(tmp_path / "plain",)))
+    printed = capsys.readouterr().out
+    table = printed[printed.index("Each network as it is used") :]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines()]
+    plain, other, folded = (row for row in rows if len(row) > 3 and row[2].endswith(" M"))
+    assert [row[1] for row in (plain, other, folded)] == ["1", "2", "1"]
+    assert plain[2] == folded[2] != other[2]
+    assert folded[3] == f"{run.scores['AP/1']:.1f}"
     assert set(run.scores) >= {"AP/1"}
     assert "AP/2" not in run.scores
     assert load_plain(run.plain).model is not None

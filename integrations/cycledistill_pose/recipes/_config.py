@@ -84,6 +84,9 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     truth_weight: float = 0.1
     """Weight of the annotations in mode fold; the teacher's predictions have the rest of 1."""
 
+    beside: tuple[Path, ...] = free(())
+    """Folders of other finished runs for the last table of mode fold, such as one of mode plain."""
+
     train_annotations: Path | None = free(None)
     """COCO-format JSON to train on, relative to data_root, instead of the layout's own file. Any
     category with keypoints works: names, flip pairs and sigmas are read from the file."""

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from cycledistill.training.processes import is_main_process
+from cycledistill.training.processes import gather_over_processes, is_main_process
 from cycledistill_pose.checkpoints import save_plain
 from cycledistill_pose.checkpoints._plain import SHOWN_SCORES
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.recipes._build import model_options
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
+from cycledistill_pose.recipes._in_use import table_in_use
 from cycledistill_pose.recipes._people import EvaluationPeople
 
 
@@ -60,6 +61,7 @@ def finish_run(
         scores_by_cycle(metrics), out / "plain", out / "predictions.png", out / "results.json"
     )
     metrics[config.inference_cycles - 1].ap.save_results(run.results)
+    device = next(trained.parameters()).device
     if is_main_process():
         save_predictions(run.predictions, trained, people, codec, cycles, flip, config.pictures)
         training = {**summary, **dataclasses.asdict(config)}
@@ -76,6 +78,12 @@ def finish_run(
             scores=run.scores,
         )
         _report(config, run)
+    if config.folded_from is not None and people.has_truth:
+        gather_over_processes([])  # wait for the files
+        folders = (*config.beside, config.folded_from, out)
+        table = table_in_use(folders, people, config.flip_test, device, config.num_workers)
+        if is_main_process():
+            Console().print(table)
     return run
 
 

@@ -1,0 +1,61 @@
+"""Networks of several runs side by side, each as it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.table import Table
+
+from cycledistill import CycleWrapper, count_macs
+from cycledistill.training import find_trained
+from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.checkpoints._plain import SHOWN_SCORES
+from cycledistill_pose.codecs import codec_for
+from cycledistill_pose.recipes._evaluate import evaluate_cycles
+from cycledistill_pose.recipes._people import EvaluationPeople
+
+
+def table_in_use(
+    folders: Sequence[Path],
+    people: EvaluationPeople,
+    flip_test: bool,
+    device: torch.device,
+    num_workers: int = 0,
+) -> Table:
+    """Scores of finished runs on the same people, with what each network costs in use.
+
+    On several processes, each predicts its share of the people; all must call it.
+
+    Args:
+        folders: Those of the runs, or of plain networks.
+        people: The people to evaluate on, annotated.
+        flip_test: Whether to average with the mirror image.
+        device: Where the networks run.
+        num_workers: Processes that load images.
+
+    Raises:
+        FileNotFoundError: A folder has no network.
+    """
+    flip = people.skeleton.flip_indices if flip_test else None
+    costs, scores = [], []
+    for folder in folders:
+        found = find_trained(folder)
+        plain = load_plain(found.network)
+        codec = codec_for(plain.model, **plain.codec)
+        model = CycleWrapper(plain.model, found.cycles, "blocks").to(device).eval()
+        width, height = plain.model.input_size
+        example = torch.zeros(1, 3, height, width, device=device)
+        macs = count_macs(model, example, num_cycles=found.cycles).with_attention_products
+        costs.append((str(folder), f"{found.cycles}", f"{macs / 1e6:.1f} M"))
+        metrics = evaluate_cycles(model, people, codec, found.cycles, flip, num_workers)
+        scores.append(metrics[-1].scores())
+    names = [name for name in SHOWN_SCORES if any(name in own for own in scores)]
+    table = Table(title="Each network as it is used")
+    table.add_column("network")
+    for name in ("cycles", "MACs of a person", *names):
+        table.add_column(name, justify="right")
+    for cost, own in zip(costs, scores, strict=True):
+        table.add_row(*cost, *(f"{own[name]:.1f}" if name in own else "-" for name in names))
+    return table

@@ -76,13 +76,17 @@ def gain(study: Study, records: Records) -> Gain | None:
 
 
 def _sentence(one: Gain) -> str:
-    low = one.over_best.mean - one.over_best.half
-    sure = "" if low > 0 else ", which may be chance" if one.over_best.mean > 0 else ": nothing"
+    over = one.over_best
+    behind = over.mean < 0
+    says = "is" if behind else "gains"
+    size = f"**{interval(over._replace(mean=-over.mean))}** points behind" if behind else ""
+    size = size or f"**{difference_of(over)}** points over"
+    sure = ", which may be chance" if abs(over.mean) <= over.half else ""
     length = f"{one.best.config.epochs} epochs"
     if one.lengths[0] < one.lengths[1]:
         length += f"; {one.lengths[0]} of {one.lengths[1]} lengths are trained"
     return (
-        f"- *{one.network}:* a single pass gains **{difference_of(one.over_best)}** points over "
+        f"- *{one.network}:* a single pass {says} {size} "
         f"the best plain network ({length}){sure}. The recipe takes {_times(one)} the plain "
         f"training; {one.over_best.seeds} seeds."
     )

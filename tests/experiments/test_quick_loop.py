@@ -443,6 +443,10 @@ def test_headline_is_over_the_best_plain_network_of_any_length() -> None:
         "40.50", "42.00", "51.00", "44.50", "+4.00", "+2.50",
     ]  # fmt: skip
     assert cells[2].endswith("(4 epochs)")
+    for seed, value in zip((1, 2), (41.0, 41.5), strict=True):
+        records[study.run("folded", seed).key]["metrics"]["test/accuracy/1"] = value
+    behind = headline({"a": study}, {"a": records}).splitlines()[0]
+    assert "is **0.75 ± 3.18** points behind the best plain network (4 epochs), which" in behind
     # Without the folded network's records there is nothing to say.
     for seed in study.seeds:
         del records[study.run("folded", seed).key]

@@ -177,8 +177,8 @@ def _loss(
     """
     config = model.config
     if shares is not None:
-        own = shares[:, None, None, None, None]
-        images = own * images + (1 - own) * images.roll(1, 1)
+        share = shares[:, None, None, None, None]
+        images = share * images + (1 - share) * images.roll(1, 1)
     with torch.no_grad():
         taught = [own.cycles(images, own.config.used)[0] for own in teachers]
     found = model.cycles(images, config.cycles, every=config.every_cycle)

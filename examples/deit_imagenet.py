@@ -1,7 +1,7 @@
 """Train a timm classifier in cycles and save the plain model (SDPose, section 4.5, table 9).
 
     python examples/deit_imagenet.py --data-dir /path/to/imagenet               # DeiT-Ti's recipe
-    python examples/deit_imagenet.py --preset cifar10-cpu --data-dir cifar10    # minutes on a CPU
+    python examples/deit_imagenet.py --preset cifar10-cpu --data-dir cifar10    # grows and folds
     python examples/deit_imagenet.py --preset digits                            # no data needed
 
 Grow a network with two cycles, then fold it into a plain one (docs/results/lab.md). The same in two

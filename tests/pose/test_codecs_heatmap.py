@@ -358,7 +358,7 @@ def test_an_empty_batch():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"method": "megvii"}, "method: expected one of"),
+        ({"method": "megvii"}, "method: expected 'dark', "),
         ({"sigma": 0}, "sigma: expected a positive number"),
         ({"blur_kernel": 4}, "blur_kernel: expected an odd"),
         ({"input_size": (192, 0)}, "input_size: expected"),
@@ -375,9 +375,9 @@ def test_wrong_shapes():
     codec = HeatmapCodec()
     with pytest.raises(ValueError, match=r"keypoints: expected \[B, K, 2\], got \[17, 2\]"):
         codec.encode(torch.zeros(17, 2))
-    with pytest.raises(ValueError, match=r"visible: expected \[B, K\] = \[1, 17\]"):
+    with pytest.raises(ValueError, match=r"visible: .* with B = 1, K = 17, got \[1, 16\]"):
         codec.encode(torch.zeros(1, 17, 2), torch.zeros(1, 16))
-    with pytest.raises(ValueError, match=r"H, W = 64, 48 .* got \[1, 17, 48, 64\]"):
+    with pytest.raises(ValueError, match=r"with H = 64, W = 48, got \[1, 17, 48, 64\]"):
         codec.decode(torch.zeros(1, 17, 48, 64))
 
 

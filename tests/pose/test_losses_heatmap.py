@@ -66,9 +66,7 @@ def test_float32_under_autocast(dtype):
 
 def test_wrong_shapes():
     maps = torch.zeros(2, 3, 4, 4)
-    with pytest.raises(
-        ValueError, match=r"heatmaps and target: expected both to be \[B, K, H, W\]"
-    ):
+    with pytest.raises(ValueError, match=r"target: expected \[B, K, H, W\] with B"):
         HeatmapMSELoss()(maps, maps[:, :2])
-    with pytest.raises(ValueError, match=r"weight: expected \[B, K\] = \[2, 3\], got \[2, 3, 1\]"):
+    with pytest.raises(ValueError, match=r"weight: .* with B = 2, K = 3, got \[2, 3, 1\]"):
         HeatmapMSELoss()(maps, maps, torch.ones(2, 3, 1))

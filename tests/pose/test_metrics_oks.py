@@ -135,11 +135,11 @@ def test_nothing_visible_is_not_similar():
 
 def test_wrong_shapes():
     poses = np.zeros((2, 17, 2))
-    with pytest.raises(ValueError, match=r"keypoints_b: expected \[N, K, 2\] with K = 17"):
+    with pytest.raises(ValueError, match=r"keypoints_b: expected \[M, K, 2\] with K = 17"):
         oks(poses, np.zeros((2, 14, 2)), [1, 1])
-    with pytest.raises(ValueError, match=r"areas_a: expected \[N\] = \[2\], got \[1\]"):
+    with pytest.raises(ValueError, match=r"areas_a: expected \[N\] with N = 2, got \[1\]"):
         oks(poses, poses, [1.0])
-    with pytest.raises(ValueError, match=r"visible_a: expected \[N, K\] = \[2, 17\]"):
+    with pytest.raises(ValueError, match=r"visible_a: expected \[N, K\] with K = 17, N = 2"):
         oks(poses, poses, [1.0, 1.0], visible_a=np.ones((2, 16)))
-    with pytest.raises(ValueError, match=r"scores: expected \[N\] = \[2\]"):
+    with pytest.raises(ValueError, match=r"scores: expected \[N\] with N = 2"):
         oks_nms(poses, [1.0], [1.0, 1.0])

@@ -80,7 +80,7 @@ def test_wrong_arguments():
         PCK(num_keypoints=5).update(keypoints, targets, visible)
     with pytest.raises(ValueError, match=r"visible: expected \[B, K\]"):
         pck(keypoints, targets, visible[:, :4], torch.ones(12))
-    with pytest.raises(ValueError, match="keypoints and targets: expected both to be"):
+    with pytest.raises(ValueError, match=r"targets: expected \[B, K, 2\] with B"):
         pck(keypoints[:, :4], targets, visible, torch.ones(12))
     targets[3, 2, 0] = torch.nan
     hidden = visible.clone()

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from cycledistill import CycleWrapper
+from cycledistill._checks import check_choice, check_count
 from cycledistill.inside import (
     plot_attention_matrices,
     plot_attention_over_image,
@@ -51,12 +52,10 @@ def inside(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
-    if num_cycles < 1:
-        raise ValueError(f"num_cycles: expected 1 or more, got {num_cycles}")
+    check_count("num_cycles", num_cycles)
     predictor = PosePredictor.from_pretrained(checkpoint)
     names = predictor.skeleton.keypoint_names
-    if keypoint not in names:
-        raise ValueError(f"keypoint: found {keypoint!r}, expected one of {', '.join(names)}")
+    check_choice("keypoint", keypoint, *names)
     models = {_label(checkpoint): predictor.plain}
     if compare is not None:
         label = _label(compare)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from cycledistill_pose._checks import check_shape
+
 
 def flip_heatmaps(heatmaps: Tensor, flip_indices: Sequence[int], shift: bool = True) -> Tensor:
     """Heatmaps of a mirrored image as heatmaps of the image.
@@ -33,8 +35,7 @@ def flip_heatmaps(heatmaps: Tensor, flip_indices: Sequence[int], shift: bool = T
     Raises:
         ValueError: Heatmaps are not `[B, K, H, W]` or there are not K indices.
     """
-    if heatmaps.ndim != 4:
-        raise ValueError(f"heatmaps: expected [B, K, H, W], got {list(heatmaps.shape)}")
+    check_shape("heatmaps", heatmaps, "B K H W")
     flipped = _swap(heatmaps, flip_indices, "heatmaps").flip(-1)
     if shift:
         flipped = torch.cat((flipped[..., :1], flipped[..., :-1]), dim=-1)
@@ -67,8 +68,7 @@ def flip_regression(
     Raises:
         ValueError: Outputs are not `[B, K, C]` or there are not K indices.
     """
-    if outputs.ndim != 3:
-        raise ValueError(f"outputs: expected [B, K, C], got {list(outputs.shape)}")
+    check_shape("outputs", outputs, "B K C")
     swapped = _swap(outputs, flip_indices, "outputs")
     mirror = 1.0 if input_width is None else 1.0 - 1.0 / input_width
     return torch.cat((mirror - swapped[..., :1], swapped[..., 1:]), dim=-1)

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cycledistill_pose.codecs._checks import check_keypoints, check_size
+from cycledistill._checks import check_choice
+from cycledistill_pose._checks import check_pair, check_shape
 from cycledistill_pose.codecs._fit import fit_offset
 from cycledistill_pose.codecs._flip import flip_heatmaps
+from cycledistill_pose.codecs._labels import check_keypoints
 from cycledistill_pose.codecs._refine import dark_offset, highest_pixel, quarter_offset, udp_offset
 
 HeatmapMethod = Literal["dark", "fit", "msra", "udp"]
@@ -81,10 +83,9 @@ class HeatmapCodec:
         method: HeatmapMethod = "dark",
         blur_kernel: int | None = None,
     ) -> None:
-        self.input_size = check_size("input_size", input_size)
-        self.heatmap_size = check_size("heatmap_size", heatmap_size)
-        if method not in get_args(HeatmapMethod):
-            raise ValueError(f"method: expected one of {get_args(HeatmapMethod)}, got {method!r}")
+        self.input_size = check_pair("input_size", input_size)
+        self.heatmap_size = check_pair("heatmap_size", heatmap_size)
+        check_choice("method", method, *get_args(HeatmapMethod))
         if not sigma > 0:
             raise ValueError(f"sigma: expected a positive number, got {sigma}")
         if blur_kernel is None:
@@ -177,11 +178,7 @@ class HeatmapCodec:
             ValueError: Heatmaps are not of `heatmap_size`.
         """
         width, height = self.heatmap_size
-        if heatmaps.ndim != 4 or tuple(heatmaps.shape[-2:]) != (height, width):
-            raise ValueError(
-                f"heatmaps: expected [B, K, H, W] with H, W = {height}, {width} "
-                f"(heatmap_size {self.heatmap_size}), got {list(heatmaps.shape)}"
-            )
+        check_shape("heatmaps", heatmaps, "B K H W", H=height, W=width)
         if heatmaps.dtype != torch.float64:
             heatmaps = heatmaps.float()
         maps = heatmaps.flatten(0, 1)
@@ -203,8 +200,7 @@ class HeatmapCodec:
     def flip(self, heatmaps: Tensor, flip_indices: Sequence[int]) -> Tensor:
         """Heatmaps `[B, K, H, W]` for the mirrored input as heatmaps for the input itself.
 
-        It is `flip_heatmaps` with the one-pixel shift where this codec's method wants it: for
-        all others, not for "udp".
+        This is `flip_heatmaps`, with the one-pixel shift unless the method is "udp".
         """
         return flip_heatmaps(heatmaps, flip_indices, shift=self.method != "udp")
 
@@ -218,10 +214,7 @@ class HeatmapCodec:
         Raises:
             ValueError: The shapes differ.
         """
-        if heatmaps.shape != flipped.shape:
-            raise ValueError(
-                f"heatmaps are {list(heatmaps.shape)}, but flipped are {list(flipped.shape)}"
-            )
+        check_shape("flipped", flipped, "B K H W", **check_shape("heatmaps", heatmaps, "B K H W"))
         return (heatmaps + flipped) / 2
 
     def __repr__(self) -> str:

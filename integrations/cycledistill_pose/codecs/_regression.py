@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cycledistill_pose.codecs._checks import check_keypoints, check_size
+from cycledistill_pose._checks import check_pair, check_shape
 from cycledistill_pose.codecs._flip import flip_regression
+from cycledistill_pose.codecs._labels import check_keypoints
 
 
 class RegressionCodec:
@@ -40,7 +41,7 @@ class RegressionCodec:
     udp_crops = False  # as in `HeatmapCodec`
 
     def __init__(self, input_size: tuple[int, int]) -> None:
-        self.input_size = check_size("input_size", input_size)
+        self.input_size = check_pair("input_size", input_size)
 
     def to_dict(self) -> dict[str, Any]:
         """The options that `codec_for` takes, beside the network's sizes: none."""
@@ -91,7 +92,7 @@ class RegressionCodec:
     def flip(self, outputs: Tensor, flip_indices: Sequence[int]) -> Tensor:
         """Outputs `[B, K, C]` for the mirrored input as outputs for the input itself.
 
-        It is `flip_regression` with this codec's width, exact to the pixel.
+        This is `flip_regression` with this codec's width, exact to the pixel.
         """
         return flip_regression(outputs, flip_indices, input_width=self.input_size[0])
 
@@ -110,10 +111,7 @@ class RegressionCodec:
         Raises:
             ValueError: The shapes differ.
         """
-        if outputs.shape != flipped.shape:
-            raise ValueError(
-                f"outputs are {list(outputs.shape)}, but flipped are {list(flipped.shape)}"
-            )
+        check_shape("flipped", flipped, "B K C", **check_shape("outputs", outputs, "B K C"))
         positions = (outputs[..., :2] + flipped[..., :2]) / 2
         one, other = outputs[..., 2:], flipped[..., 2:]
         # The logit of the mean sigma: twice it over twice its complement, both as logarithms.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cycledistill import CycleWrapper
+from cycledistill._checks import check_count
 from cycledistill._device import Device, find_device
 from cycledistill_pose.annotations import check_same_keypoints
 from cycledistill_pose.comparison._cases import Case, pick_cases
@@ -99,9 +100,8 @@ def compare_checkpoints(
         ValueError: A checkpoint is broken, or of other keypoints than the data; or there is no
             such device.
     """
-    for name, value in (("num_cycles", num_cycles), ("bootstrap", resamples)):
-        if value < 1:
-            raise ValueError(f"{name}: expected 1 or more, got {value}")
+    check_count("num_cycles", num_cycles)
+    check_count("bootstrap", resamples)
     names = [str(folder) for folder in checkpoints]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"checkpoints: expected different folders, got {names}")

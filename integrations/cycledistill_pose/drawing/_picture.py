@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cycledistill.saving._files import replacing_file
+from cycledistill_pose._checks import check_shape
 
 ImageArray = npt.NDArray[np.uint8]
 
@@ -25,8 +26,7 @@ def as_image(image: Any) -> ImageArray:
     array = to_numpy(image)
     if array.dtype != np.uint8:
         raise TypeError(f"image: expected uint8 (0 to 255), got {array.dtype}")
-    if array.ndim != 3 or array.shape[2] != 3:
-        raise ValueError(f"image: expected shape [H, W, 3], got {list(array.shape)}")
+    check_shape("image", array, "H W 3")
     return array
 
 

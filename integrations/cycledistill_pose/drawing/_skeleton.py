@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from cycledistill_pose._checks import check_shape
 from cycledistill_pose.drawing._picture import ImageArray, as_image, to_numpy
 from cycledistill_pose.skeletons import COCO, Skeleton
 
@@ -50,11 +51,7 @@ def draw_skeleton(
     """
     canvas = as_image(image).copy()
     points = to_numpy(keypoints)
-    if points.shape != (skeleton.num_keypoints, 2):
-        raise ValueError(
-            f"keypoints: expected shape [{skeleton.num_keypoints}, 2] for skeleton "
-            f"{skeleton.name!r}, got {list(points.shape)}"
-        )
+    check_shape("keypoints", points, "K 2", K=skeleton.num_keypoints)
     shown = np.isfinite(points).all(1)
     if scores is not None:
         shown &= to_numpy(scores).reshape(-1) > threshold

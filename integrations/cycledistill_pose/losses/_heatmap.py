@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cycledistill_pose._checks import check_shape
+
 
 class HeatmapMSELoss(nn.Module):
     """Mean squared error of heatmaps, each keypoint with its weight.
@@ -33,15 +35,10 @@ class HeatmapMSELoss(nn.Module):
         Raises:
             ValueError: The shapes do not match.
         """
-        if heatmaps.ndim != 4 or heatmaps.shape != target.shape:
-            raise ValueError(
-                "heatmaps and target: expected both to be [B, K, H, W], got "
-                f"{list(heatmaps.shape)} and {list(target.shape)}"
-            )
-        if weight is not None and weight.shape != heatmaps.shape[:2]:
-            raise ValueError(
-                f"weight: expected [B, K] = {list(heatmaps.shape[:2])}, got {list(weight.shape)}"
-            )
+        sizes = check_shape("heatmaps", heatmaps, "B K H W")
+        check_shape("target", target, "B K H W", **sizes)
+        if weight is not None:
+            check_shape("weight", weight, "B K", **sizes)
         with torch.autocast(heatmaps.device.type, enabled=False):
             dtype = torch.promote_types(heatmaps.dtype, torch.float32)
             difference = heatmaps.to(dtype) - target

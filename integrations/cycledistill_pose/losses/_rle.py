@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cycledistill._checks import check_choice
+from cycledistill_pose._checks import check_shape
 from cycledistill_pose.losses._real_nvp import RealNVP
 
 Distribution = Literal["laplace", "gaussian"]
@@ -72,10 +74,7 @@ class RLELoss(nn.Module):
         log_phi_per_axis: bool = True,
     ) -> None:
         super().__init__()
-        if distribution not in get_args(Distribution):
-            raise ValueError(
-                f"distribution: expected one of {get_args(Distribution)}, got {distribution!r}"
-            )
+        check_choice("distribution", distribution, *get_args(Distribution))
         self.distribution = distribution
         self.residual = residual
         self.log_phi_per_axis = log_phi_per_axis
@@ -155,18 +154,10 @@ class RLELoss(nn.Module):
 
 
 def _check_shapes(outputs: Tensor, target: Tensor, weight: Tensor | None) -> None:
-    if outputs.ndim != 3 or outputs.shape[-1] != 4:
-        raise ValueError(
-            f"outputs: expected [B, K, 4] (x, y and their raw sigmas), got {list(outputs.shape)}"
-        )
-    if target.shape != (*outputs.shape[:2], 2):
-        raise ValueError(
-            f"target: expected [B, K, 2] = {[*outputs.shape[:2], 2]}, got {list(target.shape)}"
-        )
-    if weight is not None and weight.shape != outputs.shape[:2]:
-        raise ValueError(
-            f"weight: expected [B, K] = {list(outputs.shape[:2])}, got {list(weight.shape)}"
-        )
+    sizes = check_shape("outputs", outputs, "B K 4")
+    check_shape("target", target, "B K 2", **sizes)
+    if weight is not None:
+        check_shape("weight", weight, "B K", **sizes)
 
 
 def as_truth(task_loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cycledistill_pose._checks import check_shape
 from cycledistill_pose.skeletons import COCO
 
 # A tensor on any device, an array, or nested lists.
@@ -48,26 +49,23 @@ def oks(
     Raises:
         ValueError: The shapes do not match.
     """
-    a, b = to_array(keypoints_a), to_array(keypoints_b)
-    for name, poses in (("keypoints_a", a), ("keypoints_b", b)):
-        if poses.ndim != 3 or poses.shape[1:] != (len(sigmas), 2):
-            raise ValueError(
-                f"{name}: expected [N, K, 2] with K = {len(sigmas)} like the sigmas, "
-                f"got {list(poses.shape)}"
-            )
-    area = _check_length("areas_a", areas_a, len(a))[:, None]
+    a, b, area = to_array(keypoints_a), to_array(keypoints_b), to_array(areas_a)
+    sizes = check_shape("keypoints_a", a, "N K 2", K=len(sigmas))
+    sizes |= check_shape("keypoints_b", b, "M K 2", K=len(sigmas))
+    check_shape("areas_a", area, "N", **sizes)
+    area = area[:, None]
     if areas_b is not None:
-        area = (area + _check_length("areas_b", areas_b, len(b))) / 2
+        other = to_array(areas_b)
+        check_shape("areas_b", other, "M", **sizes)
+        area = (area + other) / 2
     squares = np.square(a[:, None] - b[None]).sum(axis=-1)
     variances = np.square(2 * np.asarray(sigmas, dtype=np.float64))
     similarity = np.exp(-squares / variances / (area[..., None] + np.spacing(1)) / 2)
     if visible_a is None:
         return similarity.mean(axis=-1)
-    counted = (to_array(visible_a) > 0)[:, None]
-    if counted.shape != (len(a), 1, len(sigmas)):
-        raise ValueError(
-            f"visible_a: expected [N, K] = {[len(a), len(sigmas)]}, got {list(counted[:, 0].shape)}"
-        )
+    counted = to_array(visible_a) > 0
+    check_shape("visible_a", counted, "N K", **sizes)
+    counted = counted[:, None]
     return (similarity * counted).sum(axis=-1) / np.maximum(counted.sum(axis=-1), 1)
 
 
@@ -102,7 +100,7 @@ def oks_nms(
         ValueError: The shapes do not match.
     """
     similarity = oks(keypoints, keypoints, areas, areas, sigmas)
-    order = _descending(_check_length("scores", scores, len(similarity)))
+    order = _descending(_check_scores(scores, len(similarity)))
     kept: list[np.intp] = []
     while len(order):
         best, order = order[0], order[1:]
@@ -145,7 +143,7 @@ def soft_oks_nms(
         ValueError: The shapes do not match.
     """
     similarity = oks(keypoints, keypoints, areas, areas, sigmas)
-    remaining = _check_length("scores", scores, len(similarity))
+    remaining = _check_scores(scores, len(similarity))
     order = _descending(remaining)
     remaining = remaining[order]
     taken: list[np.intp] = []
@@ -169,8 +167,7 @@ def _descending(scores: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.argsort(scores, kind="stable")[::-1]
 
 
-def _check_length(name: str, values: ArrayLike, length: int) -> NDArray[np.float64]:
-    array = to_array(values)
-    if array.shape != (length,):
-        raise ValueError(f"{name}: expected [N] = [{length}], got {list(array.shape)}")
+def _check_scores(scores: ArrayLike, count: int) -> NDArray[np.float64]:
+    array = to_array(scores)
+    check_shape("scores", array, "N", N=count)
     return array

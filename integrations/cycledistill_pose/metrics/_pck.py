@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from cycledistill_pose._checks import check_shape
+
 
 def pck(
     keypoints: Tensor, targets: Tensor, visible: Tensor, sizes: Tensor, threshold: float = 0.2
@@ -114,11 +116,7 @@ class PCK(Metric):
         Raises:
             ValueError: A shape is wrong, boxes are missing, or a visible target is not finite.
         """
-        if targets.ndim != 3 or targets.shape[1:] != (self.num_keypoints, 2):
-            raise ValueError(
-                f"targets: expected [B, K, 2] with K = {self.num_keypoints} (num_keypoints), "
-                f"got {list(targets.shape)}"
-            )
+        check_shape("targets", targets, "B K 2", K=self.num_keypoints)
         if not isinstance(self.size, str):
             first, second = self.size
             sizes = (targets[:, first] - targets[:, second]).norm(dim=-1)
@@ -144,16 +142,10 @@ def _count(
     keypoints: Tensor, targets: Tensor, visible: Tensor, sizes: Tensor, threshold: float
 ) -> tuple[Tensor, Tensor]:
     """How often each keypoint was correct and how often it was counted, `[K]` each."""
-    if keypoints.ndim != 3 or keypoints.shape[-1] != 2 or keypoints.shape != targets.shape:
-        raise ValueError(
-            "keypoints and targets: expected both to be [B, K, 2], got "
-            f"{list(keypoints.shape)} and {list(targets.shape)}"
-        )
-    if visible.shape != keypoints.shape[:2] or sizes.shape != keypoints.shape[:1]:
-        raise ValueError(
-            f"visible: expected [B, K] = {list(keypoints.shape[:2])} and sizes "
-            f"{list(keypoints.shape[:1])}, got {list(visible.shape)} and {list(sizes.shape)}"
-        )
+    axes = check_shape("keypoints", keypoints, "B K 2")
+    check_shape("targets", targets, "B K 2", **axes)
+    check_shape("visible", visible, "B K", **axes)
+    check_shape("sizes", sizes, "B", **axes)
     counted = (visible > 0) & (sizes > 0)[:, None]
     if not targets[visible > 0].isfinite().all():
         raise ValueError("targets: expected finite numbers where visible, got NaN or infinity")

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from cycledistill._checks import check_choice
 from cycledistill_pose.models._hrnet import HRNet
 from cycledistill_pose.models._stem_net import StemNet
 from cycledistill_pose.models._tokenpose import TokenPose
@@ -56,15 +57,14 @@ def create_model(
         name: One of the table.
         num_keypoints: Number of keypoints.
         pretrained: Start the backbone from ImageNet weights; only `tokenpose_b` has them.
-        **options: Any argument of `TokenPose` or `TokenReg`, which takes the place
-            of the preset's, such as `input_size=(288, 384), heatmap_size=(72, 96)`,
+        **options: Arguments of `TokenPose` or `TokenReg` that replace the preset's,
+            such as `input_size=(288, 384), heatmap_size=(72, 96)`,
             `backbone=...` or `pruning=TokenPruning()`.
 
     Raises:
         ValueError: No such name, no weights to start from, or options that do not fit.
     """
-    if name not in MODELS:
-        raise ValueError(f"model: expected one of {', '.join(MODELS)}, got {name!r}")
+    check_choice("model", name, *MODELS)
     model_class, preset = MODELS[name]
     made_by = None if options.get("backbone") is not None else (name, dict(options))
     if options.get("backbone") is None:

@@ -6,6 +6,7 @@ import warnings
 
 from torch import Tensor, nn
 
+from cycledistill._checks import check_count
 from cycledistill_pose.models._stem_net import bottlenecks, init_convolutions
 
 
@@ -24,11 +25,11 @@ class HRNet(nn.Module):
     Args:
         width: Channels of the first branch, 32 in HRNet-W32.
         stage1_width: Inner channels of the bottlenecks of stage 1. 64 is HRNet-W32 as published
-            and as its ImageNet weights want it. The released SDPose-B was configured with 32, and
+            and as its ImageNet weights need it. The released SDPose-B was configured with 32, and
             its parameter count includes that; `tokenpose_b` therefore uses 32.
         pretrained: Start from timm's ImageNet weights of `hrnet_w<width>` (downloaded at the
-            first use). Where `stage1_width` is not 64, the tensors of other shapes keep their
-            random start, as in the reference, and a warning counts them.
+            first use). Where `stage1_width` is not 64, the tensors of other shapes stay
+            randomly initialised, as in the reference, and a warning counts them.
 
     Shapes:
         images `[B, 3, H, W]`, sides divisible by 16 -> features `[B, width, H / 4, W / 4]`.
@@ -39,10 +40,8 @@ class HRNet(nn.Module):
 
     def __init__(self, width: int = 32, stage1_width: int = 64, pretrained: bool = False) -> None:
         super().__init__()
-        if width < 1 or stage1_width < 1:
-            raise ValueError(
-                f"HRNet width and stage1_width: expected 1 or more, got {width} and {stage1_width}"
-            )
+        check_count("width", width)
+        check_count("stage1_width", stage1_width)
         self.width = width
         self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(64, momentum=0.1)
@@ -96,8 +95,8 @@ class HRNet(nn.Module):
             left_out = sorted(own.keys() - fitting.keys())
             warnings.warn(
                 f"{len(left_out)} of {len(own)} tensors of HRNet have another shape than the "
-                f"ImageNet weights of {name} and keep their random start (stage1_width=64 fits "
-                f"all): {left_out[0]} ... {left_out[-1]}",
+                f"ImageNet weights of {name} and stay randomly initialised (stage1_width=64 "
+                f"fits all): {left_out[0]} ... {left_out[-1]}",
                 stacklevel=3,
             )
 

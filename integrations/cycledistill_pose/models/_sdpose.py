@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill._checks import check_choice
 from cycledistill_pose.losses import HeatmapMSELoss, RLELoss
 from cycledistill_pose.models._create import create_model
 from cycledistill_pose.models._token_model import TokenModel, token_groups
@@ -65,8 +66,7 @@ def create_sdpose(
     Raises:
         ValueError: No such name, or options that do not fit.
     """
-    if name not in SDPOSE_MODELS:
-        raise ValueError(f"SDPose model: expected one of {', '.join(SDPOSE_MODELS)}, got {name!r}")
+    check_choice("name", name, *SDPOSE_MODELS)
     network, cycles = SDPOSE_MODELS[name]
     model = create_model(network, num_keypoints, pretrained=pretrained, **options)
     return CycleWrapper(model, cycles if num_cycles is None else num_cycles, blocks="blocks")

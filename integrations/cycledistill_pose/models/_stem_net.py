@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cycledistill._checks import check_count
+
 
 class StemNet(nn.Module):
     """Two strided convolutions and a row of bottlenecks: one feature map at a quarter of the size.
@@ -29,10 +31,8 @@ class StemNet(nn.Module):
 
     def __init__(self, width: int = 64, num_blocks: int = 4) -> None:
         super().__init__()
-        if width < 1 or num_blocks < 1:
-            raise ValueError(
-                f"width and num_blocks of StemNet: expected 1 or more, got {width} and {num_blocks}"
-            )
+        check_count("width", width)
+        check_count("num_blocks", num_blocks)
         self.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width, momentum=0.1)
         self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1, bias=False)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cycledistill._checks import check_choice, check_count
+from cycledistill_pose._checks import check_pair, check_shape
 from cycledistill_pose.models._block import Block
-from cycledistill_pose.models._features import (
-    choose_map,
-    integer_pair,
-    positive_integer,
-    probe_features,
-    take_map,
-)
+from cycledistill_pose.models._features import choose_map, probe_features, take_map
 from cycledistill_pose.models._position import sine_position_embedding
 from cycledistill_pose.models._pruning import PruningPass, TokenPruning
 from cycledistill_pose.models._stem_net import StemNet
 
 PositionEmbedding = Literal["sine-full", "sine", "learnable"]
-POSITION_EMBEDDINGS: tuple[PositionEmbedding, ...] = ("sine-full", "sine", "learnable")
 
 
 class TokenModel(nn.Module):
@@ -44,7 +39,7 @@ class TokenModel(nn.Module):
         num_keypoints: int,
         input_size: Sequence[int],
         *,
-        feature_size: Sequence[int],
+        feature_size: tuple[int, int],
         head_hidden_dim: int,
         head_outputs: int,
         dim: int = 192,
@@ -58,23 +53,22 @@ class TokenModel(nn.Module):
         pruning: TokenPruning | None = None,
     ) -> None:
         super().__init__()
-        self.num_keypoints = positive_integer("num_keypoints", num_keypoints)
-        self.input_size = integer_pair("input_size", input_size)
-        self.patch_size = integer_pair("patch_size", patch_size)
+        counts = {"num_keypoints": num_keypoints, "dim": dim, "depth": depth}
+        for name, value in (counts | {"num_heads": num_heads}).items():
+            check_count(name, value)
+        check_choice("position_embedding", position_embedding, *get_args(PositionEmbedding))
+        self.num_keypoints = num_keypoints
+        self.input_size = check_pair("input_size", input_size)
+        self.patch_size = check_pair("patch_size", patch_size)
         self.num_heads = num_heads
         self.position_embedding = position_embedding
         self.pruning = pruning
         self._epoch: float | None = None
-        if position_embedding not in POSITION_EMBEDDINGS:
-            raise ValueError(
-                f"position_embedding: expected one of {', '.join(POSITION_EMBEDDINGS)}, "
-                f"got {position_embedding!r}"
-            )
-        if positive_integer("dim", dim) % positive_integer("num_heads", num_heads):
+        if dim % num_heads:
             raise ValueError(f"dim={dim} is not divisible by num_heads={num_heads}")
         if mlp_ratio <= 0:
             raise ValueError(f"mlp_ratio: expected a positive number, got {mlp_ratio}")
-        if pruning is not None and pruning.blocks[-1] >= positive_integer("depth", depth):
+        if pruning is not None and pruning.blocks[-1] >= depth:
             raise ValueError(
                 f"pruning names block {pruning.blocks[-1]}, but depth={depth} has blocks "
                 f"0 to {depth - 1}"
@@ -82,8 +76,7 @@ class TokenModel(nn.Module):
 
         self.backbone = StemNet() if backbone is None else backbone
         features = probe_features(self.backbone, self.input_size)
-        wanted_size = integer_pair("feature_size", feature_size)
-        self._feature_index = choose_map(features, wanted_size, feature_index)
+        self._feature_index = choose_map(features, feature_size, feature_index)
         channels, rows, columns = self._grid(take_map(features, self._feature_index))
         self.grid = (rows, columns)  # of visual tokens
         num_visual = rows * columns
@@ -95,12 +88,8 @@ class TokenModel(nn.Module):
             self.position = nn.Parameter(torch.zeros(1, num_keypoints + num_visual, dim))
         else:
             self.register_buffer("position", sine_position_embedding(rows, columns, dim))
-        self.blocks = nn.ModuleList(
-            [
-                Block(dim, num_heads, round(dim * mlp_ratio))
-                for _ in range(positive_integer("depth", depth))
-            ]
-        )
+        hidden_dim = round(dim * mlp_ratio)
+        self.blocks = nn.ModuleList([Block(dim, num_heads, hidden_dim) for _ in range(depth)])
         self.head = _token_head(dim, head_hidden_dim, head_outputs)
         self._init_weights()
 
@@ -131,30 +120,23 @@ class TokenModel(nn.Module):
             `[B, K + n, dim]`, keypoint tokens first; n after pruning, where there is any.
         """
         tokens = self.embed(images)
+        position = None
         if self.position_embedding == "sine-full":
             position = F.pad(self.position, (0, 0, self.num_keypoints, 0))
-        else:
-            position = None
-        per_block = [position if index else None for index in range(len(self.blocks))]
+        positions = [None, *[position] * (len(self.blocks) - 1)]
+        arguments: list[tuple[Any, ...]] = [(position,) for position in positions]
         ratio = self.keep_ratio()
-        if self.pruning is None or ratio == 1:
-            for block, position in zip(self.blocks, per_block, strict=True):
-                tokens = block(tokens, position)
-            return tokens
-        shared = PruningPass(self.pruning, ratio, self.num_keypoints, tokens)
-        prunings = [shared.at(index, position) for index, position in enumerate(per_block)]
-        for block, pruning in zip(self.blocks, prunings, strict=True):
-            tokens = block(tokens, None, pruning)
+        if self.pruning is not None and ratio < 1:
+            shared = PruningPass(self.pruning, ratio, self.num_keypoints, tokens)
+            arguments = [(None, shared.at(index, place)) for index, place in enumerate(positions)]
+        for block, extra in zip(self.blocks, arguments, strict=True):
+            tokens = block(tokens, *extra)
         return tokens
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the tokens `[B, K + n, dim]` that enter block 0."""
         width, height = self.input_size
-        if images.ndim != 4 or images.shape[1:] != (3, height, width):
-            raise ValueError(
-                f"images: expected [B, 3, {height}, {width}] (input_size is {width} wide and "
-                f"{height} high), got {list(images.shape)}"
-            )
+        check_shape("images", images, "B 3 H W", H=height, W=width)
         features = take_map(self.backbone(images), self._feature_index)
         rows, columns = self.patch_size
         patches = rearrange(features, "b c (h r) (w s) -> b (h w) (r s c)", r=rows, s=columns)

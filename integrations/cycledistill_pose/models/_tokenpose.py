@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from cycledistill_pose.models._features import integer_pair
+from cycledistill_pose._checks import check_pair
 from cycledistill_pose.models._token_model import TokenModel
 
 
@@ -68,7 +68,7 @@ class TokenPose(TokenModel):
         head_hidden_dim: int | None = None,
         **options: Any,
     ) -> None:
-        width, height = integer_pair("heatmap_size", heatmap_size)
+        width, height = check_pair("heatmap_size", heatmap_size)
         super().__init__(
             num_keypoints=num_keypoints,
             input_size=input_size,

@@ -12,7 +12,7 @@ from cycledistill_pose.models import TokenPruning, create_model
 NOTE = """\
 Params and MACs of one cycle, which is what inference runs, on one image of 256x192 px.
 The paper's "GFLOPs" are multiply-accumulates without the two matrix products of the attention
-(column "MACs (G)"); its counter also takes in batch norms and ReLUs, which adds 0.04 with a
+(column "MACs (G)"); its counter also includes batch norms and ReLUs, which adds 0.04 with a
 StemNet and 0.07 with HRNet. With the attention's products the cost is that of the last column."""
 
 

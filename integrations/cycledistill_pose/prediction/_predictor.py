@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 
 from cycledistill import CycleWrapper
+from cycledistill._checks import check_count
+from cycledistill_pose._checks import check_shape
 from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.checkpoints import load_plain, save_plain
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec, codec_for
@@ -61,9 +63,8 @@ class PosePredictor:
         flip_test: bool = False,
         batch_size: int = 32,
     ) -> None:
-        for name, value in (("num_cycles", num_cycles), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name}: expected 1 or more, got {value}")
+        check_count("num_cycles", num_cycles)
+        check_count("batch_size", batch_size)
         if flip_test and not skeleton.flip_pairs:
             warnings.warn("flip_test is ignored: the skeleton has no flip pairs", stacklevel=2)
         self.plain = model.eval()
@@ -189,8 +190,7 @@ class PosePredictor:
             height, width = pixels.shape[:2]
             chosen = np.asarray([[0, 0, width, height]] if of_image is None else of_image, float)
             chosen = chosen.reshape(0, 4) if chosen.size == 0 else chosen
-            if chosen.ndim != 2 or chosen.shape[1] != 4:
-                raise ValueError(f"boxes_xyxy: expected shape [N, 4], got {list(chosen.shape)}")
+            check_shape("boxes_xyxy", chosen, "N 4")
             empty = ~(np.isfinite(chosen).all(1) & (chosen[:, 2:] > chosen[:, :2]).all(1))
             if empty.any():
                 raise ValueError(f"boxes_xyxy: {chosen[empty][0].tolist()} has no extent")

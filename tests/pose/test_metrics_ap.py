@@ -455,12 +455,12 @@ def update_arguments(**changes: Any) -> dict[str, Any]:
     [
         ({"image_ids": [100, 7]}, r"image_ids 7 are not among the 6 images"),
         ({"image_ids": [[100], [101]]}, r"image_ids: expected \[B\], got \[2, 1\]"),
-        ({"keypoints": torch.zeros(2, 14, 2)}, r"keypoints: expected \[2, 17, 2\] .* 17 keypoints"),
-        ({"keypoints": torch.zeros(3, 17, 2)}, r"keypoints: expected \[2, 17, 2\] for 2 image_ids"),
-        ({"keypoint_scores": torch.ones(2, 17, 1)}, r"keypoint_scores: expected \[2, 17\]"),
-        ({"boxes_xyxy": torch.ones(2, 5)}, r"boxes_xyxy: expected \[2, 4\]"),
-        ({"box_scores": torch.ones(1)}, r"box_scores: expected \[2\]"),
-        ({"ids": [1]}, r"ids: expected \[2\]"),
+        ({"keypoints": torch.zeros(2, 14, 2)}, r"keypoints: .* with B = 2, K = 17"),
+        ({"keypoints": torch.zeros(3, 17, 2)}, r"with B = 2, K = 17, got \[3, 17, 2\]"),
+        ({"keypoint_scores": torch.ones(2, 17, 1)}, r"keypoint_scores: expected \[B, K\]"),
+        ({"boxes_xyxy": torch.ones(2, 5)}, r"boxes_xyxy: expected \[B, 4\]"),
+        ({"box_scores": torch.ones(1)}, r"box_scores: expected \[B\] with B = 2"),
+        ({"ids": [1]}, r"ids: expected \[B\] with B = 2"),
     ],
 )
 def test_wrong_updates(changes, words):
@@ -478,7 +478,7 @@ def test_what_is_not_finite_is_named():
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match='nms: expected "oks", "soft_oks" or None'):
+    with pytest.raises(ValueError, match="nms: expected 'oks', 'soft_oks' or None"):
         CocoKeypointAP(small_truth(), nms="hard")
     with pytest.raises(ValueError, match=r"sigmas: expected 17 positive numbers.* got 14"):
         CocoKeypointAP(small_truth(), sigmas=CROWDPOSE.sigmas)

@@ -162,7 +162,7 @@ def test_nobody() -> None:
 
 def test_wrong_arguments() -> None:
     metric = made_up_metric(made_up_truth(0), 0)
-    with pytest.raises(ValueError, match="resamples: expected 1 or more, got 0"):
+    with pytest.raises(ValueError, match="resamples: expected a whole number of 1 or more, got 0"):
         bootstrap_ap([metric], 0)
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_ap([])

@@ -17,8 +17,8 @@ from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data import BadImageError
 from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture
-from cycledistill_pose.metrics._results import instance_scores
-from cycledistill_pose.prediction import PersonDetector, PosePredictor, Prediction
+from cycledistill_pose.metrics._results import instance_scores, result_rows
+from cycledistill_pose.prediction import PersonDetector, PosePredictor
 from cycledistill_pose.prediction._boxes import read_boxes
 from cycledistill_pose.prediction._match import number_images
 from cycledistill_pose.prediction._sources import VIDEOS, Images, Video
@@ -119,7 +119,9 @@ def predict(
                 xyxy, box_scores = np.array([[0.0, 0.0, width, height]]), np.ones(1)
             found = predictor(pixels, xyxy)
             people[name] = len(xyxy)
-            results += _coco_results(found, box_scores, image_id, name, category)
+            total = instance_scores(box_scores, found.scores.astype(np.float64), 0.2)
+            rows = result_rows([image_id] * len(total), category, *found, total)
+            results += [row | {"file_name": name} for row in rows]
             picture = pixels
             for points, scores, box in zip(found.keypoints, found.scores, xyxy, strict=True):
                 side = max(box[2] - box[0], box[3] - box[1])
@@ -147,23 +149,6 @@ def predict(
         f"{len(people):,} {'frames' if isinstance(frames, Video) else 'images'}, "
         f"{people.total():,} people{f', {nobody:,} without people' if nobody else ''}: {out}"
     )
-
-
-def _coco_results(
-    found: Prediction, box_scores: Any, image_id: int | str, name: str, category_id: int
-) -> list[dict[str, Any]]:
-    scores = instance_scores(box_scores, found.scores.astype(np.float64), 0.2)
-    rows = np.concatenate((found.keypoints, found.scores[..., None]), axis=-1)
-    return [
-        {
-            "image_id": image_id,
-            "file_name": name,
-            "category_id": category_id,
-            "keypoints": row.reshape(-1).tolist(),
-            "score": float(score),
-        }
-        for row, score in zip(rows, scores, strict=True)
-    ]
 
 
 def _writer(path: Path, fps: float, picture: ImageArray) -> cv2.VideoWriter:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cycledistill._checks import check_count
 from cycledistill_pose.metrics._keypoint_ap import KeypointAP
 
-_ALL = {"all": (0.0, 1e10)}
 _NUMBERS_AT_A_TIME = 2_000_000
 
 
@@ -57,8 +57,7 @@ def bootstrap_ap(
     Raises:
         ValueError: There is no metric, the images differ, or ``resamples`` is below 1.
     """
-    if resamples < 1:
-        raise ValueError(f"resamples: expected 1 or more, got {resamples}")
+    check_count("resamples", resamples)
     if not metrics:
         raise ValueError("metrics: expected at least one, got none")
     if any(metric.image_ids != metrics[0].image_ids for metric in metrics):
@@ -118,7 +117,7 @@ class _Matches(NamedTuple):
 
 def _matches(metric: KeypointAP) -> _Matches:
     """The matches that pycocotools found, image by image."""
-    evaluation = metric._evaluate(metric.results(), _ALL)
+    evaluation = metric._evaluate(metric.results())
     thresholds = len(evaluation.params.iouThrs)
     people = np.zeros(len(evaluation.params.imgIds))
     image, scores = [np.zeros(0, np.intp)], [np.zeros(0)]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average_figures
+from cycledistill_pose.metrics._keypoint_ap import KeypointAP
 from cycledistill_pose.skeletons import COCO
-
-# Areas in px^2, by pycocotools' names.
-_AREAS = {"all": (0.0, 1e10), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 
 class CocoKeypointAP(KeypointAP):
@@ -76,6 +73,7 @@ class CocoKeypointAP(KeypointAP):
 
     default_skeleton = COCO
     annotated_areas = True
+    splits_sizes = True
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM and ARL, from 0 to 1 or -1.
@@ -83,5 +81,4 @@ class CocoKeypointAP(KeypointAP):
         Raises:
             ValueError: A keypoint, score or box is not finite.
         """
-        evaluation = self._evaluate(self._results(), _AREAS)
-        return average_figures(evaluation, {"M": "medium", "L": "large"})
+        return self._figures(self._results())

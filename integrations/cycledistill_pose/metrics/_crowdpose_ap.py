@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from cycledistill_pose.metrics._keypoint_ap import KeypointAP, average, average_figures
+from cycledistill_pose.metrics._keypoint_ap import KeypointAP
 from cycledistill_pose.skeletons import CROWDPOSE
-
-_AREAS = {"all": (0.0, 1e10)}
 
 # Crowd indices from the first up to, not with, the second.
 _CROWDS = {"easy": (0.0, 0.2), "medium": (0.2, 0.8), "hard": (0.8, float("inf"))}
@@ -51,6 +49,7 @@ class CrowdPoseAP(KeypointAP):
 
     default_skeleton = CROWDPOSE
     annotated_areas = False
+    splits_sizes = False
 
     def compute(self) -> dict[str, float]:
         """AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium and AP_hard, from 0 to 1 or -1.
@@ -59,14 +58,12 @@ class CrowdPoseAP(KeypointAP):
             ValueError: A keypoint, score or box is not finite.
         """
         results = self._results()
-        figures = average_figures(self._evaluate(results, _AREAS), {})
+        figures = self._figures(results)
         for crowd, (low, high) in _CROWDS.items():
             images = [
                 image["id"]
                 for image in self.ground_truth.dataset["images"]
                 if low <= image["crowdIndex"] < high
             ]
-            figures[f"AP_{crowd}"] = (
-                average(self._evaluate(results, _AREAS, images), "precision") if images else -1.0
-            )
+            figures[f"AP_{crowd}"] = self._figures(results, images)["AP"] if images else -1.0
         return figures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -17,13 +17,18 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from cycledistill._checks import check_choice
 from cycledistill.saving._files import replacing
+from cycledistill_pose._checks import check_shape
 from cycledistill_pose.annotations import KeypointFile
 from cycledistill_pose.annotations._file import Annotations
 from cycledistill_pose.metrics._ground_truth import ground_truth
 from cycledistill_pose.metrics._oks import ArrayLike
 from cycledistill_pose.metrics._results import NMS, coco_results, shortened
 from cycledistill_pose.skeletons import Skeleton
+
+# The statistics of pycocotools, in its order.
+_FIGURES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 
 
 class KeypointAP(Metric):
@@ -42,6 +47,7 @@ class KeypointAP(Metric):
 
     default_skeleton: ClassVar[Skeleton]  # its sigmas are used if the file has none
     annotated_areas: ClassVar[bool]  # or 0.53 of the boxes for all people
+    splits_sizes: ClassVar[bool]  # whether there are figures of medium and large people
 
     def __init__(
         self,
@@ -55,8 +61,7 @@ class KeypointAP(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if nms not in (*get_args(NMS), None):
-            raise ValueError(f'nms: expected "oks", "soft_oks" or None, got {nms!r}')
+        check_choice("nms", nms, *get_args(NMS), None)
         file = KeypointFile.read(annotations, category)
         self.sigmas = _find_sigmas(sigmas, file, self.default_skeleton)
         self.ground_truth = ground_truth(file, len(self.sigmas), self.annotated_areas)
@@ -101,15 +106,25 @@ class KeypointAP(Metric):
             ValueError: A shape is wrong or an image id is unknown.
         """
         dtype = self._state_dtype
-        images = self._tensor("image_ids", image_ids, None, torch.int64)
-        size, k = len(images), self.num_keypoints
-        points = self._tensor("keypoints", keypoints, (size, k, 2), dtype)
-        scores = self._tensor("keypoint_scores", keypoint_scores, (size, k), dtype)
-        boxes = self._tensor("boxes_xyxy", boxes_xyxy, (size, 4), dtype)
-        box_score = self._tensor("box_scores", box_scores, (size,), dtype)
+        images = torch.as_tensor(image_ids).detach().to(self.device, torch.int64)
+        sizes = check_shape("image_ids", images, "B") | {"K": self.num_keypoints}
+
+        def tensor(name: str, values: ArrayLike, axes: str, kind: torch.dtype = dtype) -> Tensor:
+            found = torch.as_tensor(values).detach().to(self.device, kind)
+            if not len(images) and not found.numel():  # nobody, in a list without further axes
+                found = found.reshape(
+                    [sizes[axis] if axis in sizes else int(axis) for axis in axes.split()]
+                )
+            check_shape(name, found, axes, **sizes)
+            return found
+
+        points = tensor("keypoints", keypoints, "B K 2")
+        scores = tensor("keypoint_scores", keypoint_scores, "B K")
+        boxes = tensor("boxes_xyxy", boxes_xyxy, "B 4")
+        box_score = tensor("box_scores", box_scores, "B")
         people_ids = torch.full_like(images, -1)
         if ids is not None:
-            people_ids = self._tensor("ids", ids, (size,), torch.int64)
+            people_ids = tensor("ids", ids, "B", torch.int64)
         unknown = sorted(set(images.tolist()) - self.image_ids)
         if unknown:
             raise ValueError(
@@ -173,28 +188,25 @@ class KeypointAP(Metric):
             self.people.append(torch.zeros(0, width, dtype=self._state_dtype, device=self.device))
             self.identities.append(torch.zeros(0, 2, dtype=torch.int64, device=self.device))
 
-    def _tensor(
-        self, name: str, values: ArrayLike, shape: tuple[int, ...] | None, dtype: torch.dtype
-    ) -> Tensor:
-        tensor = torch.as_tensor(values).detach().to(self.device, dtype)
-        if shape is None and tensor.ndim != 1:
-            raise ValueError(f"{name}: expected [B], got {list(tensor.shape)}")
-        if shape is not None and tensor.numel() == 0 and 0 in shape:
-            return tensor.reshape(shape)
-        if shape is not None and tensor.shape != shape:
-            raise ValueError(
-                f"{name}: expected {list(shape)} for {shape[0]} image_ids and "
-                f"{self.num_keypoints} keypoints, got {list(tensor.shape)}"
-            )
-        return tensor
+    def _figures(
+        self, results: list[dict[str, Any]], image_ids: Sequence[int] | None = None
+    ) -> dict[str, float]:
+        """The statistics of pycocotools, from 0 to 1, or -1 if there are no such people."""
+        evaluation = self._evaluate(results, self.splits_sizes, image_ids)
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation.accumulate()
+            evaluation.summarize()
+        figures = dict(zip(_FIGURES, evaluation.stats.tolist(), strict=True))
+        sized = self.splits_sizes
+        return {name: v for name, v in figures.items() if sized or name[-1] not in "ML"}
 
     def _evaluate(
         self,
         results: list[dict[str, Any]],
-        area_ranges: Mapping[str, tuple[float, float]],
+        by_size: bool = False,
         image_ids: Sequence[int] | None = None,
     ) -> COCOeval:
-        """An evaluation by pycocotools, accumulated, over all images or some of them."""
+        """The people matched by pycocotools, in all images or some of them."""
         with contextlib.redirect_stdout(io.StringIO()):
             if results:
                 predictions = self.ground_truth.loadRes([dict(result) for result in results])
@@ -203,37 +215,14 @@ class KeypointAP(Metric):
                 predictions.dataset = {**self.ground_truth.dataset, "annotations": []}
                 predictions.createIndex()
             evaluation = COCOeval(self.ground_truth, predictions, "keypoints")
-            evaluation.params.kpt_oks_sigmas = np.array(self.sigmas)
-            evaluation.params.areaRngLbl = list(area_ranges)
-            evaluation.params.areaRng = [list(limits) for limits in area_ranges.values()]
+            params = evaluation.params
+            params.kpt_oks_sigmas = np.array(self.sigmas)
+            if not by_size:
+                params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
             if image_ids is not None:
-                evaluation.params.imgIds = sorted(image_ids)
+                params.imgIds = sorted(image_ids)
             evaluation.evaluate()
-            evaluation.accumulate()
         return evaluation
-
-
-def average_figures(evaluation: COCOeval, sizes: Mapping[str, str]) -> dict[str, float]:
-    """AP, AP50, AP75 and AP of each size, the same of AR; ``sizes`` are ranges of areas by letter.
-
-    As in pycocotools: from 0 to 1, or -1 if there are no such people.
-    """
-    figures = {}
-    for name, kind in (("AP", "precision"), ("AR", "recall")):
-        figures[name] = average(evaluation, kind)
-        figures[f"{name}50"] = average(evaluation, kind, oks=0.5)
-        figures[f"{name}75"] = average(evaluation, kind, oks=0.75)
-        figures |= {f"{name}{size}": average(evaluation, kind, area=sizes[size]) for size in sizes}
-    return figures
-
-
-def average(evaluation: COCOeval, kind: str, oks: float | None = None, area: str = "all") -> float:
-    """Mean precision or recall, over 0.50, 0.55, ..., 0.95 or at one threshold of OKS; or -1."""
-    values = evaluation.eval[kind][..., 0, evaluation.params.areaRngLbl.index(area), 0]
-    if oks is not None:
-        values = values[np.isclose(evaluation.params.iouThrs, oks)]
-    values = values[values > -1]
-    return float(values.mean()) if values.size else -1.0
 
 
 def _find_sigmas(

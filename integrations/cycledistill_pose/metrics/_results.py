@@ -77,15 +77,29 @@ def coco_results(
     if nms is not None:
         suppress = oks_nms if nms == "oks" else soft_oks_nms
         kept = [i[suppress(points[i], scores[i], areas[i], nms_threshold, sigmas)] for i in kept]
-    rows = np.concatenate((points, keypoint_scores[..., None]), axis=-1)
+    found = np.concatenate(kept)
+    return result_rows(
+        images[found].tolist(), category_id, points[found], keypoint_scores[found], scores[found]
+    )
+
+
+def result_rows(
+    image_ids: Sequence[int | str],
+    category_id: int,
+    keypoints: NDArray[np.floating[Any]],
+    keypoint_scores: NDArray[np.floating[Any]],
+    scores: NDArray[np.floating[Any]],
+) -> list[dict[str, Any]]:
+    """Entries of COCO's results format: image ids, keypoints `[N, K, 2]`, `[N, K]` and `[N]`."""
+    rows = np.concatenate((keypoints, keypoint_scores[..., None]), axis=-1)
     return [
         {
-            "image_id": int(images[i]),
+            "image_id": image,
             "category_id": category_id,
-            "keypoints": rows[i].reshape(-1).tolist(),
-            "score": float(scores[i]),
+            "keypoints": row.reshape(-1).tolist(),
+            "score": score,
         }
-        for i in np.concatenate(kept)
+        for image, row, score in zip(image_ids, rows, scores.tolist(), strict=True)
     ]
 
 

@@ -290,7 +290,7 @@ def test_files_and_detected_boxes(room: Path, tmp_path: Path) -> None:
         ("missing", "is not a folder here, and the Hugging Face Hub gave no model of this name"),
         ("skeleton", "17 keypoints of 'coco', expected the 14 of 'crowdpose' as in the network"),
         ("twice", "checkpoints: expected different folders"),
-        ("cycles", "num_cycles: expected 1 or more, got 0"),
+        ("cycles", "num_cycles: expected a whole number of 1 or more, got 0"),
         ("out", "exists; name a new folder"),
     ],
 )

@@ -200,7 +200,7 @@ def test_missing_images(folder):
         CocoKeypoints(good_file(), folder / "elsewhere")
     with pytest.raises(FileNotFoundError, match="in the mapping given"):
         CocoKeypoints(good_file(), {})
-    with pytest.raises(ValueError, match='bad_images: expected "error" or "skip", got \'ignore\''):
+    with pytest.raises(ValueError, match="bad_images: expected 'error' or 'skip', got 'ignore'"):
         CocoKeypoints(good_file(), folder, bad_images="ignore")
     with pytest.raises(ValueError, match="no people to load"):
         CocoKeypoints(

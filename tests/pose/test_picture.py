@@ -17,7 +17,7 @@ from PIL import Image
 from cycledistill_pose import COCO, CocoKeypoints, HeatmapCodec, PosePredictor, create_model
 from cycledistill_pose.cli import main
 from cycledistill_pose.data import BadImageError
-from cycledistill_pose.data._people_images import ImageStore
+from cycledistill_pose.data._image_store import ImageStore
 from cycledistill_pose.data._picture import is_truncated, read_rgb
 from tests.pose.files import coco_file, labelled
 
@@ -173,6 +173,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no_end.jpg": (JPEG[:-2], "is truncated"),
     "download.jpg": (cut(JPEG, 0.7) + bytes(len(JPEG)), "is truncated"),
     "half.png": (cut(PNG, 0.5), "is truncated"),
+    "download.png": (cut(PNG, 0.7) + bytes(len(PNG)), "is truncated"),
     "no_end.png": (PNG[:-6], "is truncated"),
     "half.bmp": (cut(encoded(RGB, "BMP"), 0.5), "cannot be decoded"),
     "half.webp": (cut(encoded(RGB, "WEBP"), 0.5), "cannot be decoded"),

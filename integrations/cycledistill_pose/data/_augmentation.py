@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -113,39 +112,6 @@ class PoseAugmentation:
         flip = bool(uniform[6] < self.flip_probability) and bool(skeleton.flip_pairs)
         return CropChange(box_xyxy, padding, shift, scale, rotation * turned, flip)
 
-    def reach(
-        self,
-        box_xyxy: FloatArray,
-        padding: float,
-        keypoints: FloatArray,
-        visible: FloatArray,
-        skeleton: Skeleton,
-        aspect: float,
-    ) -> FloatArray:
-        """The part of the image that `draw` can ever show of a person, `xyxy` `[4]`.
-
-        Args:
-            box_xyxy: `[4]` px of the image.
-            padding: Padding of the box.
-            keypoints: `[K, 2]` px of the image.
-            visible: `[K]` above 0 where a keypoint is labelled.
-            skeleton: Which keypoints are the upper body.
-            aspect: Width / height of the model's input.
-        """
-        turn = 2 * self.rotation_degrees if self.rotation_probability > 0 else 0.0
-        shift = self.shift if self.shift_probability > 0 else 0.0
-        parts = [(box_xyxy, padding, shift)]
-        if self.half_body_probability > 0:
-            for draw in (0.0, 1.0):  # upper and lower
-                half = self._half_body(draw, keypoints, visible, skeleton)
-                if half is not None:
-                    parts.append((half, self.half_body_padding, 0.0))
-        boxes = [
-            box_reach(box, pad, aspect, shift, 1 + self.scale, turn) for box, pad, shift in parts
-        ]
-        edges = np.array(boxes)
-        return np.concatenate([edges[:, :2].min(0), edges[:, 2:].max(0)])
-
     def _half_body(
         self, draw: float, keypoints: FloatArray, visible: FloatArray, skeleton: Skeleton
     ) -> FloatArray | None:
@@ -167,24 +133,3 @@ class PoseAugmentation:
         size = np.maximum(size, 1e-6 * size.max())
         centre = points.mean(0)
         return np.concatenate([centre - size / 2, centre + size / 2])
-
-
-def box_reach(
-    box_xyxy: FloatArray,
-    padding: float,
-    aspect: float,
-    shift: float = 0.0,
-    scale: float = 1.0,
-    rotation_degrees: float = 0.0,
-) -> FloatArray:
-    """`xyxy` `[4]` around all crops of a box with up to this shift, scale and turn either way."""
-    left, top, right, bottom = (float(edge) for edge in box_xyxy)
-    width = max(right - left, (bottom - top) * aspect) * padding
-    height = width / aspect
-    reaches = []
-    for along, across in ((width, height), (height, width)):
-        angle = min(math.atan2(across, along), math.radians(rotation_degrees))  # the widest turn
-        turned = along * math.cos(angle) + across * math.sin(angle)
-        reaches.append(turned * scale / 2 + along * shift)
-    x, y = (left + right) / 2, (top + bottom) / 2
-    return np.array([x - reaches[0], y - reaches[1], x + reaches[0], y + reaches[1]])

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cycledistill_pose.annotations import BoxFile, KeypointFile
+from cycledistill._checks import check_choice
+from cycledistill_pose.annotations import BoxFile, KeypointFile, ListedImage
 from cycledistill_pose.annotations._file import Annotations
+from cycledistill_pose.annotations._values import FloatArray
 from cycledistill_pose.data._augmentation import PoseAugmentation
+from cycledistill_pose.data._crop import crop_image
+from cycledistill_pose.data._image_store import ImageSource, ImageStore
 from cycledistill_pose.data._people import NOT_LISTED, People
-from cycledistill_pose.data._people_images import ImageSource, ImageStore, PeopleImages
-from cycledistill_pose.data._picture import BadImageError
+from cycledistill_pose.data._picture import BadImageError, ImageArray
 from cycledistill_pose.data._sample import Cropping
 from cycledistill_pose.skeletons import Skeleton
 
@@ -87,9 +92,9 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         reduced_decoding: Decode at half, quarter or eighth resolution where the crop is shrunk
             that much anyway. Faster for large people, whose crops differ by 1 to 6 grey levels of
             255 (they are smoother than bilinear sampling of the full image).
-        crop_cache: Folder that stores decoded parts of images, so that every image is decoded once
-            instead of once an epoch. Samples stay bit-identical. See the docs for its size; it can
-            be deleted at any time, and shared by several processes.
+        crop_cache: Folder that stores decoded images, so that every image is decoded once instead
+            of once an epoch. Samples stay bit-identical. It takes four bytes a pixel, can be
+            deleted at any time, and can be shared by several processes.
         bad_images: "error" raises at once for missing image files, and on loading for one that is
             truncated, broken or not of the annotated size. "skip" reads every image beforehand and
             leaves out all people in bad ones.
@@ -123,8 +128,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
             raise ValueError(
                 "detections have no keypoints to train on: give either detections or augmentation"
             )
-        if bad_images not in ("error", "skip"):
-            raise ValueError(f'bad_images: expected "error" or "skip", got {bad_images!r}')
+        check_choice("bad_images", bad_images, "error", "skip")
         file = KeypointFile.read(annotations, category, skeleton)
         self._title = file.title
         self.category_id = file.category.id
@@ -133,7 +137,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         self._cropping = Cropping(self.skeleton, self.input_size, padding, udp, augmentation)
         self.reduced_decoding = reduced_decoding
         self.seed = seed
-        self._images = ImageStore(images)
+        self._images = ImageStore(images, crop_cache)
         if detections is None:
             self._people = People.annotated(file)
         else:
@@ -142,9 +146,6 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         self._drop_bad_images(bad_images, strict=detections is None)
         if len(self._people) == 0:
             raise ValueError(f"{self._title}: no people to load; {self.report()}")
-        self._people_images = PeopleImages(
-            self._images, self._people, self._cropping, reduced_decoding, crop_cache
-        )
         self.epoch = 0
 
     def _drop_bad_images(self, bad_images: str, strict: bool) -> None:
@@ -202,7 +203,7 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         """The people of a batch; an image in which several of them are is decoded once."""
         images = self._people.image_index
         order = sorted(range(len(indices)), key=lambda place: images[indices[place]])
-        with self._people_images.sharing():
+        with self._images.sharing():
             samples = {place: self[indices[place]] for place in order}
         return [samples[place] for place in range(len(indices))]
 
@@ -213,5 +214,25 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         index %= len(self)
         person = self._people.person(index)
         matrix, flip = self._cropping.draw_matrix((self.seed, self.epoch, index), person)
-        crop = self._people_images.crop(int(self._people.image_index[index]), matrix)
+        crop = self._crop(self._people.images[self._people.image_index[index]], matrix)
         return self._cropping.sample(crop, matrix, flip, person)
+
+    def _crop(self, image: ListedImage, matrix: FloatArray) -> ImageArray:
+        """RGB `[H, W, 3]`, from an image that is decoded no larger than needed."""
+        reduce = 1
+        if self.reduced_decoding and self._images.is_encoded(str(image.file_name)):
+            reduce = reduction(matrix)
+            # Pixel i of the reduced image covers pixels reduce * i ... of the full one.
+            offset = (reduce - 1) / 2
+            matrix = np.column_stack([matrix[:, :2] * reduce, matrix @ [offset, offset, 1.0]])
+        crop = crop_image(self._images.pixels(image, reduce), matrix, self.input_size)
+        if crop.shape[2] == 4:  # from the cache
+            crop = np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
+        return crop
+
+
+def reduction(matrix: FloatArray) -> int:
+    """The largest of 1, 2, 4 and 8 by which an image can shrink without losing detail."""
+    (a, b, _), (c, d, _) = matrix.tolist()
+    shrink = 1 / math.sqrt(abs(a * d - b * c))
+    return max(step for step in (1, 2, 4, 8) if step == 1 or step <= shrink)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -137,69 +137,24 @@ def transform_points(points: _T, matrix: _T) -> _T:
     return turned + matrix[..., None, :, 2]
 
 
-class Rectangle(NamedTuple):
-    """Whole pixels of an image: from (left, top) up to, not including, (right, bottom)."""
+def crop_image(pixels: ImageArray, matrix: FloatArray, input_size: tuple[int, int]) -> ImageArray:
+    """Cut a crop `[H, W, C]` out of an image, bilinear, black outside.
 
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    def clip(self, width: int, height: int) -> Rectangle:
-        """The part inside an image; empty if there is none."""
-        left, top = min(max(self.left, 0), width), min(max(self.top, 0), height)
-        right, bottom = max(min(self.right, width), left), max(min(self.bottom, height), top)
-        return Rectangle(left, top, right, bottom)
-
-    def contains(self, other: Rectangle) -> bool:
-        """Whether it contains all pixels of the other."""
-        if other.right <= other.left or other.bottom <= other.top:
-            return True
-        starts = self.left <= other.left and self.top <= other.top
-        return starts and self.right >= other.right and self.bottom >= other.bottom
-
-
-def source_of(matrix: FloatArray, input_size: tuple[int, int]) -> Rectangle:
-    """The pixels that a crop is interpolated from, including those outside the image."""
+    OpenCV gets only the part of the image that the crop is interpolated from, so that a crop costs
+    the same whatever the size of the image.
+    """
     (a, b, x), (c, d, y) = matrix.tolist()
     determinant = a * d - b * c
-    right, down = input_size[0] - 1, input_size[1] - 1
-    corners = ((-x, -y), (right - x, -y), (-x, down - y), (right - x, down - y))
+    last_x, last_y = input_size[0] - 1, input_size[1] - 1
+    corners = ((-x, -y), (last_x - x, -y), (-x, last_y - y), (last_x - x, last_y - y))
     across = [(d * u - b * v) / determinant for u, v in corners]
     along = [(a * v - c * u) / determinant for u, v in corners]
     # Bilinear sampling reads the pixel before and the one behind; one more for its rounding.
-    return Rectangle(
-        math.floor(min(across)) - 1,
-        math.floor(min(along)) - 1,
-        math.floor(max(across)) + 3,
-        math.floor(max(along)) + 3,
-    )
-
-
-def crop_image(pixels: ImageArray, matrix: FloatArray, input_size: tuple[int, int]) -> ImageArray:
-    """Cut a crop `[H, W, C]` out of a whole image; see `warp`."""
-    height, width = pixels.shape[:2]
-    return warp(pixels, matrix, input_size, source_of(matrix, input_size).clip(width, height))
-
-
-def warp(
-    pixels: ImageArray,
-    matrix: FloatArray,
-    input_size: tuple[int, int],
-    source: Rectangle,
-    origin: tuple[int, int] = (0, 0),
-) -> ImageArray:
-    """Cut a crop `[H, W, C]` out of an image, bilinear, black outside.
-
-    Only ``source`` (of `source_of`, clipped to the image) is read, and positions count from its
-    corner. So the result is the same bit for bit whether ``pixels`` are the whole image or a part
-    of it that begins at ``origin`` and contains ``source``.
-    """
-    left, top, right, bottom = source
-    if right <= left or bottom <= top:
+    left, top = (max(math.floor(min(edges)) - 1, 0) for edges in (across, along))
+    right, bottom = (max(math.floor(max(edges)) + 3, 0) for edges in (across, along))
+    window = pixels[top:bottom, left:right]
+    if window.size == 0:
         return np.zeros((input_size[1], input_size[0], pixels.shape[2]), np.uint8)
-    window = pixels[top - origin[1] : bottom - origin[1], left - origin[0] : right - origin[0]]
-    (a, b, x), (c, d, y) = matrix.tolist()
     moved = np.array([[a, b, x + a * left + b * top], [c, d, y + c * left + d * top]])
     crop = cv2.warpAffine(window, moved, input_size, flags=cv2.INTER_LINEAR)
     return np.asarray(crop, dtype=np.uint8)

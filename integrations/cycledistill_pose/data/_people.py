@@ -207,7 +207,8 @@ def count_strange(boxes_xywh: FloatArray, sizes: IntArray, points: FloatArray) -
     # spread, or leaves the image.
     inside_xyxy = ((places >= start - 1) & (places <= sides + 1)).all(-1) | ~labelled
     xyxy = inside_xyxy.all(1) & (boxes_xywh[:, 2:] > boxes_xywh[:, :2]).all(1)
-    spread = np.stack([_spread(places[..., axis], labelled) for axis in (0, 1)], axis=1)
+    hidden = np.broadcast_to(~labelled[..., None], places.shape)
+    spread = np.ma.ptp(np.ma.array(places, mask=hidden), axis=1).filled(-1.0)
     length = boxes_xywh[:, 2:] - boxes_xywh[:, :2]
     tight = ((spread > length / 2) & (spread < boxes_xywh[:, 2:] / 2)).all(1)
     known = (sizes > 0).all(1, keepdims=True)
@@ -226,10 +227,3 @@ def count_strange(boxes_xywh: FloatArray, sizes: IntArray, points: FloatArray) -
             if count
         }
     )
-
-
-def _spread(values: FloatArray, labelled: BoolArray) -> FloatArray:
-    """`[N]` from the least to the largest labelled value; below 0 where there is none."""
-    least = np.where(labelled, values, np.inf).min(1, initial=np.inf)
-    largest = np.where(labelled, values, -np.inf).max(1, initial=-np.inf)
-    return np.where(np.isfinite(least), largest - least, -1.0)

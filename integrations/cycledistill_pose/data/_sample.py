@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cycledistill_pose.annotations._values import FloatArray
-from cycledistill_pose.data._augmentation import PoseAugmentation, box_reach
+from cycledistill_pose.data._augmentation import PoseAugmentation
 from cycledistill_pose.data._crop import crop_matrix, transform_points
 from cycledistill_pose.data._picture import ImageArray
 from cycledistill_pose.skeletons import Skeleton
@@ -47,15 +47,6 @@ class Cropping:
         )
         matrix = crop_matrix(input_size=self.input_size, udp=self.udp, **change._asdict())
         return matrix, change.flip
-
-    def reach(self, person: Person) -> FloatArray:
-        """The part of the image, `xyxy` `[4]`, that contains all crops of a person."""
-        aspect = self.input_size[0] / self.input_size[1]
-        if self.augmentation is None:
-            return box_reach(person.box_xyxy, self.padding, aspect)
-        return self.augmentation.reach(
-            person.box_xyxy, self.padding, *person[1:3], self.skeleton, aspect
-        )
 
     def sample(
         self, crop: ImageArray, matrix: FloatArray, flip: bool, person: Person

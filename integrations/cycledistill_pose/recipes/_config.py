@@ -171,7 +171,7 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     anyway."""
 
     crop_cache: Path | None = free(None)
-    """Folder that caches decoded parts of images (4 bytes a pixel). Crops stay the same."""
+    """Folder that caches decoded images (4 bytes a pixel). Crops stay the same."""
 
     flip_test: bool = True
     """In evaluations, average the outputs for the image and its mirror image."""

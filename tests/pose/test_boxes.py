@@ -167,8 +167,8 @@ def test_all_that_is_left_out_is_counted_with_its_reason() -> None:
     ]
     found = read_boxes(boxes, ["1.jpg"], ROOT, threshold=0.5)
     assert str(found) == (
-        "8, 1 used; left out: 1 of another category, 1 of a crowd, 1 of a score below 0.5, "
-        "2 without extent or not finite, 2 for other images"
+        "8, 1 used; left out: 1 of a score below 0.5, 2 without extent or not finite, "
+        "1 of another category, 1 of a crowd, 2 for other images"
     )
     assert str(read_boxes(boxes[:1], ["1.jpg"], ROOT)) == "1, all used"
     assert owners(read_boxes(boxes[1:2], ["1.jpg"], ROOT, threshold=0.5)) == {}

@@ -90,33 +90,24 @@ def read_boxes(
         first_frame: Number of the first frame; None takes it from the file.
     """
     file = BoxFile.read(source, "boxes", default_score=1.0)
-    categories = _categories(file, skeleton, category_id)
-    left_out: Counter[str] = Counter()
-    boxes = []
-    for box in file.boxes:
-        if box.category_id is not None and box.category_id not in categories:
-            left_out["of another category"] += 1
-        elif box.crowd:
-            left_out["of a crowd"] += 1
-        else:
-            boxes.append(box)
-    matcher = (
-        FrameMatcher(names, file, first_frame)
-        if video
-        else ImageMatcher(names, folder, file, boxes)
-    )
+    categories = {None, *_categories(file, skeleton, category_id)}
+    matcher = FrameMatcher(names, file, first_frame) if video else ImageMatcher(names, folder, file)
     ids: dict[str, int | str] = dict(zip(names, number_images(names), strict=True))
     kept: dict[str, list[Box]] = {name: [] for name in names}
     others: list[Box] = []
-    for box in boxes:
+    left_out: Counter[str] = Counter()
+    for box in file.boxes:
         name = matcher.find(box)
-        if name is None:
+        if name is not None and box.image_id is not None:
+            ids[name] = box.image_id
+        if box.category_id not in categories:
+            left_out["of another category"] += 1
+        elif box.crowd:
+            left_out["of a crowd"] += 1
+        elif name is None:
             left_out[f"for other {'frames' if video else 'images'}"] += 1
             others.append(box)
-            continue
-        if box.image_id is not None:
-            ids[name] = box.image_id
-        if box.score < threshold:
+        elif box.score < threshold:
             left_out[f"of a score below {threshold:g}"] += 1
         elif not box.has_extent:
             left_out["without extent or not finite"] += 1
@@ -125,7 +116,9 @@ def read_boxes(
     images = {}
     for name, own in kept.items():
         listed = None if video else file.images.get(ids[name])
-        images[name] = _image_boxes(ids[name], own, listed.size if listed else None)
+        scores = np.array([box.score for box in own], dtype=np.float64)
+        size = listed.size if listed else None
+        images[name] = ImageBoxes(ids[name], to_xyxy(own), scores, size)
     first = matcher.first if isinstance(matcher, FrameMatcher) else None
     found = FoundBoxes(images, len(file.boxes), left_out, first)
     if left_out and not any(kept.values()) and not any("score" in why for why in left_out):
@@ -141,13 +134,6 @@ def _categories(file: BoxFile, skeleton: Skeleton, category_id: int | None) -> s
         return {skeleton.category_id}
     wanted = skeleton.category.casefold()
     return {number for number, name in file.category_names.items() if name.casefold() == wanted}
-
-
-def _image_boxes(
-    image_id: int | str, boxes: Sequence[Box], size: tuple[int, int] | None
-) -> ImageBoxes:
-    scores = np.array([box.score for box in boxes], dtype=np.float64)
-    return ImageBoxes(image_id, to_xyxy(boxes), scores, size)
 
 
 def _refuse(

@@ -29,9 +29,7 @@ def number_images(names: Sequence[str]) -> list[int]:
 class ImageMatcher:
     """Finds a box's image by the path in its file, or by number if there is no path."""
 
-    def __init__(
-        self, names: Sequence[str], folder: Path, file: BoxFile, boxes: Sequence[Box]
-    ) -> None:
+    def __init__(self, names: Sequence[str], folder: Path, file: BoxFile) -> None:
         self._file = file
         where = Path(os.path.abspath(folder)).parts
         self._exact = {_parts(name): name for name in names}
@@ -43,7 +41,7 @@ class ImageMatcher:
         if all(_number(name) is not None for name in names):  # else numbers are not ids
             for name in names:
                 self._numbers[_number(name)].append(name)
-        self._images = self._match({(box.image_id, self._path(box)) for box in boxes})
+        self._images = self._match({(box.image_id, self._path(box)) for box in file.boxes})
 
     def find(self, box: Box) -> str | None:
         """The name of its image, or None if it is not among them."""

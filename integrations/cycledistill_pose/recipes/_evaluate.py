@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from rich.table import Table
 
 from cycledistill import CycleWrapper
 from cycledistill.training.processes import evaluation_loader
+from cycledistill_pose.checkpoints._plain import SHOWN_SCORES
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import invert_matrix, normalize_images, pose_loader, transform_points
 from cycledistill_pose.drawing import prediction_grid, save_picture
@@ -19,6 +21,7 @@ from cycledistill_pose.prediction import predict_cycles
 from cycledistill_pose.recipes._people import EvaluationPeople
 
 PCK_THRESHOLD = 0.1
+_Scored = tuple[Sequence[str], Mapping[str, float]]
 
 
 class CycleMetrics(NamedTuple):
@@ -84,6 +87,18 @@ def scores_by_cycle(metrics: Sequence[CycleMetrics]) -> dict[str, float]:
         for cycle, metric in enumerate(metrics, start=1)
         for name, value in metric.scores().items()
     }
+
+
+def scores_table(title: str, labels: Sequence[str], rows: Sequence[_Scored]) -> Table:
+    """Scores in percent; a row is one cell for each label, then its scores by metric."""
+    names = [name for name in SHOWN_SCORES if any(name in scores for _, scores in rows)]
+    table = Table(title=title)
+    for name in (*labels, *names):
+        table.add_column(name, justify="left" if name == "network" else "right")
+    for cells, scores in rows:
+        figures = (f"{scores[name]:.1f}" if name in scores else "-" for name in names)
+        table.add_row(*cells, *figures)
+    return table
 
 
 def save_predictions(

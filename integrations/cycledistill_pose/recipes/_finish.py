@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
 from cycledistill.training.processes import gather_over_processes, is_main_process
-from cycledistill_pose.checkpoints import save_plain
-from cycledistill_pose.checkpoints._plain import SHOWN_SCORES
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
-from cycledistill_pose.recipes._build import model_options
+from cycledistill_pose.prediction import PosePredictor
 from cycledistill_pose.recipes._config import PoseConfig
-from cycledistill_pose.recipes._evaluate import evaluate_cycles, save_predictions, scores_by_cycle
+from cycledistill_pose.recipes._evaluate import (
+    evaluate_cycles,
+    save_predictions,
+    scores_by_cycle,
+    scores_table,
+)
 from cycledistill_pose.recipes._in_use import table_in_use
 from cycledistill_pose.recipes._people import EvaluationPeople
 
@@ -67,16 +69,8 @@ def finish_run(
         training = {**summary, **dataclasses.asdict(config)}
         if isinstance(codec, RegressionCodec):  # these options are the heatmaps'
             del training["codec"], training["sigma"]
-        save_plain(
-            trained.unwrap(),
-            run.plain,
-            config.model,
-            model_options(config),
-            people.skeleton,
-            codec.to_dict(),
-            training=training,
-            scores=run.scores,
-        )
+        predictor = PosePredictor(trained.unwrap(), people.skeleton, codec)
+        predictor.save_pretrained(run.plain, training, run.scores)
         _report(config, run)
     if config.folded_from is not None and people.has_truth:
         gather_over_processes([])  # wait for the files
@@ -89,17 +83,14 @@ def finish_run(
 
 def _report(config: PoseConfig, run: PoseRun) -> None:
     """Print the scores, where the files are and what to try next."""
-    found = dict.fromkeys(name.split("/")[0] for name in run.scores)
-    names = [name for name in found if name in SHOWN_SCORES]
-    table = Table(title="Percent by number of cycles in use")
-    table.add_column("cycles", justify="right")
-    for name in names:
-        table.add_column(name, justify="right")
-    for cycle in range(1, config.training_cycles + 1):
-        values = [run.scores.get(f"{name}/{cycle}") for name in names]
-        table.add_row(str(cycle), *("-" if v is None else f"{v:.1f}" for v in values))
+    rows: dict[str, dict[str, float]] = {}
+    for key, value in run.scores.items():
+        name, cycle = key.split("/")
+        rows.setdefault(cycle, {})[name] = value
+    by_cycle = [([cycle], scores) for cycle, scores in rows.items()]
+    table = scores_table("Percent by number of cycles in use", ["cycles"], by_cycle)
     console = Console(markup=False, highlight=False)
-    console.print(table if names else "No AP: the images to evaluate on have no annotated people")
+    console.print(table if rows else "No AP: the images to evaluate on have no annotated people")
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"
         f"The plain network:             {run.plain} (model.safetensors, config.json "

@@ -11,9 +11,8 @@ from rich.table import Table
 from cycledistill import CycleWrapper, count_macs
 from cycledistill.training import find_trained
 from cycledistill_pose.checkpoints import load_plain
-from cycledistill_pose.checkpoints._plain import SHOWN_SCORES
 from cycledistill_pose.codecs import codec_for
-from cycledistill_pose.recipes._evaluate import evaluate_cycles
+from cycledistill_pose.recipes._evaluate import evaluate_cycles, scores_table
 from cycledistill_pose.recipes._people import EvaluationPeople
 
 
@@ -39,7 +38,7 @@ def table_in_use(
         FileNotFoundError: A folder has no network.
     """
     flip = people.skeleton.flip_indices if flip_test else None
-    costs, scores = [], []
+    rows = []
     for folder in folders:
         found = find_trained(folder)
         plain = load_plain(found.network)
@@ -48,14 +47,8 @@ def table_in_use(
         width, height = plain.model.input_size
         example = torch.zeros(1, 3, height, width, device=device)
         macs = count_macs(model, example, num_cycles=found.cycles).with_attention_products
-        costs.append((str(folder), f"{found.cycles}", f"{macs / 1e6:.1f} M"))
         metrics = evaluate_cycles(model, people, codec, found.cycles, flip, num_workers)
-        scores.append(metrics[-1].scores())
-    names = [name for name in SHOWN_SCORES if any(name in own for own in scores)]
-    table = Table(title="Each network as it is used")
-    table.add_column("network")
-    for name in ("cycles", "MACs of a person", *names):
-        table.add_column(name, justify="right")
-    for cost, own in zip(costs, scores, strict=True):
-        table.add_row(*cost, *(f"{own[name]:.1f}" if name in own else "-" for name in names))
-    return table
+        cost = (str(folder), f"{found.cycles}", f"{macs / 1e6:.1f} M")
+        rows.append((cost, metrics[-1].scores()))
+    labels = ("network", "cycles", "MACs of a person")
+    return scores_table("Each network as it is used", labels, rows)

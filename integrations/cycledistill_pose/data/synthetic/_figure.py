@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cycledistill_pose.data.synthetic._body import Vector, draw_body
+from cycledistill_pose.data.synthetic._body import Matrix, Vector, draw_body
 from cycledistill_pose.data.synthetic._canvas import Canvas
 from cycledistill_pose.skeletons import COCO
 
@@ -120,7 +120,17 @@ class Figure:
             radii = np.array([0.095 * girth * wide, max(0.11, 0.06 + abs(hem) / 2)])
             part(("pelvis", knees * self._skirt), radii, self._bottom, flat=4.0, thickness=thick)
         part((throat, "head"), (0.035, 0.03), self._skin)
-        self._paint_head(canvas, number)
+        frame, centre, size = self.body.head, joints["head"], self.body.head_size
+        up, half = frame[:, 1], _HEAD * size
+        ends = [centre + up * sign * (half[1] - half[0]) for sign in (1, -1)]
+        part(ends, [half[0]] * 2, self._face, thickness=1.1)
+        for name in ("left_ear", "right_ear", "nose"):
+            part([self._on_head(_FACE[name])] * 2, [0.011 * size] * 2, self._skin)
+        if self._long_hair:
+            behind = centre - frame[:, 2] * 0.022
+            part(
+                (behind + up * 0.02, behind - up * 0.13), np.array([0.066, 0.06]) * size, self._hair
+            )
 
     def _trunk(self, place: Any, nx: Any, ny: Any, nz: Any) -> Any:
         """A shirt, plain or with bands, and trousers below it; an open collar marks the front."""
@@ -128,32 +138,15 @@ class Figure:
         if self._bands:
             banded = (np.sin(place * (2 * np.pi * self._bands)) > 0) & (place < 0.9)
             cloth = np.where(banded[..., None], self._trim, cloth)
-        left, _, forward = self.body.chest.T @ np.stack([nx, ny, -nz]).reshape(3, -1)
-        left, forward = left.reshape(nx.shape), forward.reshape(nx.shape)
+        left, _, forward = _in_frame(self.body.chest, nx, ny, nz)
         collar = (forward > 0.3) & (abs(left) < 0.35 - 1.6 * place)
         buttons = (forward > 0.3) & (abs(left) < 0.06) & (place < 0.9)
         cloth = np.where(buttons[..., None], np.float32(0.6) * self._top, cloth)
         return np.where(collar[..., None], self._skin, cloth)
 
-    def _paint_head(self, canvas: Canvas, number: int) -> None:
-        frame, centre, size = self.body.head, self.body.joints["head"], self.body.head_size
-        half = _HEAD * size
-        up = frame[:, 1]
-        top, bottom = (self.place(centre + up * sign * (half[1] - half[0])) for sign in (1, -1))
-        canvas.capsule(top, bottom, [half[0] * self.scale] * 2, self._face, number, thickness=1.1)
-        for name in ("left_ear", "right_ear", "nose"):
-            point = self.place(self._on_head(_FACE[name]))
-            canvas.capsule(point, point, [0.011 * size * self.scale] * 2, self._skin, number)
-        if self._long_hair:
-            behind = centre - frame[:, 2] * 0.022
-            top, bottom = self.place(behind + up * 0.02), self.place(behind - up * 0.13)
-            radii = np.array([0.066, 0.06]) * size * self.scale
-            canvas.capsule(top, bottom, radii, self._hair, number)
-
     def _face(self, place: Any, nx: Any, ny: Any, nz: Any) -> Any:
         """Skin, hair, eyes and mouth by direction."""
-        directions = self.body.head.T @ np.stack([nx, ny, -nz]).reshape(3, -1)
-        left, up, forward = (part.reshape(nx.shape) for part in directions)
+        left, up, forward = _in_frame(self.body.head, nx, ny, nz)
         straight = (_HEAD[1] - _HEAD[0]) / _HEAD[1]  # between the round ends normals do not turn
         up = up * (1 - straight) + (1 - 2 * place) * straight
         # Features keep a visible size in small pictures.
@@ -197,3 +190,8 @@ class Figure:
             near = canvas.depth[around] > depth - flesh * self.scale - 1
             found[index] = x, y, 1 + bool((near & (canvas.owner[around] == number)).any())
         return found
+
+
+def _in_frame(frame: Matrix, nx: Any, ny: Any, nz: Any) -> Any:
+    """Normals of the picture as left, up and forward of a part `[3, h, w]`."""
+    return (frame.T @ np.stack([nx, ny, -nz]).reshape(3, -1)).reshape(3, *nx.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
+from cycledistill._checks import check_choice
 from cycledistill_pose.checkpoints._layout import (
     LAYOUTS,
     LOSS_PREFIXES,
@@ -100,8 +101,16 @@ def load_reference_checkpoint(
             new.pop(name)
         if any(name.startswith("head.") and name not in new for name in own):
             new = {name: value for name, value in new.items() if not name.startswith("head.")}
-    if missing or left_over or misfits:
-        raise ValueError(_complaint(plain, own, new, names, missing, left_over, misfits))
+    faults = {
+        "of another shape": [
+            f"{names[name]} {list(new[name].shape)}, wanted {list(own[name].shape)}"
+            for name in misfits
+        ],
+        "missing in the checkpoint": [names[name] for name in missing],
+        "without a place in the model": left_over,
+    }
+    if any(faults.values()):
+        raise ValueError(_complaint(plain, new.get("keypoint_tokens"), faults))
     _compare_position(plain, new)
     with torch.no_grad():
         for name, value in new.items():
@@ -129,8 +138,7 @@ def to_reference_state_dict(model: nn.Module, layout: str = "sdpose") -> dict[st
         TypeError: `model` is not one of this package.
     """
     plain = _plain(model)
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout: expected one of {', '.join(LAYOUTS)}, got {layout!r}")
+    check_choice("layout", layout, *LAYOUTS)
     names = LAYOUTS[layout]
     if isinstance(plain, TokenReg) and names.head.startswith("keypoint_head."):
         names = replace(names, head=REGRESSION_HEAD)
@@ -192,30 +200,17 @@ def _compare_position(model: TokenPose | TokenReg, new: dict[str, Tensor]) -> No
 
 
 def _complaint(
-    model: TokenPose | TokenReg,
-    own: dict[str, Tensor],
-    new: dict[str, Tensor],
-    names: dict[str, str],
-    missing: list[str],
-    left_over: list[str],
-    misfits: list[str],
+    model: TokenPose | TokenReg, tokens: Tensor | None, faults: Mapping[str, Sequence[str]]
 ) -> str:
+    """What does not fit; ``tokens`` are the checkpoint's keypoint tokens."""
     lines = [f"the checkpoint does not fit this {type(model).__name__}:"]
-    if "keypoint_tokens" in misfits:
-        found = list(new["keypoint_tokens"].shape)
+    if tokens is not None and tokens.shape != model.keypoint_tokens.shape:
+        found = list(tokens.shape)
         lines.append(
             f"- it has {found[1] if len(found) == 3 else found} keypoints, the model has "
             f"{model.num_keypoints}; allow_head_mismatch=True loads all the rest"
         )
-    groups = {
-        "of another shape": [
-            f"{names[name]} {list(new[name].shape)}, wanted {list(own[name].shape)}"
-            for name in misfits
-        ],
-        "missing in the checkpoint": [names[name] for name in missing],
-        "without a place in the model": left_over,
-    }
-    for title, entries in groups.items():
+    for title, entries in faults.items():
         if entries:
             lines.append(f"- {len(entries)} {title}:")
             lines.extend(f"    {entry}" for entry in entries)

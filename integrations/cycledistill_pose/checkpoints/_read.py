@@ -78,8 +78,8 @@ def _read_file(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path} cannot be read as a checkpoint of tensors (damaged, or it holds other Python "
-            f"objects than tensors): {error}"
+            f"{path} cannot be read as a checkpoint of tensors (damaged, or it holds Python "
+            f"objects other than tensors): {error}"
         ) from error
 
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,17 +17,7 @@ ImageArray = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 5 to 8 change width and height
-_TURNS: dict[int, Callable[[ImageArray], ImageArray]] = {
-    1: lambda pixels: pixels,
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: np.rot90(pixels, -1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: np.rot90(pixels),
-}
-_BACK = {6: 8, 8: 6}  # the other turns are their own inverse
+_BACK = {6: 8, 8: 6}  # the other orientations are their own inverse
 # A marker of a JPEG that ends its entropy-coded data: neither stuffing, restart nor padding.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
@@ -123,11 +113,11 @@ def _upright(image: Image.Image, size: Size | None, reduce: int) -> tuple[ImageA
     if left != stored:
         whole = image.size
     remaining = reduce // max(round(whole[0] / image.width), round(whole[1] / image.height), 1)
-    pixels = _TURNS[left](_rgb(image, remaining))
+    pixels = _turned(_rgb(image, remaining), left)
     if left > 4:
         whole = whole[::-1]
     if size is not None and stored > 4 and size == whole[::-1] != whole:
-        pixels, whole = _TURNS[_BACK.get(stored, stored)](pixels), whole[::-1]
+        pixels, whole = _turned(pixels, _BACK.get(stored, stored)), whole[::-1]
     return pixels, whole
 
 
@@ -136,7 +126,16 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF data does not make a bad picture
         return 1
-    return value if isinstance(value, int) and value in _TURNS else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _turned(pixels: ImageArray, orientation: int) -> ImageArray:
+    """Pixels that are stored in an EXIF orientation, upright."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels[::-1] if orientation in (3, 4, 7, 8) else pixels
 
 
 def _rgb(image: Image.Image, reduce: int) -> ImageArray:

@@ -162,22 +162,16 @@ class PosePredictor:
 
     def _predict(self, images: list[Any], boxes: list[Any], sizes: list[Any]) -> list[Prediction]:
         people = self._people(images, boxes, sizes)
-        points: list[list[FloatArray]] = [[] for _ in images]
-        scores: list[list[FloatArray]] = [[] for _ in images]
-        while batch := list(itertools.islice(people, self.batch_size)):
-            owners, crops, matrices = zip(*batch, strict=True)
-            found = self._run(np.stack(crops), np.stack(matrices))
-            for owner, person_points, person_scores in zip(owners, *found, strict=True):
-                points[owner].append(person_points)
-                scores[owner].append(person_scores)
         count = self.skeleton.num_keypoints
-        return [
-            Prediction(
-                np.array(points[index], np.float32).reshape(-1, count, 2),
-                np.array(scores[index], np.float32).reshape(-1, count),
-            )
-            for index in range(len(images))
-        ]
+        found = [Prediction(np.zeros((0, count, 2), np.float32), np.zeros((0, count), np.float32))]
+        owners: list[int] = []
+        while batch := list(itertools.islice(people, self.batch_size)):
+            indices, crops, matrices = zip(*batch, strict=True)
+            owners += indices
+            found.append(self._run(np.stack(crops), np.stack(matrices)))
+        points, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        own = [np.array(owners) == index for index in range(len(images))]
+        return [Prediction(points[people_of], scores[people_of]) for people_of in own]
 
     def _people(
         self, images: list[Any], boxes: list[Any], sizes: list[Any]
@@ -198,8 +192,8 @@ class PosePredictor:
                 crops, matrices = self.crop(pixels, box[None])
                 yield index, crops[0], matrices[0]
 
-    def _run(self, crops: ImageArray, matrices: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Keypoints `[N, K, 2]` px of the images and scores `[N, K]` of crops `[N, h, w, 3]`."""
+    def _run(self, crops: ImageArray, matrices: FloatArray) -> Prediction:
+        """Keypoints, in px of the images, and scores of the people in crops `[N, h, w, 3]`."""
         weights = next(self.plain.parameters())
         images = normalize_images(torch.from_numpy(crops).to(weights.device), dtype=weights.dtype)
         flip = self.skeleton.flip_indices if self.flip_test else None
@@ -212,7 +206,7 @@ class PosePredictor:
                 "the network's output is not finite: expected numbers, got NaN or infinity "
                 f"(weights of {weights.dtype} on {weights.device}: broken, or out of range)"
             )
-        return points, scores
+        return Prediction(points, scores)
 
     def crop(self, pixels: ImageArray, boxes_xyxy: Any = None) -> tuple[ImageArray, FloatArray]:
         """Crop people for the network.

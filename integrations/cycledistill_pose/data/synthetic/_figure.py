@@ -33,9 +33,9 @@ _HEAD = np.array([0.06, 0.078, 0.066])  # half of its width, height and depth, i
 _FLESH = {"shoulder": 0.1, "elbow": 0.07, "wrist": 0.055, "hip": 0.125, "knee": 0.09, "ankle": 0.07}
 
 
-def draw_colour(rng: np.random.Generator, darkest: float = 0.15) -> Any:
+def draw_colour(rng: np.random.Generator) -> Any:
     """A colour of cloth `[3]`."""
-    hsv = rng.random(), rng.beta(1.3, 2.0), rng.uniform(darkest, 1.0)
+    hsv = rng.random(), rng.beta(1.3, 2.0), rng.uniform(0.15, 1.0)
     return 255 * np.array(colorsys.hsv_to_rgb(*hsv), dtype=np.float32)
 
 

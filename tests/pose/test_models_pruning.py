@@ -232,14 +232,14 @@ def test_recomputation_keeps_the_first_choice() -> None:
         layer.weight.zero_(), layer.bias.zero_()  # type: ignore[operator, union-attr]
     tokens = torch.randn(2, K + 24, 16)
 
-    def argument() -> object:
-        return PruningPass(PRUNING, 0.6, K, tokens).at(1, None)
+    def one_pass() -> PruningPass:
+        return PruningPass(PRUNING, 0.6, K, tokens, None)
 
-    same = argument()
-    first = block(tokens, None, same)
+    same = one_pass()
+    first = block(tokens, None, same, 1)
     block.attn.qkv.weight[16:32].neg_()  # type: ignore[union-attr, index, operator]
-    assert torch.equal(block(tokens, None, same), first)
-    assert not torch.equal(block(tokens, None, argument()), first)
+    assert torch.equal(block(tokens, None, same, 1), first)
+    assert not torch.equal(block(tokens, None, one_pass(), 1), first)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,18 +24,9 @@ _FORMAT = "cycledistill image 3"
 _MAX_OPEN = 128
 
 
-class CachedImage(NamedTuple):
-    """What is cached; all fields together determine the name of the file.
-
-    Attributes:
-        source: The image file.
-        reduce: 1, 2, 4 or 8; the factor by which the decoded image is smaller.
-        claimed_size: (width, height) of the image according to its annotation.
-    """
-
-    source: str
-    reduce: int
-    claimed_size: tuple[int, int] | None
+# An image file, the factor by which the decoded image is smaller (1, 2, 4 or 8), and the (width,
+# height) that its annotation says. All of them determine the pixels.
+ImageKey = tuple[str, int, tuple[int, int] | None]
 
 
 class CropCache:
@@ -53,19 +44,19 @@ class CropCache:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"crop_cache: expected a folder, got the file {self.folder}")
-        self._open: OrderedDict[CachedImage, tuple[list[int], ImageArray]] = OrderedDict()
+        self._open: OrderedDict[ImageKey, tuple[list[int], ImageArray]] = OrderedDict()
         self._checked: set[tuple[int, int, int]] = set()
         self._can_write = True
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_open": OrderedDict(), "_checked": set()}
 
-    def read(self, image: CachedImage, decode: Callable[[], ImageArray]) -> ImageArray:
+    def read(self, image: ImageKey, decode: Callable[[], ImageArray]) -> ImageArray:
         """The pixels `[H, W, 4]` of an image."""
         try:
-            found = os.stat(image.source)
+            found = os.stat(image[0])
         except FileNotFoundError:
-            raise FileNotFoundError(f"there is no image {image.source}") from None
+            raise FileNotFoundError(f"there is no image {image[0]}") from None
         state = [found.st_size, found.st_mtime_ns]
         held = self._open.get(image)
         if held is not None and held[0] == state:
@@ -85,9 +76,9 @@ class CropCache:
             self._open.popitem(last=False)
         return pixels
 
-    def path(self, image: CachedImage) -> Path:
+    def path(self, image: ImageKey) -> Path:
         """Where the file of an image is."""
-        text = json.dumps([_FORMAT, os.path.abspath(image.source), *image[1:]])
+        text = json.dumps([_FORMAT, os.path.abspath(image[0]), *image[1:]])
         name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
         return self.folder / name[:2] / f"{name}.rgbx"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cycledistill_pose.annotations import ListedImage
-from cycledistill_pose.data._crop_cache import CachedImage, CropCache
+from cycledistill_pose.data._crop_cache import CropCache
 from cycledistill_pose.data._picture import ImageArray, read_rgb
 
 ImageSource = str | os.PathLike[str] | Mapping[str, Any]
@@ -68,8 +68,8 @@ class ImageStore:
         if self._cache is None:
             return self._decode(image, reduce)
         assert self.folder is not None
-        cached = CachedImage(str(self.folder / str(image.file_name)), reduce, image.size)
-        return self._cache.read(cached, lambda: self._decode(image, reduce))
+        key = (str(self.folder / str(image.file_name)), reduce, image.size)
+        return self._cache.read(key, lambda: self._decode(image, reduce))
 
     @contextlib.contextmanager
     def sharing(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from cycledistill import CycleWrapper
 from cycledistill.inside import AttentionMap, record_attention
 from cycledistill_pose.models import TokenPose, TokenReg
-from cycledistill_pose.models._pruning import BlockPruning, PruningPass
+from cycledistill_pose.models._pruning import PruningPass
 
 
 class PoseAttention(NamedTuple):
@@ -50,8 +50,7 @@ def record_pose_attention(cycled: CycleWrapper, images: Tensor, num_cycles: int)
     passes: list[PruningPass] = []
 
     def note(module: Any, args: tuple[Any, ...]) -> None:
-        if isinstance(args[-1], BlockPruning):
-            passes.append(args[-1].shared)
+        passes.extend(arg for arg in args if isinstance(arg, PruningPass))
 
     handle = model.blocks[0].register_forward_pre_hook(note)
     try:

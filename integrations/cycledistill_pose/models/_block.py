@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from cycledistill_pose.models._pruning import BlockPruning
+    from cycledistill_pose.models._pruning import PruningPass
 
 
 class Attention(nn.Module):
@@ -69,19 +69,20 @@ class Block(nn.Module):
         self,
         tokens: Tensor,
         position: Tensor | None = None,
-        pruning: BlockPruning | None = None,
+        pruning: PruningPass | None = None,
+        index: int = 0,
     ) -> Tensor:
         """`[B, T, D]` -> `[B, T, D]`.
 
-        ``position`` `[1 or B, T, D]` is added first. ``pruning`` has its own position and may drop
-        tokens.
+        ``position`` `[1 or B, T, D]` is added first. ``pruning`` has its own positions and may drop
+        tokens in this block, which is number ``index``.
         """
         if pruning is not None:
-            position = pruning.position_of(tokens)
+            position = pruning.position_of(index, tokens)
         if position is not None:
             tokens = tokens + position
         query, key, value = self.attn.project(self.norm1(tokens))
         tokens = tokens + self.attn.attend(query, key, value)
         if pruning is not None:
-            tokens = pruning.prune(tokens, query, key)
+            tokens = pruning.prune(index, tokens, query, key)
         return tokens + self.mlp(self.norm2(tokens))

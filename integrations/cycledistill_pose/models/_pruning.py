@@ -84,7 +84,7 @@ class TokenPruning:
 class PruningPass:
     """State of one forward pass with pruning: the positions of the remaining tokens.
 
-    Each block receives its part of it (`at`) as an argument. When a stack is run again on the
+    Each block receives it as an argument, with its own index. When a stack is run again on the
     pruned tokens, with the arguments of the first run, the number of tokens tells each block what
     to do: with as many tokens as in the first run it prunes (this is the first run, or its
     recomputation by activation checkpointing); with fewer, all pruning is done, and the positions
@@ -92,7 +92,12 @@ class PruningPass:
     """
 
     def __init__(
-        self, pruning: TokenPruning, ratio: float, num_keypoints: int, tokens: Tensor
+        self,
+        pruning: TokenPruning,
+        ratio: float,
+        num_keypoints: int,
+        tokens: Tensor,
+        position: Tensor | None,
     ) -> None:
         self.num_keypoints = num_keypoints
         self._num_tokens = tokens.shape[1]
@@ -102,18 +107,12 @@ class PruningPass:
             for index, block in enumerate(pruning.blocks)
             if counts[index + 1] < counts[index]
         }
-        self._positions: dict[int, Tensor] = {}
+        self._positions = {} if position is None else {tokens.shape[1]: position}
         self._kept: dict[int, Tensor] = {}
 
-    def at(self, block: int, position: Tensor | None) -> BlockPruning:
-        """The argument of block `block`; `position` `[1, T, D]` as before any pruning."""
-        if position is not None:
-            self._positions[position.shape[1]] = position
-        return BlockPruning(self, block, adds_position=position is not None)
-
-    def position_of(self, tokens: Tensor) -> Tensor:
-        """The position `[1 or B, T, D]` of `tokens`."""
-        return self._positions[tokens.shape[1]]
+    def position_of(self, block: int, tokens: Tensor) -> Tensor | None:
+        """What to add to `tokens` before a block, `[1 or B, T, D]`; nothing before block 0."""
+        return self._positions[tokens.shape[1]] if block and self._positions else None
 
     def standing(self, num_tokens: int) -> Tensor:
         """Positions `[1 or B, num_tokens]` of the remaining tokens in the whole sequence."""
@@ -140,23 +139,6 @@ class PruningPass:
             whole = position.expand(tokens.shape[0], -1, -1)
             self._positions[self.num_keypoints + after] = _take(whole, kept)
         return _take(tokens, kept)
-
-
-@dataclass(frozen=True)
-class BlockPruning:
-    """One block's view of a `PruningPass`."""
-
-    shared: PruningPass
-    block: int
-    adds_position: bool
-
-    def position_of(self, tokens: Tensor) -> Tensor | None:
-        """The position to add to `tokens` before this block, `[1 or B, T, D]`."""
-        return self.shared.position_of(tokens) if self.adds_position else None
-
-    def prune(self, tokens: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        """`[B, T, D]` -> `[B, T or fewer, D]`."""
-        return self.shared.prune(self.block, tokens, query, key)
 
 
 @torch.no_grad()

@@ -123,14 +123,14 @@ class TokenModel(nn.Module):
         position = None
         if self.position_embedding == "sine-full":
             position = F.pad(self.position, (0, 0, self.num_keypoints, 0))
-        positions = [None, *[position] * (len(self.blocks) - 1)]
-        arguments: list[tuple[Any, ...]] = [(position,) for position in positions]
-        ratio = self.keep_ratio()
+        ratio, pruning = self.keep_ratio(), None
         if self.pruning is not None and ratio < 1:
-            shared = PruningPass(self.pruning, ratio, self.num_keypoints, tokens)
-            arguments = [(None, shared.at(index, place)) for index, place in enumerate(positions)]
-        for block, extra in zip(self.blocks, arguments, strict=True):
-            tokens = block(tokens, *extra)
+            pruning = PruningPass(self.pruning, ratio, self.num_keypoints, tokens, position)
+        for index, block in enumerate(self.blocks):
+            if pruning is None:
+                tokens = block(tokens, position if index else None)
+            else:
+                tokens = block(tokens, None, pruning, index)
         return tokens
 
     def embed(self, images: Tensor) -> Tensor:

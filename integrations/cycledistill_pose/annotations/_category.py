@@ -35,32 +35,25 @@ def read_category(
     entries: Sequence[Mapping[str, Any]],
     title: str,
     name: str | None = None,
-    skeleton: Skeleton | None = None,
     fallback: Skeleton | None = None,
 ) -> Category:
     """The category of this name, or the only one with keypoints, or the skeleton's.
 
-    ``skeleton`` overrides the file's keypoints; ``fallback`` is used if the file names none.
+    ``fallback`` are its keypoints if the file names none.
     """
-    given = skeleton or fallback
     if not entries and name is None:
-        return Category(1, given.name if given else "object", given)
+        return Category(1, fallback.name if fallback else "object", fallback)
     ids = [as_integer(entry.get("id"), f"{title}: category ids") for entry in entries]
-    entry = _pick(entries, title, name, given)
-    found = Category(ids[entries.index(entry)], str(entry.get("name", "object")), given)
+    entry = _pick(entries, title, name, fallback)
+    found = Category(ids[entries.index(entry)], str(entry.get("name", "object")), fallback)
     if entry.get("keypoints"):
         try:
             own = Skeleton.from_coco_category(entry)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{title}: {error}") from error
-        if skeleton is not None and skeleton.num_keypoints != own.num_keypoints:
-            raise ValueError(
-                f"skeleton {skeleton.name!r} has {skeleton.num_keypoints} keypoints, but category "
-                f"{found.name!r} of {title} has {own.num_keypoints}"
-            )
         found = replace(
             found,
-            skeleton=skeleton or own,
+            skeleton=own,
             own=own,
             sigmas=None if entry.get("sigmas") is None else own.sigmas,
             has_flip_pairs=entry.get("flip_pairs") is not None,

@@ -90,17 +90,20 @@ class KeypointFile:
                     f"{source.title} was read for category {source.category.name!r}, "
                     f"got category={category!r}"
                 )
-            return source if skeleton is None else source.with_skeleton(skeleton)
-        if isinstance(source, Sequence) and not isinstance(source, str) and len(source):
+            file = source
+        elif isinstance(source, Sequence) and not isinstance(source, str) and len(source):
             return _joined([cls.read(part, category, skeleton, fallback) for part in source])
-        contents = getattr(source, "dataset", source)
-        if not isinstance(contents, str | os.PathLike | Mapping):
-            raise TypeError(
-                "annotations: expected the path of a COCO file, its contents as a dict, a "
-                f"pycocotools COCO or a list of these, got {type(contents).__name__} {contents!r}"
-            )
-        content, title = load_json(contents, "annotations")
-        return _read(content, title, category, skeleton, fallback)
+        else:
+            contents = getattr(source, "dataset", source)
+            if not isinstance(contents, str | os.PathLike | Mapping):
+                raise TypeError(
+                    "annotations: expected the path of a COCO file, its contents as a dict, a "
+                    "pycocotools COCO or a list of these, "
+                    f"got {type(contents).__name__} {contents!r}"
+                )
+            content, title = load_json(contents, "annotations")
+            file = _read(content, title, category, skeleton or fallback)
+        return file if skeleton is None else file.with_skeleton(skeleton)
 
     @property
     def skeleton(self) -> Skeleton:
@@ -133,8 +136,9 @@ class KeypointFile:
         Raises:
             ValueError: It has another number of keypoints.
         """
-        own = self.people.keypoints.shape[1]
-        if len(self.people) and own not in (0, skeleton.num_keypoints):
+        named = self.category.own
+        own = named.num_keypoints if named else self.people.keypoints.shape[1]
+        if (named or len(self.people)) and own not in (0, skeleton.num_keypoints):
             raise ValueError(
                 f"skeleton {skeleton.name!r} has {skeleton.num_keypoints} keypoints, but category "
                 f"{self.category.name!r} of {self.title} has {own}"
@@ -142,13 +146,7 @@ class KeypointFile:
         return replace(self, category=replace(self.category, skeleton=skeleton))
 
 
-def _read(
-    content: Any,
-    title: str,
-    name: str | None,
-    skeleton: Skeleton | None,
-    fallback: Skeleton | None,
-) -> KeypointFile:
+def _read(content: Any, title: str, name: str | None, fallback: Skeleton | None) -> KeypointFile:
     if not isinstance(content, Mapping) or content.get("images") is None:
         hint = "; a list is a file of detections or results" if isinstance(content, list) else ""
         raise ValueError(
@@ -158,7 +156,7 @@ def _read(
     images = read_images(content, title)
     entries = as_list(content, "annotations", title)
     categories = as_list(content, "categories", title)
-    category = read_category(categories, title, name, skeleton, fallback)
+    category = read_category(categories, title, name, fallback)
     listed = {int(entry["id"]) for entry in categories}
     if not categories:
         own = {entry.get("category_id") for entry in entries} - {None}

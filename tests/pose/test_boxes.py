@@ -146,6 +146,16 @@ def test_the_category_is_the_networks_own(skeleton: Skeleton, source: Any, kept:
     assert str(found).startswith(f"{found.total}, {kept} used; left out: ")
 
 
+def test_an_image_without_people_has_the_files_id() -> None:
+    boxes = [
+        {"image_id": 7, "file_name": "a.jpg", "bbox": BOX, "category_id": 1},
+        {"image_id": 8, "file_name": "b.jpg", "bbox": BOX, "category_id": 2},
+    ]
+    found = read_boxes(boxes, ["a.jpg", "b.jpg"], ROOT)
+    assert owners(found) == {"a.jpg": (7, 1)}
+    assert found.images["b.jpg"].image_id == 8
+
+
 def test_boxes_of_other_categories_alone_are_refused() -> None:
     words = r"no boxes are left of 2, 0 used; left out: 2 of another category; .* are 1 person, "
     with pytest.raises(ValueError, match=words + "the network's is 3 bird: --category-id takes"):

@@ -9,6 +9,7 @@ so to all cycles.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -80,6 +81,19 @@ class CycleCaches:
         _own(joined).layers = [layer for part in parts for layer in _own(part).layers]
         _own(joined).num_cycles = len(parts)
         return [map_leaves(lambda x: joined if _is_cache(x) else x, own) for own in predictions]
+
+
+def check_no_cache(model: str, values: Iterable[Any]) -> None:
+    """Check that batched cycles get no cache, which each of them would extend.
+
+    Raises:
+        ValueError: One of the model's arguments is a cache.
+    """
+    if any(map(_is_cache, values)):
+        raise ValueError(
+            f"{model} got a key-value cache, which each of its batched cycles would extend: "
+            "expected batched=False, or a call without a cache"
+        )
 
 
 def caches_in(prediction: Any) -> list[Any]:

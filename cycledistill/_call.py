@@ -1,4 +1,4 @@
-"""One ordinary call of the model, which is one cycle.
+"""One call of the model, which is one cycle.
 
 A hook on the model's first block replaces the tokens that the model made with the previous cycle's
 output tokens; a hook on the last block records this cycle's output tokens.
@@ -6,13 +6,16 @@ output tokens; a hook on the last block records this cycle's output tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
+from cycledistill._calls import inside_reentrant_checkpoint
 from cycledistill._errors import (
     check_single_state,
     check_tokens_first,
@@ -21,12 +24,13 @@ from cycledistill._errors import (
     raise_ran_twice,
     raise_reentrant_checkpoint,
 )
-from cycledistill._recompute import inside_reentrant_checkpoint
 from cycledistill._rng import RngState
-from cycledistill._setup import Phase, Setup, with_new_tokens
-from cycledistill._teacher import TeacherOnly
+from cycledistill._setup import with_new_tokens
 from cycledistill._tokens import tokens_of, with_tokens
 from cycledistill._tree import fresh_containers
+
+if TYPE_CHECKING:
+    from cycledistill._run import CycleRun
 
 
 class CallResult(NamedTuple):
@@ -46,38 +50,33 @@ class CallResult(NamedTuple):
 
 
 @dataclass(eq=False)
-class OrdinaryCall:
-    """One call of the model, which is one cycle.
+class CycleCall:
+    """One call of the model, or of its stack alone, which is one cycle.
 
     Attributes:
-        setup: The wrapper's setup.
+        of_run: The run that the cycle belongs to.
         cycle: Number of the cycle, from 1.
         previous: Output tokens of the previous cycle, or None.
         new_tokens: Input of the first block instead of the model's own tokens, or None.
         rng: State of the generators before the first cycle. The stem of a later cycle starts from
             it, so that it draws the same masks as the stem that made the tokens. None leaves the
             generators alone.
-        teacher: Parameters of the later cycles, or None.
-        only_cycle: Whether this is the only cycle of a train step, in which teacher-only parameters
-            still need a gradient, of zero.
     """
 
-    setup: Setup
+    of_run: CycleRun
     cycle: int
-    previous: Tensor | None
-    new_tokens: Tensor | None
-    rng: RngState | None
-    teacher: TeacherOnly | None
-    only_cycle: bool
+    previous: Tensor | None = None
+    new_tokens: Tensor | None = None
+    rng: RngState | None = None
 
     def __post_init__(self) -> None:
-        self.phase: Phase = "stem"
+        self.setup = self.of_run.setup
         self.blocks_run: list[int] = []
         self.frozen_norms: list[_BatchNorm] = []
         self.tokens_in: Tensor | None = None
         self.tokens_out: Tensor | None = None
+        self.inside_reentrant = False
         self._with_gradients = torch.is_grad_enabled()
-        self._inside_reentrant = False
         self._stem_draws = False
         self._rng_after_stem: RngState | None = None
         self._block_tokens: Tensor | None = None
@@ -90,19 +89,31 @@ class OrdinaryCall:
         kind = self.setup.activation_checkpointing
         return kind == "block" or (kind == "cycle" and torch.compiler.is_compiling())
 
-    def run(self, plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> CallResult:
-        """Call the model."""
+    def run_checkpointed(self, called: Callable[..., Any], *inputs: Any) -> CallResult:
+        """As `run`; with checkpoints of whole cycles, only the inputs are kept."""
+        by_cycle = self.setup.activation_checkpointing == "cycle" and torch.is_grad_enabled()
+        if not by_cycle or torch.compiler.is_compiling():
+            return self.run(called, *inputs)
+
+        def run(*inputs: Any) -> CallResult:
+            return replace(self).run(called, *inputs)
+
+        # As arguments, because torch restores the generators of the devices of these.
+        return checkpoint(run, *inputs, use_reentrant=False)
+
+    def run(self, called: Callable[..., Any], *inputs: Any) -> CallResult:
+        """Call the model or the stack."""
         setup = self.setup
-        record = setup.records.begin()
-        outer = setup.current.set(self)
+        outer = setup.calls.run(self)
+        record = setup.calls.begin_record() if outer is None else None
         if self.rng is not None and self.cycle > 1:
             self._rng_after_stem = RngState()
             self.rng.restore()
         try:
-            prediction = call_plain(plain, args, kwargs)
+            prediction = called(*inputs)
         finally:
-            setup.current.set(outer)
-            if self._rng_after_stem is not None and self.phase == "stem":
+            setup.calls.run(outer)
+            if self._rng_after_stem is not None and not self.blocks_run:
                 self._rng_after_stem.restore()
             for norm in self.frozen_norms:
                 norm.track_running_stats = True
@@ -111,92 +122,86 @@ class OrdinaryCall:
         # The record of this call must not hold references to the call's own graph.
         tokens_in, self.tokens_in = self.tokens_in, None
         tokens_out, self.tokens_out = self.tokens_out, None
-        complete = setup.layerdrop or (self.blocks_run[:1] == [0] and self.phase == "tail")
+        complete = setup.layerdrop or self.blocks_run[:1] == [0]
         if tokens_in is None or tokens_out is None or not complete:
-            raise_cycles_did_not_run(setup, plain, self.blocks_run)
-        if self._inside_reentrant and not tokens_out.requires_grad:
+            raise_cycles_did_not_run(setup, self.of_run.plain, self.blocks_run)
+        if self.inside_reentrant and not tokens_out.requires_grad:
             check_tokens_have_gradient(setup)
-        setup.records.end(record, self, tokens_out)
+        setup.calls.end_record(record, self, tokens_out)
         return CallResult(prediction, tokens_in, tokens_out, self._stem_draws)
 
     def before_block(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any], recomputed: bool
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Replace the input tokens of the first block."""
+        """Replace the input tokens of the first block; if it is recomputed, with the same ones."""
         setup = self.setup
         tokens, name = setup.split_tokens(index, args, kwargs)
-        if self.phase == "tail" or (self.blocks_run and index <= self.blocks_run[-1]):
-            raise_ran_twice(setup, index)
-        inputs: dict[int | str, Any] = dict(enumerate(args[1:], 1))
-        inputs.update(kwargs)
-        if self._last_block is not None:
-            check_single_state(setup, index, tokens, inputs, self._last_block)
-        self._block_inputs = inputs
-        self.blocks_run.append(index)
+        if not recomputed:
+            self._enter_block(index, tokens, args, kwargs)
         changed = None
-        if self.phase == "stem":
-            self.phase = "stack"
+        if index == self.blocks_run[0]:
             if self._rng_after_stem is not None:  # continue where the previous cycle ended
-                self._rng_after_stem.restore()
-            elif self.rng is not None and not torch.compiler.is_compiling():
+                self._rng_after_stem.restore(only_torch=recomputed)
+            elif self.rng is not None and not recomputed and not torch.compiler.is_compiling():
                 self._stem_draws = self.rng.has_changed()
             if self.new_tokens is not None:
                 if inside_reentrant_checkpoint(self._with_gradients):
                     raise_reentrant_checkpoint(setup, index)
                 tokens = self.new_tokens.to(tokens.device)
                 changed = with_new_tokens(args, kwargs, name, tokens)
-            self.tokens_in = tokens
+            if not recomputed:
+                self.tokens_in = tokens
         self._block_tokens = tokens
         return changed
 
-    def after_block(self, index: int, output: Any) -> Any:
-        """Record the output tokens; the tail begins after the last block."""
+    def after_block(self, index: int, output: Any, recomputed: bool) -> Any:
+        """Record the output tokens of the last block; apply the teacher-only parameters."""
         changed = self._changed(index, output)
+        if recomputed:
+            return changed
         self._last_block = (self._block_inputs, output)
-        last = index == len(self.setup.stack.blocks) - 1
+        last = self._is_last(index)
         if last:
-            self.phase = "tail"
             self._last_block = None
             if self.tokens_in is not None:
                 check_tokens_first(self.setup, index, self.tokens_in, output)
-            self._inside_reentrant = inside_reentrant_checkpoint(self._with_gradients)
+            self.inside_reentrant = inside_reentrant_checkpoint(self._with_gradients)
         if last or self.setup.layerdrop:
             self.tokens_out = tokens_of(output if changed is None else changed)
         return changed
 
-    def before_recomputed_block(
-        self, index: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Replace the input tokens of the first block with the same ones again."""
-        tokens, name = self.setup.split_tokens(index, args, kwargs)
-        changed = None
-        if self.new_tokens is not None and index == self.blocks_run[0]:
-            if self._rng_after_stem is not None:
-                self._rng_after_stem.restore_torch()
-            tokens = self.new_tokens.to(tokens.device)
-            changed = with_new_tokens(args, kwargs, name, tokens)
-        self._block_tokens = tokens
-        return changed
+    def _enter_block(
+        self, index: int, tokens: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Note that a block runs, and check that it is its turn."""
+        if self.blocks_run and index <= self.blocks_run[-1]:
+            raise_ran_twice(self.setup, index)
+        inputs: dict[int | str, Any] = dict(enumerate(args[1:], 1))
+        inputs.update(kwargs)
+        if self._last_block is not None:
+            check_single_state(self.setup, index, tokens, inputs, self._last_block)
+        self._block_inputs = inputs
+        self.blocks_run.append(index)
 
-    def after_recomputed_block(self, index: int, output: Any) -> Any:
-        """Apply the same teacher-only parameters again."""
-        return self._changed(index, output)
+    def _is_last(self, index: int) -> bool:
+        return index == len(self.setup.stack.blocks) - 1
 
     def _changed(self, index: int, output: Any) -> Any:
         """A block's output after the teacher-only parameters, or None if they do not change it."""
         block_tokens, self._block_tokens = self._block_tokens, None
-        if self.teacher is None:
+        teacher = self.of_run.teacher
+        if teacher is None:
             return None
         tokens = tokens_of(output)
-        last = index == len(self.setup.stack.blocks) - 1
         if self.cycle > 1:
             assert block_tokens is not None
-            tokens = self.teacher.adapt(block_tokens, tokens, self.cycle, index)
-            if last and self.previous is not None:
-                tokens = self.teacher.apply_gate(self.previous, tokens, self.cycle)
+            tokens = teacher.adapt(block_tokens, tokens, self.cycle, index)
+            if self._is_last(index) and self.previous is not None:
+                tokens = teacher.apply_gate(self.previous, tokens, self.cycle)
             return with_tokens(output, tokens)
-        if self.only_cycle and last and torch.is_grad_enabled():
-            return with_tokens(output, tokens + self.teacher.zero().to(tokens.dtype))
+        if self.of_run.num_cycles == 1 and self._is_last(index) and torch.is_grad_enabled():
+            # In a train step of one cycle, the parameters still need a gradient, of zero.
+            return with_tokens(output, tokens + teacher.zero().to(tokens.dtype))
         return None
 
 

@@ -114,15 +114,6 @@ def raise_shape_changed(
     ) from error
 
 
-def check_no_cache(setup: Setup, values: Sequence[Any]) -> None:
-    """A cache must not be passed to batched cycles, each of which would extend it."""
-    if any(hasattr(value, "get_seq_length") for value in values if not isinstance(value, Tensor)):
-        raise ValueError(
-            f"{setup.model} got a key-value cache, which each of its batched cycles would extend: "
-            "expected batched=False, or a call without a cache"
-        )
-
-
 def raise_exit_with_cache(setup: Setup) -> NoReturn:
     """Samples that stop early would leave gaps in the later cycles' caches."""
     raise ValueError(

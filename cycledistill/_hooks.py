@@ -1,6 +1,6 @@
-"""Module hooks that connect a model's blocks and batch norms to the current pass.
+"""Module hooks that connect a model's blocks and batch norms to the current call.
 
-The hooks do nothing unless a pass of their wrapper runs in this thread or is being recomputed.
+The hooks do nothing unless a call of their wrapper runs in this thread or is being recomputed.
 Ours is the first hook before a block and the last one after it, no matter when others were
 registered: the hooks of users, and those of FSDP2, which must have resharded a block before it runs
 again, belong to the block.
@@ -9,7 +9,7 @@ again, belong to the block.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+import weakref
 from typing import Any
 
 import torch
@@ -18,87 +18,95 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
-from cycledistill._call import OrdinaryCall
-from cycledistill._recompute import pass_of
+from cycledistill._call import CycleCall
 from cycledistill._setup import Setup
 
 
-def ignore(module: nn.Module, *_: Any) -> None:
-    """What our hooks become in a copy of their module: it removes itself on its first call."""
-    if not torch.compiler.is_compiling():
-        _detach_copy(module)
+class _Ours:
+    """A hook, or another addition to a module, that belongs to one wrapper.
 
+    Copies and pickles of its module hold one without a wrapper.
+    """
 
-def _make_ignore() -> Callable[..., None]:
-    return ignore
-
-
-class _Hook:
-    """A hook that belongs to one wrapper and is not copied or pickled with its module."""
-
-    def __init__(self, setup: Setup, index: int = -1) -> None:
-        self.setup = setup
+    def __init__(self, attachment: Attachment | None = None, index: int = -1) -> None:
+        self.setup = None if attachment is None else attachment.setup
         self.index = index
+        self.owner = None if attachment is None else weakref.ref(attachment)
 
-    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _make_ignore, ()
+    def current(self, module: nn.Module) -> tuple[CycleCall | None, bool]:
+        """The call that the module runs in, and whether it is being recomputed."""
+        if self.setup is not None:
+            return self.setup.calls.of_block()
+        if not torch.compiler.is_compiling():
+            detach_stale(module)
+        return None, False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), ()
 
 
-class BeforeBlock(_Hook):
-    """Tells the pass that a block is about to run."""
+class BeforeBlock(_Ours):
+    """Tells the current call that a block is about to run."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """See `torch.nn.Module.register_forward_pre_hook`."""
-        current, recomputed = pass_of(self.setup)
+        current, recomputed = self.current(module)
         if current is None:
             return None
-        if recomputed:
-            return current.before_recomputed_block(self.index, args, kwargs)
-        return current.before_block(self.index, args, kwargs)
+        return current.before_block(self.index, args, kwargs, recomputed)
 
 
-class AfterBlock(_Hook):
-    """Tells the pass that a block has run."""
+class AfterBlock(_Ours):
+    """Tells the current call that a block has run."""
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """See `torch.nn.Module.register_forward_hook`."""
-        current, recomputed = pass_of(self.setup)
-        if current is None:
-            return None
-        if recomputed:
-            return current.after_recomputed_block(self.index, output)
-        return current.after_block(self.index, output)
+        current, recomputed = self.current(module)
+        return None if current is None else current.after_block(self.index, output, recomputed)
 
 
-class FreezeBatchNorm(_Hook):
+class FreezeBatchNorm(_Ours):
     """Freezes the statistics of a batch norm in the stem, which sees the batch in every cycle."""
 
     def __call__(self, module: _BatchNorm, args: tuple[Any, ...]) -> None:
         """See `torch.nn.Module.register_forward_pre_hook`."""
-        call = self.setup.current.get()
-        if not isinstance(call, OrdinaryCall) or not module.training:
+        current, recomputed = self.current(module)
+        if current is None or recomputed or current.cycle == 1 or current.blocks_run:
             return
-        if call.phase == "stem" and call.cycle > 1 and module.track_running_stats:
+        if module.training and module.track_running_stats:
             module.track_running_stats = False
-            call.frozen_norms.append(module)
+            current.frozen_norms.append(module)
 
 
-class _CheckpointedForward:
-    """A block's ``forward``, checkpointed while a pass asks for it.
+class _CheckpointedForward(_Ours):
+    """A block's ``forward``, checkpointed while a call asks for it.
 
     It is set on the instance, so it runs inside of the block's hooks, which run once.
     """
 
-    def __init__(self, setup: Setup, forward: Any) -> None:
-        self.setup = setup
+    def __init__(self, forward: Any, attachment: Attachment | None = None) -> None:
+        super().__init__(attachment)
         self.forward = forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if torch.is_grad_enabled():
-            current, _ = pass_of(self.setup)
+        if self.setup is not None and torch.is_grad_enabled():
+            current, _ = self.setup.calls.of_block()
             if current is not None and current.checkpoints_blocks:
-                return checkpoint(self.forward, *args, use_reentrant=False, **kwargs)
+                return self._checkpointed(args, kwargs)
         return self.forward(*args, **kwargs)
+
+    def _checkpointed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Torch restores the generators of the devices of the positional arguments only."""
+        names, forward = tuple(kwargs), self.forward
+
+        def run(*values: Any) -> Any:
+            number = len(values) - len(names)
+            return forward(*values[:number], **dict(zip(names, values[number:], strict=True)))
+
+        return checkpoint(run, *args, *kwargs.values(), use_reentrant=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.forward,)
 
 
 class Attachment:
@@ -140,16 +148,16 @@ class Attachment:
         inside = {module for block in setup.stack.blocks for module in block.modules()}
         for index, block in enumerate(setup.stack.blocks):
             first = block.register_forward_pre_hook(
-                BeforeBlock(setup, index), with_kwargs=True, prepend=True
+                BeforeBlock(self, index), with_kwargs=True, prepend=True
             )
-            last = block.register_forward_hook(AfterBlock(setup, index))
+            last = block.register_forward_hook(AfterBlock(self, index))
             self._handles += [first, last]
             self._places.append((block, first.id, last.id))
             if setup.activation_checkpointing is not None:
-                block.forward = _CheckpointedForward(setup, block.forward)
+                block.forward = _CheckpointedForward(block.forward, self)
         for module in plain.modules():
             if isinstance(module, _BatchNorm) and module not in inside:
-                self._handles.append(module.register_forward_pre_hook(FreezeBatchNorm(setup)))
+                self._handles.append(module.register_forward_pre_hook(FreezeBatchNorm(self)))
 
     def _detach(self) -> None:
         for handle in self._handles:
@@ -159,32 +167,27 @@ class Attachment:
         self._handles, self._places = [], []
 
 
-def detach_copies(model: nn.Module) -> None:
-    """Remove what our hooks left behind when their module was copied or unpickled."""
-    for module in model.modules():
-        _detach_copy(module)
-        _restore_forward(module)
+def detach_stale(*modules: nn.Module) -> None:
+    """Remove what is left of other wrappers, in copies of their modules or after their end."""
+    for module in modules:
+        hooks: dict[int, Any]
+        for hooks, with_kwargs in (
+            (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
+            (module._forward_hooks, module._forward_hooks_with_kwargs),
+        ):
+            stale = [key for key, hook in hooks.items() if _is_stale(hook)]
+            for key in stale:
+                del hooks[key]
+                with_kwargs.pop(key, None)
+        if _is_stale(module.__dict__.get("forward")):
+            _restore_forward(module)
 
 
-def detach_stale(blocks: Iterable[nn.Module]) -> None:
-    """Remove the hooks of a wrapper that was garbage-collected."""
-    for block in blocks:
-        _detach(block, lambda hook: isinstance(hook, _Hook))
-
-
-def _detach_copy(module: nn.Module) -> None:
-    _detach(module, lambda hook: hook is ignore)
-
-
-def _detach(module: nn.Module, chosen: Callable[[Any], bool]) -> None:
-    hooks: dict[int, Any]
-    for hooks, with_kwargs in (
-        (module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs),
-        (module._forward_hooks, module._forward_hooks_with_kwargs),
-    ):
-        for key in [key for key, hook in hooks.items() if chosen(hook)]:
-            del hooks[key]
-            with_kwargs.pop(key, None)
+def _is_stale(addition: Any) -> bool:
+    """Whether it is ours, and has no wrapper or one that was garbage-collected."""
+    if not isinstance(addition, _Ours):
+        return False
+    return addition.owner is None or addition.owner() is None
 
 
 def _restore_forward(block: nn.Module) -> None:

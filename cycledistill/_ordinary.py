@@ -9,18 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from cycledistill._caches import CycleCaches, caches_in
-from cycledistill._call import CallResult, OrdinaryCall
-from cycledistill._errors import (
-    check_tokens,
-    raise_exit_with_cache,
-    raise_inputs_changed,
-    raise_shape_changed,
-)
-from cycledistill._exit import EarlyExit
+from cycledistill._call import CallResult, CycleCall, call_plain
+from cycledistill._errors import raise_exit_with_cache, raise_inputs_changed
 from cycledistill._output import CycleOutput
 from cycledistill._rng import RngState
 from cycledistill._run import CycleRun, RunResult
@@ -28,93 +20,48 @@ from cycledistill._tree import fresh_containers, iter_tensors, map_leaves
 
 
 class OrdinaryRun(CycleRun):
-    """All cycles of a run, one after another."""
+    """All cycles of a run, each a call of the model."""
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunResult:
         """Call the model once for each cycle."""
+        setup, plain, training = self.setup, self.plain, self.plain.training
+        inputs = (args, kwargs)
         if self.num_cycles == 1:
-            only = self._call((args, kwargs), 1, None, None, None, None)
-            return RunResult(CycleOutput((only.prediction,), (only.tokens_out,)), 1)
-        training = self.plain.training
-        caches = CycleCaches(self.setup.model, self.num_cycles, training, args, kwargs)
+            return self.run_cycles(
+                lambda call, _: call.run_checkpointed(call_plain, plain, *inputs), inputs, True
+            )
+        caches = CycleCaches(setup.model, self.num_cycles, training, args, kwargs)
         if caches.given is not None and self.exit_tolerance is not None:
-            raise_exit_with_cache(self.setup)
-        versions = _versions(args, kwargs)
+            raise_exit_with_cache(setup)
+        versions = _versions(inputs)
         rng = None if torch.compiler.is_compiling() else RngState()
-        predictions: list[Any] = []
-        tokens: list[Tensor] = []
         made: list[list[Any]] = []
-        early_exit: EarlyExit | None = None
-        first = previous = new_tokens = None
-        for cycle in range(1, self.num_cycles + 1):
-            if previous is not None and first is not None:
-                new_tokens = self.next_input(previous, first, cycle)
-            if early_exit is None:
-                inputs = caches.inputs(cycle, args, kwargs)
-            else:
-                inputs = early_exit.inputs()
-            done = self._call(inputs, cycle, first, previous, new_tokens, rng)
-            # The model may fill and return the same dict in every call.
-            prediction, tokens_out = fresh_containers(done.prediction), done.tokens_out
-            made.append(caches_in(prediction))
-            if first is None:
-                first = done.tokens_in
+
+        def run_cycle(call: CycleCall, active: Any) -> CallResult:
+            nonlocal rng
+            call.rng = rng
+            args, kwargs = caches.inputs(call.cycle, *active)
+            done = call.run_checkpointed(call_plain, plain, args, kwargs)
+            if call.cycle == 1:
                 rng = rng if done.stem_draws else None
-                if versions and versions != _versions(args, kwargs):
-                    raise_inputs_changed(self.setup)
-            of_batch = tokens_out
+                if versions and versions != _versions(inputs):
+                    raise_inputs_changed(setup)
+            # The model may fill and return the same dict in every call.
+            prediction = fresh_containers(done.prediction)
+            made.append(caches_in(prediction))
             if self.exit_tolerance is not None:
                 prediction = _without(made[-1], prediction)
-                if early_exit is None or previous is None:
-                    early_exit = EarlyExit(
-                        self.exit_tolerance, tokens_out, self.setup.batch_dim, (args, kwargs), True
-                    )
-                else:
-                    prediction = early_exit.merge(predictions[-1], prediction)
-                    of_batch = early_exit.merge(tokens[-1], tokens_out)
-                    tokens_out, first = early_exit.update(previous, tokens_out, first)
-            if not self.keep_all:
-                predictions.clear()
-                tokens.clear()
-            predictions.append(prediction)
-            tokens.append(of_batch)
-            previous = tokens_out
-            if early_exit is not None and early_exit.done:
-                break
-        if early_exit is None and not training and (caches.given is not None or not self.keep_all):
-            predictions = caches.join(predictions, made)
-        output = CycleOutput(tuple(predictions), tuple(tokens))
-        return RunResult(output, cycle, None if early_exit is None else early_exit.cycles)
+            # Not `_replace`, which torch 2.6 cannot compile.
+            return CallResult(prediction, done.tokens_in, done.tokens_out, done.stem_draws)
 
-    def _call(
-        self,
-        inputs: tuple[tuple[Any, ...], dict[str, Any]],
-        cycle: int,
-        first: Tensor | None,
-        previous: Tensor | None,
-        new_tokens: Tensor | None,
-        rng: RngState | None,
-    ) -> CallResult:
-        """Run one cycle and check its tokens."""
-        setup = self.setup
-
-        def run() -> CallResult:
-            only = self.num_cycles == 1
-            call = OrdinaryCall(setup, cycle, previous, new_tokens, rng, self.teacher, only)
-            return call.run(self.plain, *inputs)
-
-        by_cycle = setup.activation_checkpointing == "cycle" and torch.is_grad_enabled()
-        try:
-            if by_cycle and not torch.compiler.is_compiling():
-                done: CallResult = checkpoint(run, use_reentrant=False)
-            else:
-                done = run()
-        except RuntimeError as error:
-            if first is None or previous is None or first.shape == previous.shape:
-                raise
-            raise_shape_changed(setup, first, previous, error)
-        check_tokens(setup, self.plain, done.tokens_in, done.tokens_out, cycle)
-        return done
+        result = self.run_cycles(run_cycle, inputs, True)
+        if training or self.exit_tolerance is not None:
+            return result
+        if caches.given is None and self.keep_all:
+            return result
+        predictions = caches.join([*result.output.predictions], made)
+        output = CycleOutput(tuple(predictions), result.output.tokens)
+        return RunResult(output, result.cycles_run, result.pruned)
 
 
 def _without(caches: list[Any], prediction: Any) -> Any:
@@ -122,9 +69,8 @@ def _without(caches: list[Any], prediction: Any) -> Any:
     return map_leaves(lambda x: None if any(x is one for one in caches) else x, prediction)
 
 
-def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+def _versions(inputs: Any) -> list[int]:
     """How often each input tensor was changed in place; empty where torch does not count it."""
     if torch.compiler.is_compiling():
         return []
-    tensors = [*iter_tensors(args), *iter_tensors(kwargs)]
-    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+    return [tensor._version for tensor in iter_tensors(inputs) if not tensor.is_inference()]

@@ -32,15 +32,12 @@ class RngState:
             same = same and bool((self._numpy[1] == now._numpy[1]).all())
         return not same or self._python != now._python
 
-    def restore(self) -> None:
-        """Set all generators back to the snapshot."""
-        self.restore_torch()
-        random.setstate(self._python)
-        if self._numpy is not None:
-            sys.modules["numpy"].random.set_state(self._numpy)
-
-    def restore_torch(self) -> None:
-        """Set torch's generators back, as activation checkpointing does when it recomputes."""
+    def restore(self, only_torch: bool = False) -> None:
+        """Set the generators back: all, or those of torch, as activation checkpointing does."""
         torch.set_rng_state(self._cpu)
         if self._gpus:
             torch.cuda.set_rng_state_all(self._gpus)
+        if not only_torch:
+            random.setstate(self._python)
+            if self._numpy is not None:
+                sys.modules["numpy"].random.set_state(self._numpy)

@@ -1,12 +1,16 @@
-"""A forward pass in several cycles: its options, its result, and the input of each later cycle."""
+"""A forward pass in several cycles: its options, its result, and the loop over the cycles."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from cycledistill._call import CallResult, CycleCall
+from cycledistill._errors import check_tokens, raise_shape_changed
+from cycledistill._exit import EarlyExit
 from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
 from cycledistill._teacher import TeacherOnly
@@ -19,11 +23,13 @@ class RunResult(NamedTuple):
     Attributes:
         output: Predictions and tokens.
         cycles_run: Number of cycles of the sample that ran longest.
+        pruned: Whether the blocks removed tokens in the first cycle.
         sample_cycles: Number of cycles of each sample, `[B]`, with early exit.
     """
 
     output: CycleOutput
     cycles_run: int
+    pruned: bool
     sample_cycles: Tensor | None = None
 
 
@@ -46,6 +52,57 @@ class CycleRun:
     num_cycles: int
     exit_tolerance: float | None = None
     keep_all: bool = True
+
+    def run_cycles(
+        self, run_cycle: Callable[[CycleCall, Any], CallResult], inputs: Any, of_model: bool
+    ) -> RunResult:
+        """Run the cycles one after another, until all have run or all samples have stopped.
+
+        Args:
+            run_cycle: Runs one cycle, given the call and the inputs of the active samples.
+            inputs: What goes into every cycle, besides the tokens: a tree of tensors.
+            of_model: Whether these are the model's own inputs, the first of which has a batch.
+        """
+        predictions: list[Any] = []
+        tokens: list[Tensor] = []
+        early_exit: EarlyExit | None = None
+        first = previous = new_tokens = None
+        pruned = False
+        for cycle in range(1, self.num_cycles + 1):
+            if previous is not None and first is not None:
+                new_tokens = self.next_input(previous, first, cycle)
+            active = inputs if early_exit is None else early_exit.inputs()
+            try:
+                done = run_cycle(CycleCall(self, cycle, previous, new_tokens), active)
+            except RuntimeError as error:
+                if first is None or previous is None or first.shape == previous.shape:
+                    raise
+                raise_shape_changed(self.setup, first, previous, error)
+            prediction, tokens_out = done.prediction, done.tokens_out
+            check_tokens(self.setup, self.plain, done.tokens_in, tokens_out, cycle)
+            of_batch = tokens_out
+            if first is None or previous is None:
+                first = done.tokens_in
+                pruned = first.shape != tokens_out.shape
+                if self.exit_tolerance is not None:
+                    early_exit = EarlyExit(
+                        self.exit_tolerance, tokens_out, self.setup.batch_dim, inputs, of_model
+                    )
+            elif early_exit is not None:
+                prediction = early_exit.merge(predictions[-1], prediction)
+                of_batch = early_exit.merge(tokens[-1], tokens_out)
+                tokens_out, first = early_exit.update(previous, tokens_out, first)
+            if not self.keep_all:
+                predictions.clear()
+                tokens.clear()
+            predictions.append(prediction)
+            tokens.append(of_batch)
+            previous = tokens_out
+            if early_exit is not None and early_exit.done:
+                break
+        output = CycleOutput(tuple(predictions), tuple(tokens))
+        sample_cycles = None if early_exit is None else early_exit.cycles
+        return RunResult(output, cycle, pruned, sample_cycles)
 
     def next_input(self, previous: Tensor, first: Tensor, cycle: int) -> Tensor:
         """The input tokens of a later cycle.

@@ -1,56 +1,16 @@
-"""What all passes of one wrapper share, and which pass runs in the current thread."""
+"""What all calls of one wrapper share."""
 
 from __future__ import annotations
 
 import inspect
-import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from cycledistill._calls import Calls
 from cycledistill._checks import check_choice, check_count
 from cycledistill._find import BlockStack
-from cycledistill._recompute import PassRecords
-
-if TYPE_CHECKING:
-    from cycledistill._batched import BatchedRun
-    from cycledistill._call import OrdinaryCall
-
-Pass: TypeAlias = Union["OrdinaryCall", "BatchedRun"]
-"""One call of the model that the hooks on its blocks take part in."""
-
-Phase: TypeAlias = Literal["stem", "stack", "later cycles", "tail"]
-"""Where a pass is: before the first block, between blocks, in batched later cycles, after them."""
-
-
-class CurrentPass:
-    """The pass that runs in the current thread.
-
-    While torch compiles, the pass is kept in a plain attribute, which is None again after the
-    pass: not every supported version of torch can trace assignments to a `threading.local`.
-    """
-
-    def __init__(self) -> None:
-        self._traced: Pass | None = None
-        self._local = threading.local()
-
-    def get(self) -> Pass | None:
-        """The pass of this thread, or None."""
-        if self._traced is not None:
-            return self._traced
-        current: Pass | None = getattr(self._local, "current", None)
-        return current
-
-    def set(self, current: Pass | None) -> Pass | None:
-        """Begin a pass or, with None, end it; returns the previous one."""
-        previous = self.get()
-        if torch.compiler.is_compiling():
-            self._traced = current
-        else:
-            self._local.current = current
-        return previous
 
 
 @dataclass(eq=False)
@@ -72,8 +32,7 @@ class Setup:
         layerdrop: The setting that makes the model skip blocks at random, such as
             ``"config.layerdrop=0.1"``, or "".
         has_fast_path: Whether the model contains a `torch.nn.TransformerEncoder`.
-        current: The pass of this thread.
-        records: Passes whose blocks may be recomputed in the backward pass.
+        calls: The calls that run or may be recomputed.
     """
 
     model: str
@@ -89,8 +48,7 @@ class Setup:
     check_finite: bool = False
     layerdrop: str = ""
     has_fast_path: bool = False
-    current: CurrentPass = field(default_factory=CurrentPass)
-    records: PassRecords = field(default_factory=PassRecords)
+    calls: Calls = field(default_factory=Calls)
 
     def __post_init__(self) -> None:
         kind = self.activation_checkpointing
@@ -105,10 +63,10 @@ class Setup:
         self.token_names = tuple(_first_parameter(block) for block in self.stack.blocks)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "current": None, "records": None}
+        return {**self.__dict__, "calls": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, current=CurrentPass(), records=PassRecords())
+        self.__dict__.update(state, calls=Calls())
 
     def name_of(self, index: int) -> str:
         """How errors refer to a block."""

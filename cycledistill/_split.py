@@ -1,16 +1,37 @@
-"""Splitting the output of batched cycles into one output for each cycle."""
+"""The batch of all cycles: its concatenation, and the splitting of the model's output on it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cycledistill._setup import Setup
+from cycledistill._tokens import tokens_of
 from cycledistill._tree import iter_tensors, map_tensors
 
 
-def split_output(setup: Setup, output: Any, tokens: list[Tensor], inputs: Any) -> tuple[Any, ...]:
+def concatenate(setup: Setup, outputs: Sequence[Any]) -> Any:
+    """The outputs of the stack in all cycles as those of one batch.
+
+    A tensor without a batch dimension is that of the last cycle.
+    """
+    tokens, dim = tokens_of(outputs[0]), setup.batch_dim
+
+    def of_all(*cycles: Tensor) -> Tensor:
+        own = dim if cycles[0].ndim == tokens.ndim else 0
+        if cycles[0].ndim > own and cycles[0].shape[own] == tokens.shape[dim]:
+            return torch.cat(cycles, own)
+        return cycles[-1]
+
+    return map_tensors(of_all, outputs[0], *outputs[1:])
+
+
+def split_output(
+    setup: Setup, output: Any, tokens: Sequence[Tensor], inputs: Any
+) -> tuple[Any, ...]:
     """Split the model's output on the batch of all cycles into one output for each cycle.
 
     A tensor with as many dimensions as the tokens may have the batch in the tokens' batch dimension

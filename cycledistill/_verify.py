@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -47,11 +47,6 @@ class Verification(NamedTuple):
         return f"{equal} ({self.unchecked})" if self.unchecked else equal
 
 
-class _Results(NamedTuple):
-    tensors: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-
-
 def compare(
     setup: Setup,
     plain: nn.Module,
@@ -65,11 +60,8 @@ def compare(
     Raises:
         ValueError: They differ; the message says where, why, and what to do.
     """
-
-    def ordinary() -> CycleOutput:
-        return OrdinaryRun(setup, plain, teacher, num_cycles).run(args, kwargs).output
-
     batched = BatchedRun(setup, plain, teacher, num_cycles)
+    ordinary = OrdinaryRun(setup, plain, teacher, num_cycles)
     parameters: dict[str, Tensor] = {n: p for n, p in plain.named_parameters() if p.requires_grad}
     distributed = dist.is_available() and dist.is_initialized()
     unchecked = ""
@@ -80,7 +72,9 @@ def compare(
         )
     with _deterministic(plain) as rng:
         try:
-            got = _results(lambda: batched.run(args, kwargs).output, parameters)
+            result = batched.run(args, kwargs)
+            pruned, got = result.pruned, _by_name(result.output, parameters)
+            del result  # and its graph
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             call_plain(plain, args, kwargs)  # an error of the model itself is raised here
             text = str(error).rstrip(". ")
@@ -88,35 +82,35 @@ def compare(
             raise ValueError(
                 f"{setup.model} cannot run its cycles in one batch: {text}{advice}"
             ) from error
-        if batched.pruned:
+        if pruned:
             why = "the blocks prune tokens, which every ordinary call would do again"
             return Verification(0, 0, 0.0, f"nothing was compared: {why}")
         rng.restore()
-        expected = _results(ordinary, parameters)
+        expected = _by_name(ordinary.run(args, kwargs).output, parameters)
         differences = _differences(expected, got)
         tolerance = _tolerance(expected)
         wrong = {name: size for name, size in differences.items() if not size <= tolerance}
         if wrong:
-            repeated = _differences(expected, _results(ordinary, {}))
+            repeated = _differences(expected, _by_name(ordinary.run(args, kwargs).output, {}))
             if any(not size <= tolerance for size in repeated.values()):
                 why = f"{setup.model} draws random numbers that could not be disabled"
                 return Verification(0, 0, 0.0, f"nothing was compared: {why}")
     if wrong:
         raise ValueError(_message(setup, wrong))
+    gradients = sum(map(_is_gradient, expected))
     largest = max(differences.values(), default=0.0)
-    return Verification(len(expected.tensors), len(expected.gradients), largest, unchecked)
+    return Verification(len(expected) - gradients, gradients, largest, unchecked)
 
 
-def _results(function: Callable[[], CycleOutput], parameters: dict[str, Tensor]) -> _Results:
-    """Tokens, predictions and gradients of a run, by name."""
-    predictions, tokens = function()
+def _by_name(output: CycleOutput, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a run and the gradients of the parameters, by name."""
     tensors = {}
-    for cycle, (prediction, of_cycle) in enumerate(zip(predictions, tokens, strict=True), 1):
-        tensors[f"tokens of cycle {cycle}"] = of_cycle
+    for cycle, (prediction, tokens) in enumerate(zip(*output, strict=True), 1):
+        tensors[f"tokens of cycle {cycle}"] = tokens
         for number, tensor in enumerate(iter_tensors(prediction), 1):
             tensors[f"tensor {number} of the prediction of cycle {cycle}"] = tensor
-    gradients: dict[str, Tensor] = {}
     outputs = [t for t in tensors.values() if t.requires_grad]
+    found = {name: tensor.detach() for name, tensor in tensors.items()}
     if parameters and outputs:
         # Weights without symmetry: a softmax sums to one, and a mean treats all cycles alike.
         weights = [
@@ -124,24 +118,26 @@ def _results(function: Callable[[], CycleOutput], parameters: dict[str, Tensor])
             for number, t in enumerate(outputs)
         ]
         made = torch.autograd.grad(outputs, [*parameters.values()], weights, allow_unused=True)
-        gradients = {
-            f"gradient of {name}": torch.zeros_like(parameter) if grad is None else grad
-            for (name, parameter), grad in zip(parameters.items(), made, strict=True)
-        }
-    return _Results({name: tensor.detach() for name, tensor in tensors.items()}, gradients)
-
-
-def _differences(expected: _Results, got: _Results) -> dict[str, float]:
-    """The relative difference of each tensor and, where ``got`` has gradients, each gradient."""
-    if expected.tensors.keys() != got.tensors.keys():
-        return dict.fromkeys(sorted(expected.tensors.keys() ^ got.tensors.keys()), math.inf)
-    found = {
-        name: _relative(tensor, got.tensors[name], 0.0) for name, tensor in expected.tensors.items()
-    }
-    scale = max((float(g.abs().max()) for g in expected.gradients.values() if g.numel()), default=0)
-    for name, gradient in got.gradients.items():
-        found[name] = _relative(expected.gradients[name], gradient, 1e-3 * scale)
+        for (name, parameter), grad in zip(parameters.items(), made, strict=True):
+            found[f"gradient of {name}"] = torch.zeros_like(parameter) if grad is None else grad
     return found
+
+
+def _is_gradient(name: str) -> bool:
+    return name.startswith("gradient")
+
+
+def _differences(expected: dict[str, Tensor], got: dict[str, Tensor]) -> dict[str, float]:
+    """The relative difference of each tensor and, where ``got`` has gradients, each gradient."""
+    only_one = [name for name in expected.keys() ^ got.keys() if not _is_gradient(name)]
+    if only_one:
+        return dict.fromkeys(sorted(only_one), math.inf)
+    largest = [float(g.abs().max()) for n, g in expected.items() if _is_gradient(n) and g.numel()]
+    scale = 1e-3 * max(largest, default=0.0)
+    return {
+        name: _relative(expected[name], tensor, scale if _is_gradient(name) else 0.0)
+        for name, tensor in got.items()
+    }
 
 
 def _relative(expected: Tensor, got: Tensor, scale: float) -> float:
@@ -157,36 +153,31 @@ def _relative(expected: Tensor, got: Tensor, scale: float) -> float:
     return float(difference / size.clamp_min(max(scale, torch.finfo(size.dtype).tiny)))
 
 
-def _tolerance(results: _Results) -> float:
+def _tolerance(tensors: dict[str, Tensor]) -> float:
     """Square root of the coarsest dtype's precision (3e-4 in float32), at least 1e-5."""
-    kinds = {t.dtype for t in results.tensors.values() if t.is_floating_point()}
+    kinds = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
     return max([1e-5, *(math.sqrt(torch.finfo(kind).eps) for kind in kinds)])
 
 
 def _message(setup: Setup, wrong: dict[str, float]) -> str:
-    tokens = [name for name in wrong if name.startswith("tokens")]
-    outputs = [name for name in wrong if name.startswith("tensor")]
-    if tokens:
-        why = (
-            "The model does something to the tokens between its blocks, or passes its blocks "
-            "something that differs from cycle to cycle"
-        )
-    elif outputs:
-        why = (
-            "What follows the blocks mixes the samples of a batch, or uses other outputs of the "
-            "blocks than their tokens, or tensors of the plain batch"
-        )
-    else:
-        why = (
-            "The model runs some blocks without gradients, or what follows mixes the samples of a "
-            "batch only in its gradients"
-        )
-    most = max(tokens or outputs or wrong, key=lambda name: wrong[name])
+    kind = next(kind for kind in _REASONS if any(name.startswith(kind) for name in wrong))
+    size, most = max((size, name) for name, size in wrong.items() if name.startswith(kind))
     return (
         f"batched cycles of {setup.model} ({setup.stack.path!r}) differ from its ordinary calls in "
-        f"{len(wrong)} places, such as the {most} (relative difference {wrong[most]:.1e}). {why}. "
-        "Use batched=False"
+        f"{len(wrong)} places, such as the {most} (relative difference {size:.1e}). "
+        f"{_REASONS[kind]}. Use batched=False"
     )
+
+
+# The likely reason for a difference, by where it appears first.
+_REASONS = {
+    "tokens": "The model does something to the tokens between its blocks, or passes its blocks "
+    "something that differs from cycle to cycle",
+    "tensor": "What follows the blocks mixes the samples of a batch, or uses other outputs of the "
+    "blocks than their tokens, or tensors of the plain batch",
+    "gradient": "The model runs some blocks without gradients, or what follows mixes the samples "
+    "of a batch only in its gradients",
+}
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from cycledistill._call import call_plain
 from cycledistill._checks import check_count, check_fraction
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
-from cycledistill._hooks import Attachment, detach_copies, detach_stale
+from cycledistill._hooks import Attachment, detach_stale
 from cycledistill._mode import NoFastPath
 from cycledistill._ordinary import OrdinaryRun
 from cycledistill._output import CycleOutput
@@ -107,7 +107,6 @@ class CycleWrapper(Facade):
             infinite. Costs a synchronisation for each cycle.
         batch_dim: Batch dimension of the tokens: 0, or 1 for `[T, B, D]`. ``None``: 1 if the
             blocks contain an ``nn.MultiheadAttention`` with ``batch_first=False``, else 0.
-        head_per_cycle: Deprecated: the opposite of ``batched``.
 
     Raises:
         TypeError: ``model`` is not a module.
@@ -134,7 +133,6 @@ class CycleWrapper(Facade):
         token_dim: int | None = None,
         check_finite: bool = False,
         batch_dim: int | None = None,
-        head_per_cycle: bool | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -150,13 +148,6 @@ class CycleWrapper(Facade):
                 "expected 0 <= cycles_from <= cycles_until <= 1, got "
                 f"cycles_from={cycles_from}, cycles_until={cycles_until}"
             )
-        if head_per_cycle is not None:
-            warnings.warn(
-                "head_per_cycle is now batched, with the opposite meaning and False by default",
-                DeprecationWarning,
-                stacklevel=2,
-            )
-            batched = not head_per_cycle if batched is None else batched
         stack = find_stack(model, blocks)
         check_not_wrapped(model, stack.blocks)
         super().__init__(model, ("num_cycles", "exit_tolerance"))
@@ -200,8 +191,7 @@ class CycleWrapper(Facade):
         self._attachment = Attachment(self._setup)
         self._attached = False
         self.training = model.training
-        detach_copies(model)
-        detach_stale(stack.blocks)
+        detach_stale(*model.modules())
         register(model, self)
         self._attach(self.training)
 
@@ -268,7 +258,7 @@ class CycleWrapper(Facade):
             raise RuntimeError("cycles() is for eval mode; this wrapper is in training")
 
         def call(module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-            if self._setup.current.get() is not None:  # a call of one cycle
+            if self._setup.calls.running() is not None:  # a call of one cycle
                 return forward(*args, **kwargs)
             output = self._use(num_cycles, args, kwargs, keep_all=False, called=module)
             return output.predictions[0]
@@ -364,11 +354,12 @@ class CycleWrapper(Facade):
             else:
                 kind = OrdinaryRun
             run = kind(self._setup, plain, self._teacher, cycles, exit_tolerance, keep_all)
-            output, self.cycles_run, self.sample_cycles = run.run(args, kwargs)
+            result = run.run(args, kwargs)
         finally:
             if not held:
                 self._attachment.release()
-        return output
+        self.cycles_run, self.sample_cycles = result.cycles_run, result.sample_cycles
+        return result.output
 
     def _use(self, *args: Any, **kwargs: Any) -> CycleOutput:
         """`_run` in eval mode."""
@@ -429,7 +420,7 @@ class CycleWrapper(Facade):
         super().__setstate__(state)
         self._attachment = Attachment(self._setup)
         if PLAIN in self._modules:
-            detach_copies(self.plain)
+            detach_stale(*self.plain.modules())
             register(self.plain, self)
             self._attach(self.training)
 

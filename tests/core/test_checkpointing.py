@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
 
 from cycledistill import CycleWrapper
-from tests.core.models import Block, OwnCheckpoints, sequential, tokens
+from tests.core.models import Block, KeywordTokens, LoopModel, OwnCheckpoints, sequential, tokens
 from tests.core.reference import (
     assert_same,
     assert_same_gradients,
@@ -58,6 +60,16 @@ def test_checkpointing_keeps_less() -> None:
     # Inputs of 3 x 4 blocks; and of 4 blocks and 2 cycles; and what stands around them.
     assert kept["block"] <= (12 + 4) * one
     assert kept["cycle"] <= (4 + 2 + 4) * one
+
+
+def test_wrapping_the_whole_leaves_the_checkpoints_of_a_wrapped_part() -> None:
+    model = nn.ModuleDict({"left": LoopModel(), "right": LoopModel()})
+    left = CycleWrapper(model["left"], 2, activation_checkpointing="block")
+    x = torch.randn(8, 6, 16)
+    kept = saved_bytes(lambda: left(x).tokens[-1].sum())[1]
+    right = CycleWrapper(model, 2, "right.blocks")
+    assert saved_bytes(lambda: left(x).tokens[-1].sum())[1] == kept
+    right.unwrap()
 
 
 @pytest.mark.parametrize("kind", ["block", "cycle"])
@@ -304,3 +316,22 @@ def test_hugging_faces_checkpointing(reentrant: bool, kind: str | None) -> None:
     loss_of(cycled(**kwargs)).backward()
     equation_4(hand_fed(plain, cycled.stack_path, 3, (), kwargs)).backward()
     assert_same_gradients(model, gradients(plain))
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("kind", ["block", "cycle"])
+def test_checkpoints_take_tensors_as_positional_arguments(
+    kind: str, batched: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch keeps the generators of the devices of these, and so the masks of dropout on a GPU."""
+    with_tensors: list[bool] = []
+
+    def noted(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with_tensors.append(any(isinstance(leaf, Tensor) for leaf in tree_leaves(args)))
+        return checkpoint(function, *args, **kwargs)
+
+    for module in ("_call", "_hooks"):
+        monkeypatch.setattr(f"cycledistill.{module}.checkpoint", noted)
+    cycled = CycleWrapper(KeywordTokens(), 2, batched=batched, activation_checkpointing=kind)
+    cycled(torch.randn(2, 6, 16))
+    assert len(with_tensors) >= 2 and all(with_tensors)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from cycledistill import CycleWrapper
+from tests.core.models import BatchNormHead
 from tests.core.reference import assert_same, call
 from tests.core.wrapped import options, some, through_file, train_step
 from tests.core.zoo import ZOO, Case
@@ -159,6 +160,15 @@ def test_a_dropped_wrapper_is_no_obstacle() -> None:
     gc.collect()
     assert_same(model(*args), plain(*args), tolerance=0)
     assert len(CycleWrapper(model, 2)(*args).tokens) == 2
+
+
+def test_a_dropped_wrapper_leaves_no_hooks_to_the_next() -> None:
+    model = BatchNormHead()
+    cycled = CycleWrapper(model, 2)
+    del cycled
+    gc.collect()
+    assert CycleWrapper(model, 2).unwrap() is model
+    assert_nothing_is_left(model)
 
 
 def test_nothing_of_a_pass_is_kept() -> None:

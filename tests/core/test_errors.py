@@ -333,13 +333,6 @@ def test_a_wrapped_part_of_another_model() -> None:
         Detector(lambda out: out.logits)(tokens())
 
 
-def test_an_old_option_is_understood() -> None:
-    for old in (True, False):
-        with pytest.warns(DeprecationWarning, match=r"head_per_cycle is now batched"):
-            cycled = CycleWrapper(LoopModel(), 2, head_per_cycle=old)
-        assert cycled.batched is not old
-
-
 def test_a_shape_that_changes_in_a_later_cycle() -> None:
     class Prunes(Block):
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]

@@ -291,3 +291,28 @@ def test_a_model_that_checkpoints_its_last_block(reentrant: bool) -> None:
 def test_a_models_own_error_comes_through_as_it_is() -> None:
     with pytest.raises(RuntimeError, match=r"^(addmm: )?mat1 and mat2 shapes"):
         CycleWrapper(LoopModel(), 2, batched=True)(torch.randn(2, 6, 3))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation_checkpointing": "block"},
+        {"activation_checkpointing": "cycle"},
+        {"grad_cycles": 1, "input_injection": 0.5, "cycle_embedding": True, "adapter_rank": 2},
+    ],
+    ids=["block", "cycle", "all-others"],
+)
+def test_batched_cycles_compile_with_options(options: dict[str, Any]) -> None:
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    cycled = CycleWrapper(LoopModel(), 3, batched=True, **options).double()
+    cycled.verify(tokens().double())
+    eager = copy.deepcopy(cycled)
+    fast = torch.compile(cycled, backend="aot_eager", fullgraph=True)
+    x = tokens().double()
+    got, expected = fast(x), eager(x)
+    assert_same(got.tokens, expected.tokens)
+    loss_of(got).backward()
+    loss_of(expected).backward()
+    assert_same_gradients(cycled, gradients(eager))
+    torch._dynamo.reset()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from cycledistill._call import call_plain
 from cycledistill._find import BlockStack, find_stack
 from cycledistill._mode import NoFastPath, eval_mode
 from cycledistill._setup import Setup
@@ -188,7 +189,7 @@ def _run(
             exits.callback(block.register_forward_hook(after).remove)
         for context in (eval_mode(plain), torch.no_grad(), NoFastPath()):
             exits.enter_context(context)
-        plain(*args, **kwargs)
+        call_plain(plain, args, kwargs)
     for index in range(len(stack.blocks)):
         name = f"{setup.name_of(index)} of {stack.path!r}"
         if len(leaving[index]) != 1:

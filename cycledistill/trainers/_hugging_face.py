@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -18,6 +18,7 @@ from cycledistill._facade import TEACHER
 from cycledistill._loss import CycleDistillLoss
 from cycledistill._output import CycleOutput
 from cycledistill._wrapper import CycleWrapper
+from cycledistill.saving._files import replacing_file
 
 _TEACHER_FILE = "cycle_teacher.safetensors"
 
@@ -158,9 +159,9 @@ class CycleTrainer(Trainer):
         with self._plain_model():
             super()._save(output_dir, state_dict)
         if teacher and self.args.should_save:
-            path = os.path.join(str(output_dir or self.args.output_dir), _TEACHER_FILE)
-            save_file({n: t.contiguous() for n, t in teacher.items()}, f"{path}.new")
-            os.replace(f"{path}.new", path)
+            folder = str(output_dir or self.args.output_dir)
+            with replacing_file(Path(folder, _TEACHER_FILE)) as path:
+                save_file({n: t.contiguous() for n, t in teacher.items()}, path)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load = partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
@@ -191,9 +192,9 @@ class CycleTrainer(Trainer):
         model.plain.load_state_dict(saved.state_dict())
 
     def _load_teacher(self, folder: str) -> None:
-        path = os.path.join(folder, _TEACHER_FILE)
+        path = Path(folder, _TEACHER_FILE)
         expected = self._cycled.teacher_state_dict().keys()
-        found = load_file(path) if os.path.isfile(path) else {}
+        found = load_file(path) if path.is_file() else {}
         if found.keys() != expected:
             raise ValueError(
                 f"{path}: expected the teacher-only parameters {sorted(expected)}, got "

@@ -234,6 +234,7 @@ def test_stacks_are_named_as_the_wrapper_names_them():
     tokens = torch.randn(1, 3, 4)
     bare = nn.Sequential(*map(Turn, ANGLES, RATIOS))
     assert suggest_blocks(bare, tokens).blocks == "4:7"
+    assert suggest_blocks(nn.ModuleList(bare), tokens).blocks == "4:7"
     part = suggest_blocks(Turns(), tokens, blocks="blocks.1:8", length=2)
     assert [turn.start for turn in part.per_block] == [*range(1, 8)]
     assert {(turn.start, turn.stop) for turn in part.windows} == {(3, 5), (4, 6), (3, 6)}

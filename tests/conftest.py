@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 from collections.abc import Callable
@@ -31,10 +32,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(no_gpu)
 
 
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # the engine ends workers that are left, whose loaders it finds by `gc`
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Tests run side by side: more threads than cores would only wait for each other."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_collections() -> None:
+    """Garbage is looked for among a module's own objects, not in all that the libraries hold.
+
+    Some of them collect it after every run, which takes longer than what a small test computes.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

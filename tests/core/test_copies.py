@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,14 +20,6 @@ from tests.core.wrapped import options, some, through_file, train_step
 from tests.core.zoo import ZOO, Case
 
 copiers = pytest.mark.parametrize("copier", [copy.deepcopy, through_file], ids=["deepcopy", "save"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_collections() -> Iterator[None]:
-    """Collecting garbage need not look at what the libraries hold."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def skip_unpicklable(model: nn.Module, copier: Callable[[Any], Any]) -> None:

@@ -7,6 +7,7 @@ with "only" just that rank gets the signal.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -103,6 +104,7 @@ def serve(request: dict[str, Any], scratch: Path) -> dict[str, Any]:
     if "program" in request:  # what the examples import
         for name in ("cycledistill_pose.recipes", "cycledistill_deit"):
             importlib.import_module(name)
+    gc.freeze()  # so that the programs look for garbage among their own objects alone
     path = scratch / "output.txt"
     with open(path, "wb") as output:
         port = free_port()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 
 import cv2
@@ -394,22 +393,3 @@ def test_the_device_does_not_matter(method):
     torch.testing.assert_close(
         codec.decode(heatmaps.cuda())[0].cpu(), codec.decode(heatmaps)[0], atol=0.01, rtol=0
     )
-
-
-def test_faster_than_loops():
-    """Far from the benchmark's figures, which are taken on a quiet machine."""
-    codec = HeatmapCodec()
-    points = (torch.rand(64, 17, 2) * torch.tensor([192.0, 256.0])).float()
-    visible = torch.ones(64, 17)
-    heatmaps, _ = codec.encode(points, visible)
-
-    def seconds(call: Callable[[], object]) -> float:
-        best = math.inf
-        for _ in range(3):
-            start = time.perf_counter()
-            call()
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    fast, slow = (lambda: codec.decode(heatmaps)), (lambda: slow_decode(codec, heatmaps.numpy()))
-    assert seconds(slow) > 2 * seconds(fast)

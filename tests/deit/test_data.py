@@ -44,8 +44,8 @@ def test_digits_are_split_without_overlap():
     data = load_data(PRESETS["digits"])
     assert (len(data.train), len(data.val)) == (1297, 500)
     val = {data.val[i][0].numpy().tobytes() for i in range(500)}
-    plain = replace(PRESETS["digits"], crop_padding=0)
-    train = {load_data(plain).train[i][0].numpy().tobytes() for i in range(200)}
+    plain = load_data(replace(PRESETS["digits"], crop_padding=0))
+    train = {plain.train[i][0].numpy().tobytes() for i in range(200)}
     assert not val & train
     assert sorted({data.val[i][1] for i in range(500)}) == list(range(10))
 

@@ -16,6 +16,12 @@ from tests.examples import EXAMPLES, run_example, run_program
 
 deit_imagenet = partial(run_example, "deit_imagenet.py")
 
+# Learns in seconds, most of which go into single images: few of them, in small batches.
+SMALL = (
+    *("--preset", "digits", "--limit-train", 800, "--batch-size", 16, "--crop-padding", 0),
+    *("--lr", 5e-3, "--warmup-epochs", 1),
+)
+
 
 def evaluations(folder: Path) -> list[dict[str, float]]:
     records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -25,8 +31,7 @@ def evaluations(folder: Path) -> list[dict[str, float]]:
 @pytest.mark.slow
 def test_digits_are_learnt_cycled_exported_and_resumed(tmp_path):
     out = tmp_path / "run"
-    arguments = ("--preset", "digits", "--output-dir", out, "--epochs", 25, "--warmup-epochs", 1)
-    arguments = (*arguments, "--evaluate-every", 25)
+    arguments = (*SMALL, "--depth", 1, "--epochs", 10, "--evaluate-every", 10, "--output-dir", out)
     first = deit_imagenet(*arguments)
     assert first.returncode == 0, first.stderr
     assert "reloaded with bare timm" in first.stdout
@@ -48,7 +53,7 @@ def test_cycle_mode_on_real_images(tmp_path, shared_data):
     (images / "train").symlink_to(source / "train")
     done = deit_imagenet(
         "--preset", "cifar10-cpu", "--data-dir", images, "--mode", "cycle", "--num-cycles", 3,
-        "--patch-size", 4, "--depth", 3, "--num-heads", 2, "--batch-size", 128,
+        "--depth", 2, "--num-heads", 2, "--batch-size", 32,
         "--limit-train", 1024, "--epochs", 2, "--warmup-epochs", 1, "--evaluate-every", 1,
         "--num-workers", 0, "--output-dir", tmp_path / "run",
     )  # fmt: skip
@@ -60,7 +65,7 @@ def test_cycle_mode_on_real_images(tmp_path, shared_data):
 
 @pytest.mark.slow
 def test_a_grown_network_is_folded_into_a_plain_one(tmp_path):
-    short = ("--preset", "digits", "--epochs", 6, "--warmup-epochs", 1, "--embed-dim", 24)
+    short = (*SMALL, "--depth", 2, "--embed-dim", 24, "--epochs", 3)
     for mode, name in (("plain", "p"), ("grow", "g")):
         done = deit_imagenet(*short, "--mode", mode, "--output-dir", tmp_path / name)
         assert done.returncode == 0, done.stderr
@@ -132,7 +137,7 @@ def test_wrap_timm_vit_learns():
 
 @pytest.mark.slow
 def test_pretrained_vit_is_finetuned_and_its_result_finetuned_again(tmp_path):
-    first = run_example("finetune_pretrained_vit.py", "--epochs", 4, "--output", tmp_path / "first")
+    first = run_example("finetune_pretrained_vit.py", "--epochs", 1, "--output", tmp_path / "first")
     assert first.returncode == 0, first.stderr
     assert "2 cycle(s) through blocks.2:4" in first.stdout
     digits = load_digits()

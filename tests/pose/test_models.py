@@ -243,7 +243,8 @@ def test_hrnet_is_timms(hrnet_w32: nn.Module) -> None:
     for module in theirs.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_var, 0.5, 1.5)
-    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in ours.state_dict()})
+    own = ours.state_dict().keys()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in own})
     seen: list[list[Tensor]] = []
     theirs.stage3.register_forward_hook(lambda _, args, out: seen.append(out))
     images = torch.randn(1, 3, 64, 96)

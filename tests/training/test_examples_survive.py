@@ -18,7 +18,7 @@ from tests.deit.image_sets import hugging_face_folder, shards
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TINY = (
     *("--input-size", 48, 64, "--dim", 24, "--depth", 2, "--batch-size", 8, "--num-synthetic", 32),
-    *("--num-synthetic-val", 5, "--epochs", 24, "--evaluate-every", 3, "--log-every", 1),
+    *("--num-synthetic-val", 5, "--epochs", 8, "--evaluate-every", 3, "--log-every", 1),
     *("--milestones", 4, "--warmup-steps", 3, "--ema-decay", 0.9, "--pictures", 2),
     *("--checkpoint-every-steps", 1, "--resume", "auto", "--device", "cpu"),
 )
@@ -49,7 +49,7 @@ def whole(runner: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pa
     return folders
 
 
-@pytest.mark.parametrize(("script", "kills"), [("pose_coco.py", 6), ("pose_regression.py", 3)])
+@pytest.mark.parametrize(("script", "kills"), [("pose_coco.py", 5), ("pose_regression.py", 2)])
 def test_killed_at_random_moments(
     runner: Any, toy: Any, whole: dict[str, Path], tmp_path: Path, script: str, kills: int
 ) -> None:
@@ -57,7 +57,7 @@ def test_killed_at_random_moments(
     moments = random.Random(1)
     steps_at_kill = [0]
     for number in range(kills):
-        further = f"step {steps_at_kill[-1] + moments.randint(1, 3)}/96 "
+        further = f"step {steps_at_kill[-1] + moments.randint(1, 3)}/32 "
         codes, output = start(
             runner,
             script,
@@ -73,7 +73,7 @@ def test_killed_at_random_moments(
     codes, output = start(runner, script, tmp_path, "--num-workers", 1)
     assert codes == [0], output
     assert toy.losses(tmp_path) == toy.losses(whole[script])
-    last = "checkpoints/step-00000096"
+    last = "checkpoints/step-00000032"
     expected = read_checkpoint(whole[script] / last).state
     found = read_checkpoint(tmp_path / last).state
     flow = [name for name in expected["module"] if name.startswith("criterion.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import gpu_session
+from cycledistill.training import parse_cli
 
 
 @pytest.fixture
@@ -23,27 +25,34 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.slow
-def test_trial_trains_examples_and_writes_a_page(
+def test_trial_trains_an_example_and_writes_a_page(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainings = gpu_session.TRAININGS.items()
-    one_of_each = {name: t for name, t in trainings if t.script != "pose_regression.py"}
-    monkeypatch.setattr(gpu_session, "TRAININGS", one_of_each)
+    one = {name: t for name, t in trainings if t.script == "deit_imagenet.py"}
+    monkeypatch.setattr(gpu_session, "TRAININGS", one)
     run("--smoke", "--out", tmp_path)
     page = (tmp_path / "gpu.md").read_text()
     assert "A trial of the script on a CPU: no figure here means anything." in page
-    for script, steps in (("pose_coco", 4), ("deit_imagenet", 6)):
-        folder = tmp_path / f"trial-of-{script.replace('_', '-')}-py"
-        records = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        (row,) = (line for line in page.splitlines() if line.startswith(f"| trial of {script}.py"))
-        assert f"| 2 ({steps} steps) |" in row
-        name = "accuracy/1" if script == "deit_imagenet" else "PCK/1"
-        assert f"{name} {records[-1][name]:.2f}" in row
-        assert f"python examples/{script}.py" in page
+    log = (tmp_path / "trial-of-deit-imagenet-py" / "log.jsonl").read_text()
+    last = json.loads(log.splitlines()[-1])
+    (row,) = (line for line in page.splitlines() if line.startswith("| trial of deit_imagenet.py"))
+    assert "| 2 (6 steps) |" in row and f"accuracy/1 {last['accuracy/1']:.2f}" in row
+    assert "python examples/deit_imagenet.py" in page
     assert "- MACs: " in page and str(tmp_path) not in page
     assert "test_fit.py" in page  # the tests that need a GPU, run or skipped
     run("--smoke", "--out", tmp_path, "--minutes", 0)  # no time: all of it kept
     assert (tmp_path / "gpu.md").read_text() == page
+
+
+@pytest.mark.parametrize("name", gpu_session.TRAININGS)
+def test_options_are_those_of_the_example(name: str) -> None:
+    training = gpu_session.TRAININGS[name]
+    presets = importlib.import_module(Path(training.script).stem).PRESETS
+    for options in (training.options, training.smoke):
+        config = parse_cli(type(next(iter(presets.values()))), presets, "paper", options)
+        config.validate()
+    assert config.epochs == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")

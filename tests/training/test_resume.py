@@ -90,25 +90,25 @@ def test_crash_and_resume_with_other_options(
 
 
 @pytest.mark.slow
-def test_killed_twenty_times(runner: Any, toy: Any, tmp_path: Path) -> None:
-    options = {"epochs": 36, "checkpoint_every_steps": 1, "keep_checkpoints": 3}
+def test_killed_at_random_moments(runner: Any, toy: Any, tmp_path: Path) -> None:
+    options = {"epochs": 16, "checkpoint_every_steps": 1, "keep_checkpoints": 3}
     train_options = {"size": 40}
     arguments = ("--options", options, "--train-options", train_options)
     codes, output = runner(tmp_path / "whole", *arguments)
     assert codes == [0], output
     moments = random.Random(0)
     steps_at_kill = [0]
-    for number in range(22):
+    for number in range(10):
         request: dict[str, Any] = {"signal": signal.SIGKILL, "after": moments.uniform(0.0, 0.1)}
         if number % 2:  # however busy the machine is, some steps further
-            request["wait_for"] = f"step {steps_at_kill[-1] + moments.randint(1, 7)}/180 "
+            request["wait_for"] = f"step {steps_at_kill[-1] + moments.randint(1, 7)}/80 "
         codes, output = runner(tmp_path / "parts", *arguments, "--pause", 0.025, **request)
         assert codes == [-signal.SIGKILL], output
         log = tmp_path / "parts" / "log.jsonl"
         steps_at_kill.append(log.read_text().count('"train"') if log.exists() else 0)
     codes, output = runner(tmp_path / "parts", *arguments)
     assert codes == [0], output
-    assert len(set(steps_at_kill)) >= 10, steps_at_kill
+    assert len(set(steps_at_kill)) >= 5, steps_at_kill
     assert toy.losses(tmp_path / "parts") == toy.losses(tmp_path / "whole")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from matplotlib.ticker import EngFormatter
+
 from cycledistill import CycleWrapper, count_macs
 from cycledistill.training._config import TrainConfig
 
@@ -70,8 +72,4 @@ def _forward_macs(model: CycleWrapper, *inputs: Any) -> int:
 
 def _short(number: float) -> str:
     """Three digits and a prefix: 2.38 G."""
-    prefixes = ("", " k", " M", " G", " T", " P", " E")
-    power = 0
-    while number >= 999.5 and power < len(prefixes) - 1:
-        number, power = number / 1000, power + 1
-    return f"{number:.3g}{prefixes[power]}"
+    return EngFormatter()(float(f"{number:.3g}"))

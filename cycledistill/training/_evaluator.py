@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -176,20 +175,11 @@ def moving_average(module: nn.Module, decay: float, sharded: bool = False) -> Av
 @contextlib.contextmanager
 def _in_autocast(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Let the model, and only it, compute in the run's precision; outputs are float32."""
-    if accelerator.mixed_precision == "no":
-        yield
-        return
-
-    def lowered(plain: Callable[..., Any]) -> Callable[..., Any]:
-        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            with accelerator.autocast():
-                return plain(*args, **kwargs)
-
-        return types.MethodType(convert_outputs_to_fp32(call), model)
-
-    names = [name for name in ("forward", "forward_cycles") if hasattr(model, name)]
+    lowered = accelerator.mixed_precision != "no"
+    names = [name for name in ("forward", "forward_cycles") if lowered and hasattr(model, name)]
     for name in names:
-        setattr(model, name, lowered(getattr(model, name)))
+        plain = getattr(model, name)
+        setattr(model, name, convert_outputs_to_fp32(accelerator.autocast()(plain)))
     try:
         yield
     finally:

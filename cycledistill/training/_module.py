@@ -43,28 +43,27 @@ class LossModule(nn.Module):
         return self._forward_loss(self.model, self.criterion, batch)
 
 
-Terms: TypeAlias = "tuple[list[str], Tensor] | dict[str, float]"
-"""Names and values `[n]` on the device; numbers, where a loss offers nothing else."""
+Terms: TypeAlias = "tuple[list[str], Tensor]"
+"""Names, and values `[n]`."""
 
 
 def terms_of(losses: Losses) -> Terms:
-    """The terms of a microbatch, without their graph and, if possible, not read yet."""
-    return losses.flat() if isinstance(losses, CycleLosses) else losses.scalars()
+    """The terms of a microbatch, without their graph; of ``CycleLosses``, still on the device."""
+    if isinstance(losses, CycleLosses):
+        return losses.flat()
+    terms = losses.scalars()
+    return list(terms), torch.tensor(list(terms.values()), dtype=torch.float64)
 
 
 def read_terms(kept: Sequence[Terms]) -> list[dict[str, float]]:
     """The terms of several microbatches as numbers, in one transfer from the device.
 
     Example:
-        >>> read_terms([(["loss"], torch.tensor([0.5])), {"loss": 2.0}])
+        >>> read_terms([(["loss"], torch.tensor([0.5])), (["loss"], torch.tensor([2.0]))])
         [{'loss': 0.5}, {'loss': 2.0}]
     """
-    waiting = [terms[1] for terms in kept if isinstance(terms, tuple)]
-    numbers = iter(torch.cat(waiting).tolist() if waiting else ())
-    return [
-        {name: next(numbers) for name in terms[0]} if isinstance(terms, tuple) else terms
-        for terms in kept
-    ]
+    numbers = iter(torch.cat([values for _, values in kept]).tolist())
+    return [{name: next(numbers) for name in names} for names, _ in kept]
 
 
 def bad_terms(scalars: Mapping[str, float]) -> list[str]:

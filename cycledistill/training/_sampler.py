@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,11 +103,5 @@ class GlobalOrder:
 
 
 def _pieces(keys: tuple[SampleKey, ...], number: int) -> list[tuple[SampleKey, ...]]:
-    small, larger_ones = divmod(len(keys), number)
-    pieces = []
-    start = 0
-    for piece in range(number):
-        stop = start + small + (piece < larger_ones)
-        pieces.append(keys[start:stop])
-        start = stop
-    return pieces
+    places = np.array_split(range(len(keys)), number)
+    return [tuple(keys[place] for place in piece) for piece in places]

@@ -59,11 +59,10 @@ def start_from(student: nn.Module, teacher: CycleWrapper, folder: Path) -> None:
     Raises:
         ValueError: They differ in size.
     """
-    weights = teacher.state_dict()
-    own = student.state_dict()
-    if weights.keys() != own.keys() or any(weights[n].shape != own[n].shape for n in own):
+    try:
+        student.load_state_dict(teacher.state_dict())
+    except RuntimeError as error:
         raise ValueError(
             f"the student cannot start from the weights of {folder}, which is another network; use "
             "--no-warm-start, or a student of the same size"
-        )
-    student.load_state_dict(weights)
+        ) from error

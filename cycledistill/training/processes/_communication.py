@@ -63,10 +63,7 @@ def sum_counts(counts: list[float], device: torch.device) -> list[float]:
 
 def broadcast_value(value: Any) -> Any:
     """The main process's value, on every process."""
-    box = [value]
-    if _distributed():
-        dist.broadcast_object_list(box, src=0)
-    return box[0]
+    return gather_over_processes([value])[0]
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:

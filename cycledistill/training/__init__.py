@@ -12,7 +12,7 @@ _extras.require(
 from cycledistill.training._budget import budget_rows, training_macs
 from cycledistill.training._checkpoint import load_weights
 from cycledistill.training._cli import parse_cli, run_cli
-from cycledistill.training._config import TrainConfig, free
+from cycledistill.training._config import TrainConfig, free, within
 from cycledistill.training._config_file import save_config
 from cycledistill.training._curves import draw_curves
 from cycledistill.training._cycled_config import CycledConfig
@@ -57,4 +57,5 @@ __all__ = [
     "save_config",
     "start_from",
     "training_macs",
+    "within",
 ]

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from pathlib import Path
 from typing import Any, Literal
 
 from cycledistill._device import Device
 
+_LIMITS = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
 
-def free(default: Any) -> Any:
+
+def free(default: Any, **limits: float) -> Any:
     """A config field that may change when a run is resumed, as it does not affect what is learnt.
 
     Example:
@@ -19,8 +27,22 @@ def free(default: Any) -> Any:
         ...     data_dir: str = free("data")
         >>> fields(Config)[0].metadata["free"]
         True
+
+    Args:
+        default: The default.
+        **limits: See `within`.
     """
-    return dataclasses.field(default=default, metadata={"free": True})
+    return dataclasses.field(default=default, metadata={"free": True, "limits": limits})
+
+
+def within(default: Any, **limits: float) -> Any:
+    """A config field whose value, unless it is None, has limits, which ``validate`` checks.
+
+    Args:
+        default: The default.
+        **limits: ``at_least``, ``above``, ``at_most`` and ``below``, each with a number.
+    """
+    return dataclasses.field(default=default, metadata={"limits": limits})
 
 
 @dataclasses.dataclass
@@ -37,36 +59,36 @@ class TrainConfig:
     """Folder of everything the run writes: log, checkpoints, config.yaml, pictures. All processes
     (on all machines) must see the same folder."""
 
-    epochs: int = 300
+    epochs: int = within(300, at_least=1)
     """Passes over the training set (300: paper, section 4.1.2)."""
 
-    batch_size: int = 512
+    batch_size: int = within(512, at_least=1)
     """Samples of one optimiser step, over all processes and microbatches together (512 = 8 GPUs
     x 64: the paper's released recipe)."""
 
-    accumulate: int = 1
+    accumulate: int = within(1, at_least=1)
     """Microbatches that a batch is cut into on each process: less memory, the same gradient
     (exactly the mean over the batch)."""
 
     drop_last: bool = True
     """Leave out the last batch of an epoch when it is smaller than the others."""
 
-    repeated_augmentation: int = 1
+    repeated_augmentation: int = within(1, at_least=1)
     """Differently augmented copies of a sample in one epoch (3: DeiT). The epoch keeps its length,
     and so has fewer different samples."""
 
-    lr: float = 1e-3
+    lr: float = within(1e-3, above=0)
     """Learning rate before the schedule (1e-3: paper, section 4.1.2)."""
 
-    lr_batch_size: int | None = None
+    lr_batch_size: int | None = within(None, at_least=1)
     """Batch size that lr is meant for: lr is multiplied by batch_size / lr_batch_size (512: DeiT).
     None does not scale (None: paper)."""
 
-    clip_grad_norm: float | None = None
+    clip_grad_norm: float | None = within(None, above=0)
     """Largest norm of the gradient of all parameters together; None does not clip (None: the
     paper's released recipe)."""
 
-    ema_decay: float | None = None
+    ema_decay: float | None = within(None, at_least=0, below=1)
     """Decay per step of a moving average of the weights, which is then evaluated and returned
     (0.99996: DeiT); None for no average (None: the paper's released recipe)."""
 
@@ -87,13 +109,13 @@ class TrainConfig:
     """Use only GPU algorithms that give the same bits each time; slower. (CPU runs repeat bit for
     bit without it.)"""
 
-    seed: int = 0
+    seed: int = within(0, at_least=0)
     """Seed of the data order, of augmentation and of all random numbers of every step."""
 
-    num_workers: int = free(4)
+    num_workers: int = free(4, at_least=0)
     """Processes that load data, for each training process; 0 loads in the training process."""
 
-    evaluate_every: int = free(1)
+    evaluate_every: int = free(1, at_least=1)
     """Epochs from one evaluation to the next; the last epoch is always evaluated."""
 
     resume: str = free("auto")
@@ -103,16 +125,16 @@ class TrainConfig:
     allow_changes: bool = free(False)
     """Resume although settings differ from the checkpoint's (the error names them)."""
 
-    keep_checkpoints: int = free(2)
+    keep_checkpoints: int = free(2, at_least=1)
     """How many of the newest checkpoints to keep, in addition to the best one."""
 
-    checkpoint_every: int = free(1)
+    checkpoint_every: int = free(1, at_least=1)
     """Epochs from one checkpoint to the next; there is always one at the end of the run."""
 
-    checkpoint_every_steps: int | None = free(None)
+    checkpoint_every_steps: int | None = free(None, at_least=1)
     """Also save a checkpoint every so many steps."""
 
-    log_every: int = free(50)
+    log_every: int = free(50, at_least=1)
     """Steps from one line of log.jsonl (the means since the last one) to the next."""
 
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = free(())
@@ -156,30 +178,13 @@ class TrainConfig:
         Raises:
             ValueError: An option is out of its range; the text names it.
         """
-        at_least = {
-            "epochs": 1,
-            "batch_size": 1,
-            "accumulate": 1,
-            "repeated_augmentation": 1,
-            "lr_batch_size": 1,
-            "num_workers": 0,
-            "evaluate_every": 1,
-            "keep_checkpoints": 1,
-            "checkpoint_every": 1,
-            "checkpoint_every_steps": 1,
-            "log_every": 1,
-            "seed": 0,
-        }
-        for name, smallest in at_least.items():
-            value = getattr(self, name)
-            if value is not None and value < smallest:
-                raise ValueError(f"{name} must be at least {smallest}, got {value}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
-        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
-            raise ValueError(f"clip_grad_norm must be above 0 or None, got {self.clip_grad_norm}")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1) or be None, got {self.ema_decay}")
+        for field in dataclasses.fields(self):
+            value, limits = getattr(self, field.name), field.metadata.get("limits", {})
+            kept = (_LIMITS[name](value, limit) for name, limit in limits.items())
+            if value is not None and not all(kept):
+                texts = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
+                expected = " and ".join(texts) + " or None" * (field.default is None)
+                raise ValueError(f"{field.name} must be {expected}, got {value}")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate={self.accumulate} is more than batch_size={self.batch_size}: each "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cycledistill.training._config import TrainConfig
+from cycledistill.training._config import TrainConfig, within
 
 
 @dataclass
@@ -23,14 +23,14 @@ class CycledConfig(TrainConfig):
     table 6 and table 9, row 2). distill: loss on every cycle, tokens distilled, used with one
     (paper, tables 1, 5, 7 and table 9, row 3)."""
 
-    num_cycles: int = 2
+    num_cycles: int = within(2, at_least=1)
     """Cycles in training, in the modes cycle and distill (2; 3 for SDPose-T: paper, 4.1.2)."""
 
     task_cycles: Literal["all", "mean", "last"] = "all"
     """Cycles with a task loss in mode distill: the sum over all (paper, eq. 3), their mean, or the
     last (paper, table 5)."""
 
-    grad_cycles: int | None = None
+    grad_cycles: int | None = within(None, at_least=1)
     """Consecutive cycles that a gradient passes through; None for all of them (None: paper). 1 cuts
     the gradient between cycles, see docs/results/lab.md."""
 
@@ -75,10 +75,6 @@ class CycledConfig(TrainConfig):
             ValueError: An option is out of its range; the text names it.
         """
         super().validate()
-        if self.num_cycles < 1:
-            raise ValueError(f"num_cycles must be at least 1, got {self.num_cycles}")
-        if self.grad_cycles is not None and self.grad_cycles < 1:
-            raise ValueError(f"grad_cycles must be at least 1, got {self.grad_cycles}")
         if self.min_cycles is not None and not 1 <= self.min_cycles <= self.num_cycles:
             raise ValueError(
                 f"min_cycles must be from 1 to num_cycles={self.num_cycles}, got {self.min_cycles}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cycledistill.training import CycledConfig, free
+from cycledistill.training import CycledConfig, free, within
 
 
 @dataclass
@@ -59,11 +59,11 @@ class ClassificationConfig(CycledConfig):
     warm_start: bool = True
     """Start from the first teacher's weights in mode fold."""
 
-    truth_weight: float = 0.3
+    truth_weight: float = within(0.3, at_least=0, at_most=1)
     """Weight of the labels in mode fold; the rest is for the teachers (0.3:
     docs/results/lab.md)."""
 
-    temperature: float = 2.0
+    temperature: float = within(2.0, above=0)
     """Softening of the teachers' predictions in mode fold."""
 
     beside: tuple[Path, ...] = free(())
@@ -91,7 +91,7 @@ class ClassificationConfig(CycledConfig):
     interpolation: Literal["bicubic", "bilinear", "nearest"] | None = None
     """How images are resized."""
 
-    crop_fraction: float | None = None
+    crop_fraction: float | None = within(None, above=0, at_most=1)
     """Fraction of the image that the crop keeps in evaluation."""
 
     crop_mode: Literal["center", "squash", "border"] | None = None
@@ -113,7 +113,7 @@ class ClassificationConfig(CycledConfig):
     num_heads: int | None = None
     """Attention heads of a block."""
 
-    drop_path: float = 0.1
+    drop_path: float = within(0.1, at_least=0, below=1)
     """Stochastic depth: largest probability of dropping a block's branch (0.1: DeiT)."""
 
     weight_decay: float = 0.05
@@ -134,10 +134,10 @@ class ClassificationConfig(CycledConfig):
     color_jitter: float | None = 0.3
     """Colour jitter, if there is no automatic augmentation; None for none."""
 
-    flip: float = 0.5
+    flip: float = within(0.5, at_least=0, below=1)
     """Probability of a horizontal flip."""
 
-    random_erasing: float = 0.25
+    random_erasing: float = within(0.25, at_least=0, below=1)
     """Probability of erasing a rectangle of the input (0.25: DeiT)."""
 
     crop_padding: int | None = None
@@ -150,7 +150,7 @@ class ClassificationConfig(CycledConfig):
     cutmix: float = 1.0
     """CutMix's alpha, 0 for none (1.0: DeiT)."""
 
-    label_smoothing: float = 0.1
+    label_smoothing: float = within(0.1, at_least=0, below=1)
     """Label smoothing (0.1: DeiT)."""
 
     eval_batch_size: int = free(256)
@@ -190,21 +190,11 @@ class ClassificationConfig(CycledConfig):
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs} must be fewer than epochs={self.epochs}"
             )
-        for name in ("drop_path", "flip", "random_erasing", "label_smoothing"):
-            value = getattr(self, name)
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must lie in [0, 1), got {value}")
         if (self.mode == "fold") != bool(self.teacher):
             raise ValueError(
                 f"mode=fold and --teacher FOLDER belong together, got mode={self.mode} and "
                 f"teacher={[str(folder) for folder in self.teacher]}"
             )
-        if not 0 <= self.truth_weight <= 1:
-            raise ValueError(f"truth_weight must lie in [0, 1], got {self.truth_weight}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
-        if self.crop_fraction is not None and not 0 < self.crop_fraction <= 1:
-            raise ValueError(f"crop_fraction must lie in (0, 1], got {self.crop_fraction}")
         if self.in_chans not in (1, 3):
             raise ValueError(f"in_chans must be 1 (grey) or 3 (colour), got {self.in_chans}")
         for name in ("mean", "std"):

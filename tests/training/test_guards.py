@@ -34,7 +34,7 @@ from cycledistill.training._trainer import SKIPS_IN_A_ROW
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"lr": math.nan}, "lr must be above 0, got nan"),
         ({"clip_grad_norm": -1.0}, "clip_grad_norm must be above 0 or None, got -1.0"),
-        ({"ema_decay": 1.0}, r"ema_decay must lie in \[0, 1\) or be None, got 1.0"),
+        ({"ema_decay": 1.0}, "ema_decay must be at least 0 and below 1 or None, got 1.0"),
         ({"accumulate": 9}, "accumulate=9 is more than batch_size=8"),
         ({"batch_size": 38, "drop_last": True}, "batch_size=38 is more than the 37 samples"),
         ({"mixed_precision": "fp16"}, "mixed_precision=fp16 needs a CUDA GPU"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from cycledistill.training import CycledConfig, free
+from cycledistill.training import CycledConfig, free, within
 from cycledistill_pose.codecs._heatmap import HeatmapMethod
 from cycledistill_pose.data import PoseAugmentation
 from cycledistill_pose.models._sdpose import DETACH_TEACHER
@@ -81,7 +81,7 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     warm_start: bool = True
     """Start from the teacher's weights in mode fold."""
 
-    truth_weight: float = 0.1
+    truth_weight: float = within(0.1, at_least=0, at_most=1)
     """Weight of the annotations in mode fold; the teacher's predictions have the rest of 1."""
 
     beside: tuple[Path, ...] = free(())
@@ -206,8 +206,6 @@ class PoseConfig(EvaluationOptions, CycledConfig):
                 f"mode=fold and --folded-from FOLDER belong together, got mode={self.mode} and "
                 f"folded_from={self.folded_from}"
             )
-        if not 0 <= self.truth_weight <= 1:
-            raise ValueError(f"truth_weight must lie in [0, 1], got {self.truth_weight}")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError(f"milestones: expected rising epochs, got {self.milestones}")
         check_file_options(self)

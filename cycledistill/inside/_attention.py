@@ -105,27 +105,16 @@ def _attend(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Explicit `scaled_dot_product_attention`: its output, and the weights."""
+    """PyTorch's own explicit `scaled_dot_product_attention`: its output, and the weights."""
     if dropout_p:
         raise ValueError(f"attention dropout: found {dropout_p}, expected 0 while recording")
-    if enable_gqa:
-        groups = query.shape[-3] // key.shape[-3]
-        key = key.repeat_interleave(groups, -3)
-        value = value.repeat_interleave(groups, -3)
-    scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    scores = query @ key.transpose(-2, -1) * scale
-    if is_causal:
-        attn_mask = torch.ones_like(scores, dtype=torch.bool).tril()
-    if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        else:
-            scores = scores + attn_mask
-    weights = scores.softmax(-1)
-    return weights @ value, weights
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # which the call below would add
+        attn_mask = query.new_zeros(()).where(attn_mask, -math.inf)
+    return torch.ops.aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, is_causal=is_causal, **options
+    )
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def changes_by_cycle(tokens: Tensor) -> Tensor:
 def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
     """Draw what `token_changes` returned: the mean of each group by cycle.
 
-    The band around each line holds the middle half of the tokens.
+    The bar at each point holds the middle half of the tokens.
 
     Args:
         changes: Name -> `[N - 1, B, tokens]`.
@@ -115,41 +115,37 @@ def plot_token_changes(changes: Mapping[str, Tensor]) -> Figure:
     if not changes:
         raise ValueError("changes: found none, expected what token_changes returned")
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    draw_changes(figure.subplots(), changes)
+    draw_changes(
+        figure.subplots(), changes, "How far each cycle moves the tokens: mean, middle half", 11
+    )
     return figure
 
 
-def draw_changes(axes: Axes, changes: Mapping[str, Tensor]) -> None:
+def draw_changes(axes: Axes, changes: Mapping[str, Tensor], title: str, size: int) -> None:
     """Draw the change of each group by cycle, in percent, into a figure's axes."""
     for index, (name, values) in enumerate(changes.items()):
         flat = 100 * values.flatten(1).float().cpu()
-        cycles = range(2, len(flat) + 2)
-        low, high = (flat.quantile(share, dim=1).numpy() for share in (0.25, 0.75))
-        colour = COLOURS[index % len(COLOURS)]
-        marker = "osD^vP"[index % 6]
-        if len(flat) == 1:  # one cycle to show: no line to draw a band along
-            middle = flat.mean(1).numpy()
+        mean, low, high = flat.mean(1), flat.quantile(0.25, dim=1), flat.quantile(0.75, dim=1)
+        beside = 0.1 * (index - (len(changes) - 1) / 2)
+        axes.errorbar(
+            (torch.arange(len(flat)) + 2 + beside).numpy(),
+            mean.numpy(),
             # The mean of a skewed group may lie outside of its middle half.
-            bars = [(middle - low).clip(min=0), (high - middle).clip(min=0)]
-            axes.errorbar(
-                [2 + 0.1 * (index - (len(changes) - 1) / 2)],
-                middle,
-                bars,
-                fmt=marker,
-                color=colour,
-                capsize=4,
-                label=name,
-            )
-            continue
-        axes.fill_between(cycles, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(cycles, flat.mean(1).numpy(), color=colour, marker=marker, label=name)
-    last = 1 + max(len(values) for values in changes.values())
-    axes.set_ylim(bottom=0)
-    axes.set_xlim(1.5, last + 0.5)
+            torch.stack([mean - low, high - mean]).clamp(min=0).numpy(),
+            fmt="osD^vP"[index % 6] + "-",
+            color=COLOURS[index % len(COLOURS)],
+            capsize=4,
+            label=name,
+        )
+    axes.set_xlim(1.5, 1.5 + max(map(len, changes.values())))
+    finish_by_cycle(axes, title, "change of a token (%)", size)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def finish_by_cycle(axes: Axes, title: str, label: str, size: int) -> None:
+    """Title, labels and grid of a plot over the cycles, from zero."""
+    axes.set_title(title, fontsize=size)
+    axes.set(ylim=(0, None), xlabel="cycle", ylabel=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("cycle")
-    axes.set_ylabel("change of a token (%)")
-    axes.set_title("How far each cycle moves the tokens: mean, middle half", fontsize=11)
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)

@@ -6,16 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cycledistill._tokens import angles
 from cycledistill._wrapper import CycleWrapper
-from cycledistill.inside._changes import COLOURS, changes_by_cycle, draw_changes, run_cycles
+from cycledistill.inside._changes import (
+    COLOURS,
+    changes_by_cycle,
+    draw_changes,
+    finish_by_cycle,
+    run_cycles,
+)
 
 
 @dataclass(frozen=True)
@@ -163,16 +169,11 @@ def plot_cycle_table(table: CycleTable, *, max_samples: int = 32) -> Figure:
     size = (3.6 * panels, max(3.6, 1.0 + 0.2 * rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(1, panels)
-    draw_changes(axes[0], {"all tokens": table.change})
-    axes[0].set_title("Change in each cycle: mean, middle half", fontsize=10)
+    changes = {"all tokens": table.change}
+    draw_changes(axes[0], changes, "Change in each cycle: mean, middle half", 10)
     axes[1].plot(range(1, len(table.angle) + 1), table.angle, "o-", color=COLOURS[0])
-    axes[1].set_ylim(bottom=0)
-    axes[1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes[1].set_xlabel("cycle")
-    axes[1].set_ylabel("degrees")
-    axes[1].set_title(f"Angle to the tokens of cycle {table.fixed_point}", fontsize=10)
-    axes[1].grid(axis="y", color="0.9")
-    axes[1].spines[["top", "right"]].set_visible(False)
+    angle = f"Angle to the tokens of cycle {table.fixed_point}"
+    finish_by_cycle(axes[1], angle, "degrees", 10)
     if rows:
         _draw_predictions(axes[2], table, rows)
     return figure
@@ -186,19 +187,13 @@ def _draw_predictions(axes: Axes, table: CycleTable, rows: int) -> None:
     predictions = table.predictions[:, shown].T
     changed = torch.zeros_like(predictions)
     changed[:, 1:] = table.changed_mind[:, shown].T
-    axes.imshow(
-        changed.numpy(), ListedColormap(["0.93", COLOURS[5]]), vmin=0, vmax=1, aspect="auto"
-    )
-    for (row, column), value in zip(
-        torch.cartesian_prod(*map(torch.arange, predictions.shape)).tolist(),
-        predictions.flatten().tolist(),
-        strict=True,
-    ):
+    colours = ListedColormap(["0.93", COLOURS[5]])
+    axes.imshow(changed.numpy(), colours, vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(predictions.numpy()):
         axes.text(column, row, str(value), ha="center", va="center", fontsize=7)
-    axes.set_xticks(range(predictions.shape[1]), [str(1 + i) for i in range(predictions.shape[1])])
-    axes.set_yticks(range(rows), [str(index) for index in shown.tolist()], fontsize=7)
-    axes.set_xlabel("cycle")
-    axes.set_ylabel("sample")
+    axes.set_xticks(range(predictions.shape[1]), range(1, predictions.shape[1] + 1))
+    axes.set_yticks(range(rows), shown.tolist(), fontsize=7)
+    axes.set(xlabel="cycle", ylabel="sample")
     count = f"{int(undecided.sum())} of {len(undecided)} samples"
     axes.set_title(f"{count} change their mind", fontsize=10)
 

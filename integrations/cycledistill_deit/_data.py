@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,15 @@ import torch
 from PIL import Image
 from timm.data import create_transform, str_to_interp_mode
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset, IterableDataset, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from cycledistill.training.processes import is_main_process
 from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._images import data_config, image_mode, open_image
-from cycledistill_deit._named import IndexedImages, has_prefix, load_named
-from cycledistill_deit._stream import TrainingStream
+from cycledistill_deit._named import has_prefix, open_named
+from cycledistill_deit._stream import EvaluationStream, TrainingStream, checked_label
 
 NUM_DIGIT_TRAIN = 1297  # of 1,797; the rest is for validation
 
@@ -50,13 +52,30 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
         ValueError: A class folder has no image, train/ and val/ have other classes, or timm cannot
             read what is named.
     """
-    transforms = _transform(config, True), val_transform or _transform(config, False)
     if config.data_dir is None:
-        data = _digits(*transforms)
+        train, val = _digits()
     elif has_prefix(config.data_dir):
-        data = ClassificationData(*load_named(config, *transforms))
+        train, val = open_named(config)
     else:
-        data = _folders(Path(config.data_dir), image_mode(config.in_chans), *transforms)
+        train, val = _folders(Path(config.data_dir), image_mode(config.in_chans))
+    class_names = _class_names(config, train, val)
+    transforms = _transform(config, True), val_transform or _transform(config, False)
+    name, count = str(config.data_dir or "digits"), len(class_names)
+    if isinstance(train, IterableDataset):
+        _warn_of_stream(config)
+        shuffled = config.seed, config.repeated_augmentation
+        data = ClassificationData(
+            TrainingStream(name, train.reader, transforms[0], count, *shuffled),
+            EvaluationStream(name, val.reader, transforms[1], count),
+            class_names,
+        )
+    else:
+        mode = image_mode(config.in_chans)
+        data = ClassificationData(
+            IndexedImages(f"{name} (train)", train, transforms[0], mode, count),
+            IndexedImages(f"{name} (validation)", val, transforms[1], mode, count),
+            class_names,
+        )
     if config.limit_train is not None:
         if isinstance(data.train, TrainingStream):
             raise ValueError(
@@ -71,7 +90,40 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     return data
 
 
-def _folders(root: Path, mode: str, train_transform: Any, val_transform: Any) -> ClassificationData:
+class IndexedImages(Dataset[tuple[Tensor, int]]):
+    """Images by their index; one that cannot be read is an error, not replaced by another one.
+
+    Args:
+        name: As the user wrote it, for errors.
+        source: A data set of timm, or anything that yields (PIL image, label) by index.
+        transform: From a PIL image to the input.
+        mode: PIL's mode of the images.
+        num_classes: Labels are from 0 to below this.
+    """
+
+    def __init__(self, name: str, source: Any, transform: Any, mode: str, num_classes: int) -> None:
+        self.name = name
+        self.source = source
+        self.transform = transform
+        self.mode = mode
+        self.num_classes = num_classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        where = f"{index} of {self.name}"
+        if hasattr(self.source, "reader"):
+            file, label = self.source.reader[index]
+            with file:
+                image = open_image(file, self.mode, where)
+        else:  # torchvision's, or saved to disk
+            image, label = self.source[index]
+            image = image.convert(self.mode)
+        return self.transform(image), checked_label(label, self.num_classes, where)
+
+
+def _folders(root: Path, mode: str) -> tuple[Any, Any]:
     for folder in (root, root / "train", root / "val"):
         if not folder.is_dir():
             raise FileNotFoundError(
@@ -80,32 +132,65 @@ def _folders(root: Path, mode: str, train_transform: Any, val_transform: Any) ->
             )
     opened = functools.partial(open_image, mode=mode)
     try:
-        train = ImageFolder(str(root / "train"), train_transform, loader=opened)
-        val = ImageFolder(str(root / "val"), val_transform, loader=opened)
+        train, val = (ImageFolder(str(root / part), loader=opened) for part in ("train", "val"))
     except FileNotFoundError as error:
         raise ValueError(f"--data-dir {root}: {error}") from error
-    if train.classes != val.classes:
-        differing = sorted(set(train.classes) ^ set(val.classes))
-        raise ValueError(
-            f"--data-dir {root}: train/ has {len(train.classes)} classes, val/ has "
-            f"{len(val.classes)}; only one of them has {', '.join(differing[:5])}"
-        )
-    return ClassificationData(train, val, tuple(train.classes))
+    return train, val
 
 
-def _digits(train_transform: Any, val_transform: Any) -> ClassificationData:
+def _digits() -> tuple[Any, Any]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = (digits.images * (255 / 16)).astype(np.uint8)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist()
     samples = [(Image.fromarray(images[index]), digits.target[index]) for index in order]
-    parts = samples[:NUM_DIGIT_TRAIN], samples[NUM_DIGIT_TRAIN:]
-    train, val = (
-        IndexedImages("digits", part, transform, "L", 10)
-        for part, transform in zip(parts, (train_transform, val_transform), strict=True)
-    )
-    return ClassificationData(train, val, tuple(map(str, digits.target_names)))
+    return samples[:NUM_DIGIT_TRAIN], samples[NUM_DIGIT_TRAIN:]
+
+
+def _class_names(config: ClassificationConfig, train: Any, val: Any) -> tuple[str, ...]:
+    if config.data_dir is None:
+        return tuple(map(str, range(10)))
+    names, others = _names_in(train), _names_in(val)
+    if names != others:
+        raise ValueError(
+            f"--data-dir {config.data_dir}: its splits have other classes, {len(names)} for "
+            f"training and {len(others)} for validation; only one of them has "
+            f"{', '.join(sorted(set(names) ^ set(others))[:5])}"
+        )
+    if not names:
+        if config.num_classes is None:
+            raise ValueError(
+                f"--data-dir {config.data_dir} does not name its classes: expected --num-classes"
+            )
+        names = tuple(str(label) for label in range(config.num_classes))
+    if config.num_classes not in (None, len(names)):
+        raise ValueError(
+            f"--num-classes {config.num_classes}: {config.data_dir} names {len(names)} classes"
+        )
+    return names
+
+
+def _names_in(dataset: Any) -> tuple[str, ...]:
+    """The first name of each label, or nothing."""
+    known = getattr(getattr(dataset, "reader", dataset), "class_to_idx", None) or {}
+    names: dict[int, str] = {}
+    for name, label in known.items():
+        names.setdefault(label, str(name))
+    return tuple(names[label] for label in sorted(names))
+
+
+def _warn_of_stream(config: ClassificationConfig) -> None:
+    if is_main_process():
+        warnings.warn(
+            f"--data-dir {config.data_dir} is read as a stream, for which three things are not "
+            "promised: that an epoch has every image exactly once; that steps have the same images "
+            f"with another --num-workers ({config.num_workers} here) or number of processes; and "
+            "that a run stopped in the middle of an epoch goes on at the same image: it reads the "
+            "shards of that epoch from the start again",
+            UserWarning,
+            stacklevel=1,  # one place, so that a program that loads twice says it once
+        )
 
 
 def _transform(config: ClassificationConfig, training: bool) -> Any:

@@ -227,7 +227,7 @@ def test_a_stranger_sees_the_images_of_the_run(folder_of_images, model, changes,
         told = resolve_model_data_config(stranger, use_test_size=use_test_size)
         assert plainly({name: told[name] for name in expected}) == plainly(expected)
     transform = create_transform(**told, is_training=False)
-    for (path, _), (pixels, _) in zip(data.val.samples, data.val, strict=True):
+    for (path, _), (pixels, _) in zip(data.val.source.samples, data.val, strict=True):
         image = Image.open(path).convert("L" if config.in_chans == 1 else "RGB")
         seen = transform(image)
         assert torch.equal(seen, pixels)

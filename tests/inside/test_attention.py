@@ -72,7 +72,22 @@ def test_written_out_attention_is_the_fused_one(options):
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
     output, weights = _attend(query, key, value, **options)
     torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(weights @ value, expected)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 3, 6))
+
+
+def test_fewer_keys_than_queries_and_dropout():
+    """As language models with grouped queries call it; dropout would make the weights untrue."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 4, 6, 8, generator=generator)
+    key, value = torch.randn(2, 2, 2, 6, 8, generator=generator)
+    options = {"is_causal": True, "enable_gqa": True}
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, **options)
+    output, weights = _attend(query, key, value, **options)
+    torch.testing.assert_close(output, expected)
+    assert weights.shape == (2, 4, 6, 6)
+    with pytest.raises(ValueError, match=r"dropout: found 0\.1"):
+        _attend(query, key, value, None, 0.1)
 
 
 def test_matrices_have_a_panel_for_each_layer_and_cycle():

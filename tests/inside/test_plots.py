@@ -101,7 +101,7 @@ def test_changes_are_those_of_the_tokens(cycled):
     torch.testing.assert_close(changes["class"], expected[:, :, :1])
     torch.testing.assert_close(changes["patch"], expected[:, :, 1:])
     (axes,) = plot_token_changes(changes).axes
-    drawn = {line.get_label(): line.get_ydata() for line in axes.lines}
+    drawn = {bars.get_label(): bars.lines[0].get_ydata() for bars in axes.containers}
     np.testing.assert_allclose(drawn["patch"], 100 * expected[:, :, 1:].mean((1, 2)), 1e-5)
     assert axes.get_xlim() == (1.5, 3.5)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -95,18 +96,21 @@ def plot_attention_over_image(
     picture = np.asarray(image.detach().cpu() if isinstance(image, Tensor) else image)
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise ValueError(f"image: found shape {list(picture.shape)}, expected [H, W, 3] (RGB)")
-    if positions is not None and len(positions) != len(maps):
+    tokens = means[0].shape[-1]
+    if positions is None:
+        positions = [torch.arange(tokens).expand(sample + 1, -1)] * len(maps)
+    if len(positions) != len(maps):
         raise ValueError(f"positions: found {len(positions)}, expected {len(maps)} (one a map)")
-    first = means[0].shape[-1] - grid[0] * grid[1]
+    first = tokens - grid[0] * grid[1]
     if first < 0:
         raise ValueError(
             f"grid: found {grid[0]} x {grid[1]} = {grid[0] * grid[1]} cells, expected at most the "
-            f"{means[0].shape[-1]} tokens of the sequence"
+            f"{tokens} tokens of the sequence"
         )
-    panels = {}
-    for index, (found, mean) in enumerate(zip(maps, means, strict=True)):
-        places = None if positions is None else positions[index][sample].cpu().numpy()
-        panels[found[:2]] = _on_grid(mean, places, token, first, grid)
+    panels = {
+        found[:2]: _on_grid(mean, places[sample].cpu().numpy(), token, first, grid)
+        for found, mean, places in zip(maps, means, positions, strict=True)
+    }
     height, width = picture.shape[:2]
     grey = picture @ np.array([0.299, 0.587, 0.114]) / (255 if picture.dtype == np.uint8 else 1)
 
@@ -173,21 +177,15 @@ def _draw_panels(
 
 
 def _on_grid(
-    weights: np.ndarray, places: Any, token: int, first: int, grid: tuple[int, int]
+    weights: np.ndarray, places: np.ndarray, token: int, first: int, grid: tuple[int, int]
 ) -> np.ndarray:
     """The row of a `[T, T]` map that belongs to a token, on the grid; NaN where none is left."""
     cells = grid[0] * grid[1]
-    if places is None:
-        if len(weights) != first + cells:
-            raise ValueError(
-                f"maps: found one of {len(weights)} tokens, expected {first + cells} as in the "
-                "first; where tokens are dropped on the way, positions= must say which are left"
-            )
-        places = np.arange(len(weights))
     if len(places) != len(weights) or places.min() < 0 or places.max() >= first + cells:
         raise ValueError(
             f"positions: found {len(places)} from {places.min()} to {places.max()}, expected "
-            f"{len(weights)} from 0 to {first + cells - 1}"
+            f"{len(weights)} from 0 to {first + cells - 1}; where tokens are dropped on the way, "
+            "positions= must say which are left"
         )
     row = np.flatnonzero(places == token)
     if len(row) != 1:

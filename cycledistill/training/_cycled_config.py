@@ -54,7 +54,7 @@ class CycledConfig(TrainConfig):
     @property
     def inference_cycles(self) -> int:
         """Cycles to use the trained model with."""
-        return self.num_cycles if self.mode == "cycle" else 1
+        return cycles_in_use(self.mode, self.num_cycles)
 
     def wrapper_options(self) -> dict[str, Any]:
         """Keyword arguments for `cycledistill.CycleWrapper`."""
@@ -89,3 +89,8 @@ class CycledConfig(TrainConfig):
                 f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
                 "--num-cycles 2 or more"
             )
+
+
+def cycles_in_use(mode: str, num_cycles: int) -> int:
+    """Cycles to use a model with that was trained in this mode, of any config."""
+    return num_cycles if mode in ("cycle", "grow") else 1

@@ -23,17 +23,25 @@ from cycledistill.training._sampler import GlobalOrder
 class Reporter:
     """Reports a run to the terminal, ``log.jsonl`` and the trackers.
 
-    A terminal shows a live bar, anything else gets plain lines. Silent on all but the main process.
+    A terminal shows a live bar, anything else gets plain lines.
 
-    Attributes:
-        log: The log, on the main process.
+    Args:
+        order: The samples of every step.
+        log: The log, open; None on all but the main process, where nothing is reported.
         trackers: Accelerate's.
+        console: The terminal.
     """
 
-    def __init__(self, is_main: bool, order: GlobalOrder, console: Console | None = None) -> None:
+    def __init__(
+        self,
+        order: GlobalOrder,
+        log: RunLog | None,
+        trackers: Sequence[Any] = (),
+        console: Console | None = None,
+    ) -> None:
         self._console = console or Console(soft_wrap=True, highlight=False)
-        self._console.quiet = not is_main
-        self._order = order
+        self._console.quiet = log is None
+        self._order, self._log, self._trackers = order, log, trackers
         self._epochs = order.total_steps // order.steps_per_epoch
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -44,15 +52,13 @@ class Reporter:
             disable=not self._console.is_terminal,
         )
         self._task = self._bar.add_task("starting", total=order.total_steps, note="")
-        self.log: RunLog | None = None
-        self.trackers: Sequence[Any] = ()
 
     def line(self, text: str) -> None:
         """Print one line."""
         self._console.print(text, markup=False)
 
-    def summary(self, step: int, rows: Mapping[str, str], continued: str) -> None:
-        """Report what is about to be trained, after ``step`` steps."""
+    def start(self, step: int, rows: Mapping[str, str], continued: str) -> None:
+        """Report what is about to be trained, after ``step`` steps; start bar and clock."""
         width = max(map(len, rows))
         for name, value in rows.items():
             self.line(f"{name:{width}}  {value}")
@@ -60,28 +66,16 @@ class Reporter:
             self.line(continued)
         if step < self._order.total_steps:
             self._write("start", step, self._order.epoch_of(step), environment(rows))
-
-    def start(self, step: int) -> None:
-        """Start the bar and the clock, after ``step`` steps."""
-        self.restart_clock()
         self._bar.update(self._task, completed=step)
         self._bar.start()
-
-    def stop(self) -> None:
-        """End the bar."""
-        self._bar.stop()
-
-    def sync(self) -> None:
-        """Return when the log is on the disk."""
-        if self.log is not None:
-            self.log.sync()
+        self.restart_clock()
 
     def close(self) -> None:
         """End the bar, the log and the trackers."""
-        self.stop()
-        if self.log is not None:
-            self.log.close()
-        for tracker in self.trackers:
+        self._bar.stop()
+        if self._log is not None:
+            self._log.close()
+        for tracker in self._trackers:
             tracker.finish()
 
     def restart_clock(self) -> None:
@@ -135,11 +129,11 @@ class Reporter:
         return f"epoch {self._order.epoch_of(step - 1) + 1}/{self._epochs}"
 
     def _write(self, event: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
-        if self.log is not None:
-            self.log.write({"event": event, "step": step, "epoch": epoch, **values})
+        if self._log is not None:
+            self._log.write({"event": event, "step": step, "epoch": epoch, **values})
 
     def _track(self, step: int, values: Mapping[str, float]) -> None:
-        for tracker in self.trackers:
+        for tracker in self._trackers:
             tracker.log(dict(values), step=step)
 
 

@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from cycledistill import CycleWrapper
+from cycledistill.training._cycled_config import cycles_in_use
 
 
 class TrainedRun(NamedTuple):
@@ -44,7 +45,7 @@ def find_trained(folder: Path) -> TrainedRun:
             f"{network} has no model.safetensors: expected the folder of a finished run, with "
             "config.yaml and plain/, or that of a saved network"
         )
-    cycles = options["num_cycles"] if options.get("mode") in ("cycle", "grow") else 1
+    cycles = cycles_in_use(options.get("mode", "plain"), options.get("num_cycles", 1))
     return TrainedRun(network, cycles, options)
 
 

@@ -182,6 +182,7 @@ class Trainer:
         self.settings = settings_of(config, len(self.dataset))
         self.folder = Path(config.output_dir)
         self.store = self.origin = CheckpointStore(self.folder / "checkpoints")
+        self.log = RunLog(self.folder / "log.jsonl")
         self.raw_optimizer = optimizer
         self.rates = RateSetter(optimizer, schedule)
         self.evaluator = Evaluator(evaluate, best_metric, lower_is_better, config.seed)
@@ -206,15 +207,17 @@ class Trainer:
             self.accelerator = make_accelerator(self.config)
             self.is_main = self.accelerator.is_main_process
             self.rank, self.world_size = place_of_process()
-            self.reporter = Reporter(self.is_main, self.order)
             check_output_dir(self.folder)
             on_main(lambda: held.enter_context(locked(self.folder)))
             checkpoint = find_checkpoint(self.config, self.store, self.settings)
             self._prepare_model()
             if checkpoint is not None:
                 self.load_state_dict(checkpoint)
-            held.callback(self.reporter.close)
-            self._open(checkpoint)
+            continued = self._open(checkpoint)
+            log = self.log if self.is_main else None
+            reporter = Reporter(self.order, log, self.accelerator.trackers)
+            self.reporter = held.enter_context(contextlib.closing(reporter))
+            self.reporter.start(self.step, self.summary, continued)
             self._loop()
             final = self.evaluator.ready_model()
         if self.is_main:
@@ -321,7 +324,7 @@ class Trainer:
             on_main(lambda: self.store.note(self.step, meta))
         else:
             state = self.state_dict()
-            on_main(self.reporter.sync)
+            on_main(self.log.sync)
             on_main(lambda: self.store.save(self.step, state, meta))
             self._saved_step = self.step
         if self.is_main:
@@ -343,8 +346,8 @@ class Trainer:
         self.optimizer: Any = accelerator.prepare_optimizer(self.raw_optimizer)
         self.incidents = Incidents(config, self.module, self.order)
 
-    def _open(self, checkpoint: Checkpoint | None) -> None:
-        """Prepare folder, log and trackers, and print the summary."""
+    def _open(self, checkpoint: Checkpoint | None) -> str:
+        """Prepare folder, log and trackers; returns what the run is continued from, in words."""
         continued = ""
         if checkpoint is not None:
             self.origin = CheckpointStore(checkpoint.folder.parent)
@@ -358,18 +361,15 @@ class Trainer:
         }
         options = {"wandb": {"dir": str(self.folder)}}
         self.accelerator.init_trackers(self.folder.resolve().name, values, options)
-        self.reporter.trackers = self.accelerator.trackers
-        self.reporter.summary(self.step, self.summary, continued)
-        self.reporter.start(self.step)
+        return continued
 
     def _open_folder(self) -> None:
         self.store.sweep()
         for path in self.store.set_aside(self.step):
             warnings.warn(f"a later checkpoint was set aside: {path}", stacklevel=2)
         save_config(self.config, self.folder / "config.yaml")
-        log, evaluated = RunLog(self.folder / "log.jsonl"), self.evaluator.step == self.step
-        log.start(self.step, evaluated, copy_from=self.origin.folder.parent / "log.jsonl")
-        self.reporter.log = log
+        evaluated = self.evaluator.step == self.step
+        self.log.start(self.step, evaluated, copy_from=self.origin.folder.parent / "log.jsonl")
 
     def _loop(self) -> None:
         loader = make_loader(
@@ -484,13 +484,10 @@ class Trainer:
             self.save()
         self.module.train()
         self.reporter.restart_clock()
-        if self.request.signal:
-            self._interrupt(self.request.signal)
 
     def _interrupt(self, number: int) -> None:
         self.save()
         name = {2: "Ctrl-C (SIGINT)", 15: "SIGTERM"}.get(number, f"signal {number}")
-        self.reporter.stop()
         self.reporter.line(
             f"stopped by {name} after step {self.step}; checkpoint saved in "
             f"{self.store.path(self.step)}; the same command continues from there"

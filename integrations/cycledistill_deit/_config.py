@@ -164,11 +164,6 @@ class ClassificationConfig(CycledConfig):
         """Cycles that training runs in this mode."""
         return 1 if self.mode == "fold" else super().training_cycles
 
-    @property
-    def inference_cycles(self) -> int:
-        """Cycles to use the trained model with."""
-        return self.num_cycles if self.mode == "grow" else super().inference_cycles
-
     def stages(self) -> tuple[ClassificationConfig, ...]:
         """The runs to train: two in mode grow-fold, otherwise this one."""
         if self.mode != "grow-fold":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,10 +91,11 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     return data
 
 
+@dataclass(eq=False)
 class IndexedImages(Dataset[tuple[Tensor, int]]):
     """Images by their index; one that cannot be read is an error, not replaced by another one.
 
-    Args:
+    Attributes:
         name: As the user wrote it, for errors.
         source: A data set of timm, or anything that yields (PIL image, label) by index.
         transform: From a PIL image to the input.
@@ -101,12 +103,11 @@ class IndexedImages(Dataset[tuple[Tensor, int]]):
         num_classes: Labels are from 0 to below this.
     """
 
-    def __init__(self, name: str, source: Any, transform: Any, mode: str, num_classes: int) -> None:
-        self.name = name
-        self.source = source
-        self.transform = transform
-        self.mode = mode
-        self.num_classes = num_classes
+    name: str
+    source: Any
+    transform: Any
+    mode: str
+    num_classes: int
 
     def __len__(self) -> int:
         return len(self.source)

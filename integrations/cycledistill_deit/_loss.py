@@ -55,7 +55,7 @@ def build_criterion(
     In mode fold, cross entropy and the divergence from the frozen ``teachers``. The targets are
     class probabilities `[B, K]` (see `MixupTargets`).
     """
-    task = SoftCrossEntropy()
+    task = nn.CrossEntropyLoss()  # takes probabilities, too
     if config.mode == "fold":
         return FoldLoss(task, teachers, config.truth_weight, temperature=config.temperature)
     if config.mode != "distill":
@@ -67,11 +67,3 @@ def build_criterion(
         task_cycles=config.task_cycles,
         prediction_weight=config.prediction_weight,
     )
-
-
-class SoftCrossEntropy(nn.Module):
-    """Mean cross entropy of logits `[B, K]` with class probabilities `[B, K]`, in float32."""
-
-    def forward(self, logits: Tensor, probabilities: Tensor) -> Tensor:
-        """The loss, a scalar."""
-        return F.cross_entropy(logits.float(), probabilities.float())

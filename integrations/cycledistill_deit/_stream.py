@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from cycledistill.training._seeding import mix_seed
 from cycledistill.training.processes._communication import place_of_process
 
 
+@dataclass(eq=False)
 class TrainingStream(Dataset[tuple[Tensor, int]]):
     """A stream as a data set with indices: any index returns the next image.
 
@@ -24,7 +26,7 @@ class TrainingStream(Dataset[tuple[Tensor, int]]):
     epoch and read from the start; a worker that runs out of images before the epoch ends starts
     over. An index that repeats in a row (repeated augmentation) is the same image each time.
 
-    Args:
+    Attributes:
         name: As the user wrote it, for errors.
         reader: An iterable reader of timm that yields (PIL image, label) and has ``num_samples``,
             ``common_seed``, ``dist_rank`` and ``dist_num_replicas``.
@@ -34,18 +36,15 @@ class TrainingStream(Dataset[tuple[Tensor, int]]):
         repeats: Copies of each image in an epoch.
     """
 
-    def __init__(
-        self, name: str, reader: Any, transform: Any, num_classes: int, seed: int, repeats: int = 1
-    ) -> None:
-        self.name = name
-        self.reader = reader
-        self.transform = transform
-        self.num_classes = num_classes
-        self.seed = seed
-        self.repeats = repeats
-        self._epoch = 0
-        self._samples: Iterator[tuple[Image.Image, Any]] | None = None
-        self._last: tuple[int, Image.Image, int] | None = None
+    name: str
+    reader: Any
+    transform: Any
+    num_classes: int
+    seed: int
+    repeats: int = 1
+    _epoch: int = 0
+    _samples: Iterator[tuple[Image.Image, Any]] | None = None
+    _last: tuple[int, Image.Image, int] | None = None
 
     def __len__(self) -> int:
         return int(self.reader.num_samples)
@@ -81,21 +80,21 @@ class TrainingStream(Dataset[tuple[Tensor, int]]):
         )
 
 
+@dataclass(eq=False)
 class EvaluationStream(IterableDataset[tuple[Tensor, int]]):
     """A stream to evaluate on: every image once, each on one process and in one worker.
 
-    Args:
+    Attributes:
         name: As the user wrote it, for errors.
         reader: As for `TrainingStream`, not shuffled.
         transform: From a PIL image to the input.
         num_classes: Labels are from 0 to below this.
     """
 
-    def __init__(self, name: str, reader: Any, transform: Any, num_classes: int) -> None:
-        self.name = name
-        self.reader = reader
-        self.transform = transform
-        self.num_classes = num_classes
+    name: str
+    reader: Any
+    transform: Any
+    num_classes: int
 
     def __len__(self) -> int:
         return int(self.reader.num_samples)

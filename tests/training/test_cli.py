@@ -227,21 +227,24 @@ def test_means_are_exact_and_in_any_order() -> None:
     assert window_means([]) == {}
 
 
-def test_live_bar_in_a_terminal() -> None:
+def test_live_bar_in_a_terminal(tmp_path: Path) -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=160, highlight=False)
     order = GlobalOrder(TrainConfig(epochs=2, batch_size=8), num_samples=40)
-    reporter = Reporter(is_main=True, order=order, console=console)
-    reporter.start(0)
+    log = RunLog(tmp_path / "log.jsonl")
+    log.start(0, evaluated=False)
+    reporter = Reporter(order, log, console=console)
+    reporter.start(0, {"model": "Net", "budget": "small"}, "")
     reporter.step(5, 40.0)
     reporter.means(5, 0.1, {"loss": 1.25}, {"skipped": 2})
     reporter.evaluation(5, {"AP": 0.5}, is_best=True)
-    reporter.stop()
+    reporter.close()
     text = stream.getvalue()
+    assert "model   Net" in text
     assert "epoch 1/2" in text and "5/10" in text and "loss 1.25" in text
     assert "2 steps skipped" in text and "evaluated: AP 0.5 (best)" in text
     stream.seek(0), stream.truncate()
-    Reporter(is_main=False, order=order, console=console).line("x")
+    Reporter(order, None, console=console).line("x")
     assert stream.getvalue() == ""
 
 

@@ -175,6 +175,22 @@ def test_two_processes_asked_to_stop_and_continued(runner: Any, toy: Any, tmp_pa
     assert toy.losses(parts) == toy.losses(whole)
 
 
+def test_one_process_asked_to_stop_while_evaluating(runner: Any, toy: Any, tmp_path: Path) -> None:
+    """A scheduler may signal one process alone; they stop together, after the next step."""
+    codes, output = runner(
+        tmp_path,
+        *("--evaluation-pause", 1.5),
+        ranks=2,
+        signal=signal.SIGTERM,
+        wait_for="evaluating",
+        only=0,
+    )
+    assert codes == [143, 143], output
+    assert "stopped by SIGTERM after step 6" in output
+    assert "checkpoint saved in" in output and "Traceback" not in output
+    assert [r["step"] for r in toy.losses(tmp_path) if r["event"] == "train"] == [*range(1, 7)]
+
+
 def test_continue_a_finished_run_and_extend_it(toy: Any, tmp_path: Path, capsys: Any) -> None:
     config = toy.default_config(tmp_path, epochs=2)
     first = toy.train(config)

@@ -50,7 +50,7 @@ class CheckpointStore:
         self.folder = folder
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of ``step`` stands."""
+        """The folder of the checkpoint of ``step``, which may not exist yet."""
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[int]:
@@ -123,7 +123,7 @@ class CheckpointStore:
             shutil.rmtree(doomed, ignore_errors=True)
 
     def set_aside(self, step: int) -> list[Path]:
-        """Rename the checkpoints after ``step``, from which the run now takes another course."""
+        """Rename the checkpoints after ``step``, which the run that continues there replaces."""
         moved = []
         for path in (self.path(later) for later in self.steps() if later > step):
             target = path.with_name(f"superseded-{path.name}")
@@ -179,7 +179,7 @@ def load_weights(checkpoint: str | Path, model: nn.Module, average: bool = True)
     Raises:
         CheckpointError: The checkpoint is broken.
         FileNotFoundError: There is none.
-        ValueError: It is of another model.
+        ValueError: It belongs to another model.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():

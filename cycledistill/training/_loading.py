@@ -96,7 +96,7 @@ def _start_worker(worker: int) -> None:
 def _end_workers() -> None:
     """End workers that are left when a program ends, as after an error whose traceback lives on.
 
-    multiprocessing would send them SIGTERM, which they ignore, and then wait for ever.
+    multiprocessing would send them SIGTERM, which they ignore, and then wait forever.
     """
     if multiprocessing.active_children():
         for loading in gc.get_objects():

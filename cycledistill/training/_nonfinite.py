@@ -145,8 +145,8 @@ def replay(
     Args:
         reproducer: The file that the error message names.
         model: The model as it was passed to ``fit``; gets the saved weights.
-        criterion: Likewise.
-        forward_loss: Likewise.
+        criterion: The loss, as it was passed to ``fit``.
+        forward_loss: The function that was passed to ``fit``.
     """
     content = torch.load(reproducer, map_location="cpu", weights_only=True)
     module = LossModule(model, criterion, forward_loss).train()

@@ -1,4 +1,4 @@
-"""Which checkpoint a run continues from, and whether it is of this run."""
+"""Which checkpoint a run continues from, and whether it belongs to this run."""
 
 from __future__ import annotations
 

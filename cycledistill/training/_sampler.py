@@ -53,7 +53,7 @@ class GlobalOrder:
 
     Batch ``i`` of an epoch is the same for any world size: it is cut into microbatches, and each of
     these into one piece for every process. Pieces differ by at most one sample, and no sample
-    stands in two of them. The samples of any step can be computed at any time, which is how a run
+    is in two of them. The samples of any step can be computed at any time, which is how a run
     resumes in the middle of an epoch.
     """
 

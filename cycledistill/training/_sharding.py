@@ -82,7 +82,7 @@ def load_module_state(module: nn.Module, state: Mapping[str, Tensor], what: str)
     ]
     if problems:
         listed = "; ".join(problems[:8]) + (f"; {len(problems) - 8} more" * (len(problems) > 8))
-        raise ValueError(f"{what} is of another model than this one. {listed}")
+        raise ValueError(f"{what} belongs to another model. {listed}")
     set_model_state_dict(module, dict(state), options=FULL)
 
 
@@ -103,7 +103,7 @@ def load_optimizer_state(
     saved = [list(group["params"]) for group in state["param_groups"]]
     if own != saved:
         raise ValueError(
-            f"{what} is of another optimiser: its parameter groups hold "
+            f"{what} belongs to another optimiser: its parameter groups hold "
             f"{[len(group) for group in saved]} parameters, this one's "
             f"{[len(group) for group in own]}{' other ones' * (len(own) == len(saved))}"
         )

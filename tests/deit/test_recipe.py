@@ -59,7 +59,7 @@ def test_presets_are_valid_and_the_default_is_deits_recipe():
     ("changes", "text"),
     [
         ({"num_cycles": 0}, "num_cycles must be at least 1, got 0"),
-        ({"grad_cycles": 0}, "grad_cycles must be at least 1, got 0"),
+        ({"grad_cycles": 0}, "grad_cycles must be at least 1 or None, got 0"),
         ({"num_cycles": 1}, "mode=distill with num_cycles=1 is plain training"),
         ({"warmup_epochs": 80}, "warmup_epochs=80 must be fewer than epochs=80"),
         ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, got 1.0"),

@@ -191,8 +191,8 @@ def _draw_predictions(axes: Axes, table: CycleTable, rows: int) -> None:
     axes.imshow(changed.numpy(), colours, vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(predictions.numpy()):
         axes.text(column, row, str(value), ha="center", va="center", fontsize=7)
-    axes.set_xticks(range(predictions.shape[1]), range(1, predictions.shape[1] + 1))
-    axes.set_yticks(range(rows), shown.tolist(), fontsize=7)
+    axes.set_xticks(range(predictions.shape[1]), [str(1 + i) for i in range(predictions.shape[1])])
+    axes.set_yticks(range(rows), [str(index) for index in shown.tolist()], fontsize=7)
     axes.set(xlabel="cycle", ylabel="sample")
     count = f"{int(undecided.sum())} of {len(undecided)} samples"
     axes.set_title(f"{count} change their mind", fontsize=10)

@@ -62,7 +62,8 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     class_names = _class_names(config, train, val)
     transforms = _transform(config, True), val_transform or _transform(config, False)
     name, count = str(config.data_dir or "digits"), len(class_names)
-    if isinstance(train, IterableDataset):
+    streamed = isinstance(train, IterableDataset)
+    if streamed:
         _warn_of_stream(config)
         shuffled = config.seed, config.repeated_augmentation
         data = ClassificationData(
@@ -78,7 +79,7 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
             class_names,
         )
     if config.limit_train is not None:
-        if isinstance(data.train, TrainingStream):
+        if streamed:
             raise ValueError(
                 f"limit_train={config.limit_train}: expected data with indices, got the stream "
                 f"{config.data_dir}; name fewer shards with --train-split"

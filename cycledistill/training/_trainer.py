@@ -404,21 +404,21 @@ class Trainer:
         self.rates.after_step()
         self.step += 1
         self._count(num_samples, incident)
-        epochs_done, rest = divmod(self.step, self.order.steps_per_epoch)
-        if rest == 0 or self.step % self.config.log_every == 0:
+        if self._is_due(1) or self.step % self.config.log_every == 0:
             self._log_means()
         every = self.config.checkpoint_every_steps
-        if (
-            self.step == self.order.total_steps
-            or (every is not None and self.step % every == 0)
-            or (rest == 0 and epochs_done % self.config.checkpoint_every == 0)
-        ):
+        if self._is_due(self.config.checkpoint_every) or (every and self.step % every == 0):
             self.save()
         if stop:
             self._interrupt(stop)
         self._evaluate_if_due()
-        if rest == 0:
+        if self._is_due(1):
             self._announce_epoch()
+
+    def _is_due(self, every: int) -> bool:
+        """Whether an epoch has ended whose number is a multiple of ``every``, or the last one."""
+        epochs_done, rest = divmod(self.step, self.order.steps_per_epoch)
+        return rest == 0 and (epochs_done % every == 0 or epochs_done == self.config.epochs)
 
     def _forward_backward(self, batches: Iterator[Any], planned: int) -> list[MicroBatch]:
         microbatches = self.order.microbatches(self.step, self.rank, self.world_size)
@@ -468,15 +468,12 @@ class Trainer:
         self.reporter.means(self.step, self._rate, means, counts)
 
     def _evaluate_if_due(self) -> None:
-        epochs_done, rest = divmod(self.step, self.order.steps_per_epoch)
-        last = self.step == self.order.total_steps
-        due = last or (rest == 0 and epochs_done % self.config.evaluate_every == 0)
         evaluated = self.evaluator.evaluate is None or self.evaluator.step == self.step
-        if not due or evaluated or self.step == 0:
+        if self.step == 0 or evaluated or not self._is_due(self.config.evaluate_every):
             return
         try:
             with self.request.interruptible():
-                is_best = self.evaluator.run(self.step, epochs_done - 1)
+                is_best = self.evaluator.run(self.step, self.order.epoch_of(self.step - 1))
         except Interrupted:
             self._interrupt(self.request.signal)
         self.reporter.evaluation(self.step, self.evaluator.metrics, is_best)

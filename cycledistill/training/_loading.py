@@ -8,14 +8,13 @@ import multiprocessing
 import multiprocessing.util
 import signal
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from cycledistill.training._sampler import SampleKey
+from cycledistill._loading import SampleKey, datasets_with_epochs
 from cycledistill.training._seeding import seed_cpu, states_kept
 
 
@@ -55,7 +54,7 @@ class KeyedDataset(Dataset[Any]):
             )
         self.dataset = dataset
         self.seed = seed
-        self._set_epoch = _epoch_setters(dataset)
+        self._in_epochs = datasets_with_epochs(dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -68,8 +67,8 @@ class KeyedDataset(Dataset[Any]):
         samples = []
         with states_kept():
             for key in keys:
-                for set_epoch in self._set_epoch:
-                    set_epoch(key.epoch)
+                for dataset in self._in_epochs:
+                    dataset.set_epoch(key.epoch)
                 seed_cpu(self.seed, key.epoch, key.sample)
                 samples.append(self.dataset[key.sample])
         return samples
@@ -102,10 +101,3 @@ def _end_workers() -> None:
         for loading in gc.get_objects():
             if type(loading) is _MultiProcessingDataLoaderIter:
                 loading._shutdown_workers()  # type: ignore[no-untyped-call]
-
-
-def _epoch_setters(dataset: Any) -> list[Callable[[int], None]]:
-    if hasattr(dataset, "set_epoch"):
-        return [dataset.set_epoch]
-    inner = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
-    return [s for one in inner if isinstance(one, Dataset) for s in _epoch_setters(one)]

@@ -55,36 +55,32 @@ class Incidents:
         self._order = order
         self._reproducers = 0
 
-    def bad_loss(self, done: Sequence[MicroBatch]) -> str:
-        """Report which terms of which samples are not finite. All processes must call it.
+    def report(self, done: Sequence[MicroBatch]) -> str:
+        """Report the terms that are not finite and their samples, or else the gradients.
+
+        All processes must call it.
+
+        Args:
+            done: This process's microbatches of a step.
 
         Raises:
             NonFiniteLossError: ``on_nonfinite`` is "stop".
         """
         bad = [micro for micro in done if bad_terms(micro.scalars)]
-        found = []
-        for micro in bad:
-            words = [describe_term(name, micro.scalars[name]) for name in bad_terms(micro.scalars)]
-            found.append("; ".join([*words, self._samples(micro)]))
-        return self._report("loss", done[0].place[1], found, bad)
-
-    def bad_gradient(self, done: Sequence[MicroBatch]) -> str:
-        """Report which parameters have no finite gradient, as `bad_loss` does."""
-        names = [
-            name
-            for name, parameter in self._module.named_parameters()
-            if parameter.grad is not None
-            and not math.isfinite(float(full_tensor(parameter.grad.sum())))
-        ]
-        what = f"finite losses, but no finite gradient of {', '.join(names[:5]) or 'all together'}"
-        return self._report("gradient", done[0].place[1], [what], done)
-
-    def _report(self, kind: str, step: int, found: list[str], bad: Sequence[MicroBatch]) -> str:
-        incident = (
-            f"non-finite {kind} in step {step + 1} (epoch {self._order.epoch_of(step) + 1}): "
-            # The gradient is averaged, so all processes report the same about it.
-            + " / ".join(dict.fromkeys(gather_over_processes(found)))
-        )
+        kind, found = "loss", gather_over_processes([self._describe(micro) for micro in bad])
+        if not found:  # the gradient, which is the same on all processes
+            kind, bad = "gradient", list(done)
+            names = [
+                name
+                for name, parameter in self._module.named_parameters()
+                if parameter.grad is not None
+                and not math.isfinite(float(full_tensor(parameter.grad.sum())))
+            ]
+            parameters = ", ".join(names[:5]) or "all together"
+            found = [f"finite losses, but no finite gradient of {parameters}"]
+        step = done[0].place[1]
+        epoch = self._order.epoch_of(step)
+        incident = f"non-finite {kind} in step {step + 1} (epoch {epoch + 1}): {' / '.join(found)}"
         if files := gather_over_processes(self._save_reproducers(bad)):
             incident += f". Batch and weights saved for cycledistill.training.replay: {files[0]}"
         if self._config.on_nonfinite == "stop":
@@ -93,14 +89,17 @@ class Incidents:
             )
         return incident
 
-    def _samples(self, micro: MicroBatch) -> str:
+    def _describe(self, micro: MicroBatch) -> str:
+        """Which terms are not finite, and because of which samples."""
+        words = [describe_term(name, micro.scalars[name]) for name in bad_terms(micro.scalars)]
         positions: list[int] = []
         if not is_sharded(self._module) and len(micro.indices) == micro.num_samples:
             seed_step(*micro.place)
             positions = _culprits(self._module, micro.batch, micro.num_samples)
+        samples = f"no single sample to blame in the batch of training samples {micro.indices}"
         if positions:
-            return f"training samples {', '.join(str(micro.indices[p]) for p in positions)}"
-        return f"no single sample to blame in the batch of training samples {micro.indices}"
+            samples = f"training samples {', '.join(str(micro.indices[p]) for p in positions)}"
+        return "; ".join([*words, samples])
 
     def _save_reproducers(self, bad: Sequence[MicroBatch]) -> list[str]:
         """Write batch, weights and seed of failed microbatches; returns the files."""

@@ -10,21 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cycledistill._loading import SampleKey
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._seeding import mix_seed
-
-
-class SampleKey(NamedTuple):
-    """Address of one augmented sample.
-
-    Attributes:
-        sample: Its index in the dataset.
-        epoch: The epoch of its augmentation: with repeated augmentation, in which an epoch holds
-            several copies, ``epoch * repeats + copy``.
-    """
-
-    sample: int
-    epoch: int
 
 
 class LocalMicrobatch(NamedTuple):

@@ -259,13 +259,13 @@ class Trainer:
         self.left_out += planned - round(num_samples)
         incident, norm = "", math.nan
         if any_bad:
-            incident = self.incidents.bad_loss(done)
+            incident = self.incidents.report(done)
         elif num_samples == 0:
             incident = "no sample of the batch could be used"
         else:
             norm = self._clip_gradient(planned / num_samples)
             if not math.isfinite(norm) and self.config.mixed_precision != "fp16":
-                incident = self.incidents.bad_gradient(done)
+                incident = self.incidents.report(done)
         if not incident:
             self.optimizer.step()
             if self.average is not None and not self.optimizer.step_was_skipped:

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cycledistill._loading import SampleKey
 from cycledistill.training import TrainConfig, WarmupCosine, WarmupSteps
 from cycledistill.training._loading import KeyedDataset
-from cycledistill.training._sampler import GlobalOrder, SampleKey
+from cycledistill.training._sampler import GlobalOrder
 from cycledistill.training._seeding import mix_seed, seed_step
 from cycledistill.training.processes import evaluation_loader
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-
-class _Key(NamedTuple):
-    sample: int
-    epoch: int
+from cycledistill._loading import SampleKey, datasets_with_epochs
 
 
 class _ByKey(Dataset[dict[str, Tensor]]):
@@ -22,7 +19,7 @@ class _ByKey(Dataset[dict[str, Tensor]]):
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
-        self._in_epochs = _in_epochs(dataset)
+        self._in_epochs = datasets_with_epochs(dataset)
 
     @property
     def epoch(self) -> int:
@@ -35,7 +32,7 @@ class _ByKey(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, keys: Sequence[_Key]) -> list[dict[str, Tensor]]:
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[dict[str, Tensor]]:
         """The samples of a batch, all of one epoch."""
         before = self.epoch
         self._set_epoch(keys[0].epoch)
@@ -46,7 +43,7 @@ class _ByKey(Dataset[dict[str, Tensor]]):
         finally:
             self._set_epoch(before)  # without workers it is the user's own object
 
-    def __getitem__(self, key: _Key) -> dict[str, Tensor]:
+    def __getitem__(self, key: SampleKey) -> dict[str, Tensor]:
         return self.__getitems__([key])[0]
 
 
@@ -70,17 +67,9 @@ class _Keys(Sampler[Any]):
             order = np.random.default_rng((self._seed, epoch)).permutation(len(self)).tolist()
         for item in order:
             if isinstance(item, (list, tuple)):
-                yield [_Key(int(index), epoch) for index in item]
+                yield [SampleKey(int(index), epoch) for index in item]
             else:
-                yield _Key(int(item), epoch)
-
-
-def _in_epochs(dataset: Any) -> list[Any]:
-    """The datasets that have an epoch, also those inside a ``Subset`` or a ``ConcatDataset``."""
-    if hasattr(dataset, "set_epoch"):
-        return [dataset]
-    inner = [*getattr(dataset, "datasets", ()), getattr(dataset, "dataset", None)]
-    return [found for one in inner if isinstance(one, Dataset) for found in _in_epochs(one)]
+                yield SampleKey(int(item), epoch)
 
 
 def _start_worker(_worker: int) -> None:

@@ -92,7 +92,7 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     return data
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class IndexedImages(Dataset[tuple[Tensor, int]]):
     """Images by their index; one that cannot be read is an error, not replaced by another one.
 

@@ -17,7 +17,7 @@ from cycledistill.training._seeding import mix_seed
 from cycledistill.training.processes._communication import place_of_process
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class TrainingStream(Dataset[tuple[Tensor, int]]):
     """A stream as a data set with indices: any index returns the next image.
 
@@ -80,7 +80,7 @@ class TrainingStream(Dataset[tuple[Tensor, int]]):
         )
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class EvaluationStream(IterableDataset[tuple[Tensor, int]]):
     """A stream to evaluate on: every image once, each on one process and in one worker.
 

@@ -38,6 +38,15 @@ def free(default: Any, **limits: float) -> Any:
 def within(default: Any, **limits: float) -> Any:
     """A config field whose value, unless it is None, has limits, which ``validate`` checks.
 
+    Example:
+        >>> @dataclasses.dataclass
+        ... class Config(TrainConfig):
+        ...     share: float = within(0.5, at_least=0, below=1)
+        >>> Config(share=1.0).validate()
+        Traceback (most recent call last):
+            ...
+        ValueError: share must be at least 0 and below 1, got 1.0
+
     Args:
         default: The default.
         **limits: ``at_least``, ``above``, ``at_most`` and ``below``, each with a number.

@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         records = {name: results_of(name).read() for name in STUDIES}
         others = {"headline": headline(STUDIES, records)}
-        for name in ("pretrained", "pretrained-longer", "pretrained-text"):
+        for name in ("pretrained", "pretrained-longer", "pretrained-text", "speeds-four"):
             others[f"{name}-cycles"] = each_cycle(STUDIES[name], records[name])
         for written in write_page(options.page, STUDIES, records, others):
             print(written)

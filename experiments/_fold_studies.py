@@ -14,6 +14,7 @@ _FRESH = (30, 31, 32, 33, 34)
 _BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
 _KEPT = (_BEST_PLAIN[0], _BEST_PLAIN[2], "grown: two cycles in use", "folded")
 _CHOSEN = "folded, truth weight 0.3"  # by the study of choices
+_THREE, _FOUR = (f"grown: {count} cycles in use" for count in ("three", "four"))
 _TEACHERS = ("grown: two cycles in use", "twice the blocks")
 
 
@@ -146,6 +147,39 @@ FOLD_64 = Study(
 _WIDE = replace(_FEW, width=128)
 _DEEP = replace(_FEW, depth=3)
 
+
+def _wide_choices(plain: ImageRun) -> dict[str, ImageRun]:
+    """What a wider block could need, which memorises its images sooner."""
+    grown = _grown(plain)
+    folded = replace(_folded(plain, grown), truth_weight=0.3)
+    mixed, longer = replace(folded, mixup=True), 2 * plain.epochs
+    return {
+        "plain": plain,
+        _CHOSEN: folded,
+        "plain, mixup": replace(plain, mixup=True),
+        "folded, mixup": mixed,
+        "folded, twice the epochs": replace(folded, epochs=longer),
+        "folded, mixup, twice the epochs": replace(mixed, epochs=longer),
+        "plain, mixup, twice the epochs": replace(plain, mixup=True, epochs=longer),
+        "plain, dropout 0.1": replace(plain, dropout=0.1),
+        "folded, two grown teachers": replace(
+            _folded(plain, grown, grown), truth_weight=0.3, temperature=4.0
+        ),
+        "folded, both networks with mixup": replace(
+            _folded(plain, replace(grown, mixup=True)), truth_weight=0.3, mixup=True
+        ),
+    }
+
+
+FOLD_128_CHOICES = Study(
+    title="How should one block x 128 be folded: mixed images, length, teachers?",
+    variants=_wide_choices(_WIDE),
+    seeds=CHOOSING,
+    baselines=("plain", _CHOSEN),
+    split="val",
+    plot="differences",
+)
+
 FOLD_128 = Study(
     title="Does growing, then folding help a single pass of one block x 128 on 5,000 images?",
     variants=_whole(_WIDE, equal=3.53),
@@ -259,12 +293,35 @@ def _both_speeds(plain: ImageRun, images: str, kept: tuple[str, ...] = ()) -> St
         variants=_speeds(plain),
         seeds=_FRESH,
         baselines=("plain",),
-        plot="differences",
+        plot="cycles",
         teachers=_TEACHERS[:1],
         kept=kept,
         deep=_TEACHERS[0],
     )
 
+
+def _up_to_four(plain: ImageRun) -> dict[str, ImageRun]:
+    """One network for one to four cycles; beside it a network for each."""
+    deepest = _grown(plain, 4)
+    taught = replace(_folded(plain, deepest), cycles=4, every_cycle=True)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: _grown(plain),
+        _THREE: _grown(plain, 3),
+        _FOUR: deepest,
+        "taught at all four speeds by the network grown for four": taught,
+    }
+
+
+SPEEDS_FOUR = Study(
+    title="Can one network of one block x 64 be used with one to four cycles?",
+    variants=_up_to_four(_FEW),
+    seeds=_FRESH,
+    baselines=("plain",),
+    plot="cycles",
+    teachers=(_TEACHERS[0], _THREE, _FOUR),
+    deep=_FOUR,
+)
 
 SPEEDS_64 = _both_speeds(_FEW, "5,000")
 SPEEDS_ALL = _both_speeds(_ALL, "45,000", kept=("the same, twice the epochs",))
@@ -332,6 +389,7 @@ FOLD_STUDIES = {
     "fold-choices": FOLD_CHOICES,
     "fold-more-images": FOLD_MORE_IMAGES,
     "fold-64": FOLD_64,
+    "fold-128-choices": FOLD_128_CHOICES,
     "fold-128": FOLD_128,
     "fold-three-blocks": FOLD_THREE_BLOCKS,
     "fold-64-all": FOLD_64_ALL,
@@ -339,6 +397,7 @@ FOLD_STUDIES = {
     "fold-tiny-all": FOLD_TINY_ALL,
     "speeds-choices": SPEEDS_CHOICES,
     "speeds-64": SPEEDS_64,
+    "speeds-four": SPEEDS_FOUR,
     "speeds-all": SPEEDS_ALL,
     "lspet-fold": LSPET_FOLD,
     "lspet-fold-regression": LSPET_FOLD_REGRESSION,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from experiments._report import Records, Row, difference_of, interval, markdown, rows
+from experiments._report import markdown
+from experiments._rows import Records, Row, difference_of, interval, rows
 from experiments._statistics import Spread, paired_difference, spread
 from experiments._study import Study
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from experiments._exits import early_exits
 from experiments._image_data import SeededImages, cifar10
 from experiments._image_run import ImageRun
 from experiments._images import Split
@@ -68,11 +69,7 @@ def train_seeds(
     ]
     weights, resumed = _trained(configs, data, teachers, work)
     model = SeededViT(config, weights)
-    scores = {
-        f"{name}/accuracy/{kind}": values
-        for name, split in (("val", val), ("test", test))
-        for kind, values in _scores(model, teachers, data, split).items()
-    }
+    scores = _scores(model, teachers, data, val, test)
     cost = _cost(config, found)
     seconds = (time.perf_counter() - start) / len(configs)
     records = []
@@ -244,23 +241,40 @@ def _token_distance(student: Found, teacher: Found) -> Tensor:
 
 @torch.no_grad()
 def _scores(
+    model: SeededViT, teachers: list[SeededViT], data: SeededImages, val: Split, test: Split
+) -> dict[str, Tensor]:
+    """Percent after 1, 2, ... cycles, with early exit, and of the teachers together, each `[S]`."""
+    predicted = {
+        name: _predictions(model, teachers, data, split)
+        for name, split in (("val", val), ("test", test))
+    }
+    scores = {
+        f"{name}/accuracy/{kind}": 100 * (one.argmax(-1) == split.labels).double().mean(-1)
+        for name, split in (("val", val), ("test", test))
+        for kind, one in predicted[name].items()
+    }
+    if model.config.every_cycle:
+        chosen_on, logits = (list(predicted[name].values()) for name in ("val", "test"))
+        exits = early_exits(chosen_on, logits, test.labels)
+        scores |= {f"test/exit/{name}": values for name, values in exits.items()}
+    return scores
+
+
+def _predictions(
     model: SeededViT, teachers: list[SeededViT], data: SeededImages, split: Split
 ) -> dict[str, Tensor]:
-    """Percent after 1, 2, ... cycles and of the teachers together, each `[S]`."""
+    """Logits after each cycle, by its number, and of the teachers together, `[S, images, 10]`."""
     config, seeds = model.config, len(data.generators)
-    right: dict[str, Tensor] = {}
-    for images, labels in zip(split.images.split(250), split.labels.split(250), strict=True):
-        images, labels = images.to(data.labels.device), labels.to(data.labels.device)
-        normed = data.normalized(images).expand(seeds, *images.shape)
+    logits: dict[str, list[Tensor]] = {}
+    for images in split.images.split(250):
+        normed = data.normalized(images.to(data.labels.device)).expand(seeds, *images.shape)
         found = model.cycles(normed, max(2, config.cycles), every=True)
-        logits = {f"{n}": one.logits for n, one in enumerate(found, 1)}
+        for number, one in enumerate(found, 1):
+            logits.setdefault(f"{number}", []).append(one.logits.cpu())
         if teachers and not config.every_cycle:
             told = [own.cycles(normed, own.config.used)[0].logits for own in teachers]
-            logits["teachers"] = _log_mean(told, 1.0)
-        for kind, one in logits.items():
-            hits = (one.argmax(-1) == labels).sum(-1)
-            right[kind] = right.get(kind, torch.zeros(seeds)) + hits.cpu()
-    return {kind: 100 * hits / len(split.labels) for kind, hits in right.items()}
+            logits.setdefault("teachers", []).append(_log_mean(told, 1.0).cpu())
+    return {kind: torch.cat(parts, 1) for kind, parts in logits.items()}
 
 
 def _cost(config: ImageRun, found: int) -> dict[str, Any]:

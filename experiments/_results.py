@@ -27,6 +27,13 @@ def save_weights(weights: Mapping[str, Tensor], file: Path, about: dict[str, str
     os.replace(temporary, file)
 
 
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that appears whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
 class Results:
     """The records of a study, shared by all processes that work on it.
 

@@ -48,8 +48,8 @@ class Study:
         seeds: Seeds of every variant.
         baselines: Variants that the others are compared with, seed by seed.
         split: What is reported: test, or val where something is chosen from it.
-        plot: Quality against the cost of training, or every variant's difference to the first
-            baseline.
+        plot: Quality against the cost of training, every variant's difference to the first
+            baseline, or quality against the cycles in use.
         teachers: Variants that are teachers of others, and are shown with those seeds of theirs.
         deep: The variant that others' last cycles are compared with, where several are in use.
         headline: What the table on top of the page takes from it.
@@ -61,7 +61,7 @@ class Study:
     seeds: tuple[int, ...] = REPORTING[:3]
     baselines: tuple[str, ...] = ("plain", "plain, twice the epochs")
     split: Literal["val", "test"] = "test"
-    plot: Literal["cost", "differences"] = "cost"
+    plot: Literal["cost", "differences", "cycles"] = "cost"
     teachers: tuple[str, ...] = ()
     deep: str | None = None
     headline: Headline | None = None

@@ -144,6 +144,29 @@ FOLD_64 = Study(
     headline=Headline("one block x 64, 5,000 images", _TEACHERS[0], _CHOSEN),
 )
 
+
+def _mixed(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """All networks, the teacher too, train on mixed images."""
+    grown = _grown(plain)
+    return {
+        "plain": plain,
+        _TEACHERS[0]: grown,
+        _CHOSEN: replace(_folded(plain, grown), truth_weight=0.3),
+        **_lengths(plain, equal),
+    }
+
+
+FOLD_64_MIXED = Study(
+    title="Does growing, then folding help one block x 64 on 5,000 images with Mixup?",
+    variants=_mixed(replace(_FEW, mixup=True, epochs=400), equal=3.42),
+    seeds=_FRESH,
+    baselines=_BEST_PLAIN,
+    plot="differences",
+    teachers=_TEACHERS[:1],
+    kept=(_BEST_PLAIN[0], _TEACHERS[0], _CHOSEN),
+    headline=Headline("one block x 64, 5,000 images, Mixup", _TEACHERS[0], _CHOSEN),
+)
+
 _WIDE = replace(_FEW, width=128)
 _DEEP = replace(_FEW, depth=3)
 
@@ -389,6 +412,7 @@ FOLD_STUDIES = {
     "fold-choices": FOLD_CHOICES,
     "fold-more-images": FOLD_MORE_IMAGES,
     "fold-64": FOLD_64,
+    "fold-64-mixed": FOLD_64_MIXED,
     "fold-128-choices": FOLD_128_CHOICES,
     "fold-128": FOLD_128,
     "fold-three-blocks": FOLD_THREE_BLOCKS,

@@ -156,9 +156,11 @@ def _mixed(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
     }
 
 
+_MIXED = replace(_FEW, mixup=True, epochs=400)
+
 FOLD_64_MIXED = Study(
     title="Does growing, then folding help one block x 64 on 5,000 images with Mixup?",
-    variants=_mixed(replace(_FEW, mixup=True, epochs=400), equal=3.42),
+    variants=_mixed(_MIXED, equal=3.42),
     seeds=_FRESH,
     baselines=_BEST_PLAIN,
     plot="differences",
@@ -347,6 +349,7 @@ SPEEDS_FOUR = Study(
 )
 
 SPEEDS_64 = _both_speeds(_FEW, "5,000")
+SPEEDS_64_MIXED = _both_speeds(_MIXED, "5,000 mixed")
 SPEEDS_ALL = _both_speeds(_ALL, "45,000", kept=("the same, twice the epochs",))
 
 
@@ -421,6 +424,7 @@ FOLD_STUDIES = {
     "fold-tiny-all": FOLD_TINY_ALL,
     "speeds-choices": SPEEDS_CHOICES,
     "speeds-64": SPEEDS_64,
+    "speeds-64-mixed": SPEEDS_64_MIXED,
     "speeds-four": SPEEDS_FOUR,
     "speeds-all": SPEEDS_ALL,
     "lspet-fold": LSPET_FOLD,

@@ -60,22 +60,22 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     else:
         train, val = _folders(Path(config.data_dir), image_mode(config.in_chans))
     class_names = _class_names(config, train, val)
-    transforms = _transform(config, True), val_transform or _transform(config, False)
+    to_train, to_val = _transform(config, True), val_transform or _transform(config, False)
     name, count = str(config.data_dir or "digits"), len(class_names)
     streamed = isinstance(train, IterableDataset)
     if streamed:
         _warn_of_stream(config)
         shuffled = config.seed, config.repeated_augmentation
         data = ClassificationData(
-            TrainingStream(name, train.reader, transforms[0], count, *shuffled),
-            EvaluationStream(name, val.reader, transforms[1], count),
+            TrainingStream(name, train.reader, to_train, count, *shuffled),
+            EvaluationStream(name, val.reader, to_val, count),
             class_names,
         )
     else:
         mode = image_mode(config.in_chans)
         data = ClassificationData(
-            IndexedImages(f"{name} (train)", train, transforms[0], mode, count),
-            IndexedImages(f"{name} (validation)", val, transforms[1], mode, count),
+            IndexedImages(f"{name} (train)", train, to_train, mode, count),
+            IndexedImages(f"{name} (validation)", val, to_val, mode, count),
             class_names,
         )
     if config.limit_train is not None:

@@ -47,6 +47,11 @@ class BatchedRun(CycleRun):
         """Call the model once; the later cycles run after its last block."""
         setup = self.setup
         check_no_cache(setup.model, [*args, *kwargs.values()])
+        if self.exit_rule is not None and self.exit_rule.confidence is not None:
+            raise ValueError(
+                "exit_confidence needs the prediction of each cycle before the next one: expected "
+                "batched=False, got batched=True"
+            )
         call = _FirstCall(self, 1)
         try:
             prediction = call.run(call_plain, self.plain, args, kwargs).prediction

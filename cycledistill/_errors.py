@@ -117,7 +117,7 @@ def raise_shape_changed(
 def raise_exit_with_cache(setup: Setup) -> NoReturn:
     """Samples that stop early would leave gaps in the later cycles' caches."""
     raise ValueError(
-        f"{setup.model} got a key-value cache and exit_tolerance: tokens that stop early would be "
+        f"{setup.model} got a key-value cache and early exit: tokens that stop early would be "
         "missing from the later cycles' caches. Use one of the two"
     )
 

@@ -1,7 +1,9 @@
-"""Early exit: a sample leaves the batch once its tokens have stopped changing."""
+"""Early exit: a sample leaves the batch once its tokens have settled or its prediction is sure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +13,57 @@ from cycledistill._tokens import relative_changes
 from cycledistill._tree import iter_tensors, map_tensors
 
 
+@dataclass(frozen=True)
+class ExitRule:
+    """When a sample stops: as soon as one of the limits that are set is reached.
+
+    Attributes:
+        tolerance: Its tokens change by less than this part of their norm.
+        confidence: The highest probability of its prediction is at least this.
+    """
+
+    tolerance: float | None = None
+    confidence: float | None = None
+
+    def goes_on(
+        self, before: Tensor | None, after: Tensor, batch_dim: int, prediction: Any
+    ) -> Tensor:
+        """Which samples go on after a cycle, `[B]` bool.
+
+        Args:
+            before: Tokens before the cycle; None for the first one, whose change does not count.
+            after: Tokens after it.
+            batch_dim: Batch dimension of the tokens.
+            prediction: What the model returned.
+        """
+        active = torch.ones(after.shape[batch_dim], dtype=torch.bool, device=after.device)
+        if self.tolerance is not None and before is not None:
+            active &= ~(relative_changes(before, after, batch_dim) < self.tolerance)
+        if self.confidence is not None:
+            active &= ~(confidences(prediction).to(active.device) >= self.confidence)
+        return active
+
+
+def confidences(prediction: Any) -> Tensor:
+    """The highest probability of each sample's prediction, `[B]`.
+
+    Raises:
+        ValueError: There are no logits `[B, classes]`.
+    """
+    logits = prediction
+    if isinstance(prediction, Mapping):
+        logits = prediction.get("logits")
+    elif not isinstance(prediction, Tensor):
+        logits = getattr(prediction, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        found = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else "no such tensor"
+        raise ValueError(
+            "exit_confidence: expected the model to return logits [B, classes], as a tensor or by "
+            f"the name 'logits', got {type(prediction).__name__} with {found}"
+        )
+    return logits.detach().float().softmax(-1).amax(-1)
+
+
 class EarlyExit:
     """Which samples of a batch are still active.
 
@@ -18,7 +71,6 @@ class EarlyExit:
     unambiguous; otherwise all samples go on until the last one has stopped.
 
     Args:
-        tolerance: A sample stops once its tokens change by less than this part of their norm.
         tokens: Tokens of the first cycle, `[B, T, D]` or `[T, B, D]`.
         batch_dim: Batch dimension of the tokens.
         inputs: Everything else that depends on the sample: a tree of tensors.
@@ -29,10 +81,7 @@ class EarlyExit:
         active: Indices of the active samples in the batch.
     """
 
-    def __init__(
-        self, tolerance: float, tokens: Tensor, batch_dim: int, inputs: Any, first_is_batch: bool
-    ) -> None:
-        self.tolerance = tolerance
+    def __init__(self, tokens: Tensor, batch_dim: int, inputs: Any, first_is_batch: bool) -> None:
         self.batch_dim = batch_dim
         self.size = tokens.shape[batch_dim]
         self.active = torch.arange(self.size, device=tokens.device)
@@ -45,24 +94,21 @@ class EarlyExit:
         """Whether no sample is active."""
         return not len(self.active)
 
-    def update(self, before: Tensor, after: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
-        """Count a cycle of the active samples, and stop those whose tokens did not change.
+    def keep(self, moving: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Stop the active samples for which ``moving`` is False.
 
         Args:
-            before: Their tokens before the cycle.
-            after: Their tokens after it.
-            others: Other tensors with the same batch dimension.
+            moving: Which active samples go on, bool.
+            tensors: Tensors of the active samples, with the tokens' batch dimension.
 
         Returns:
-            ``after`` and ``others`` of the samples that remain active.
+            The tensors of the samples that remain active.
         """
-        self.cycles[self.active] += 1
-        moving = ~(relative_changes(before, after, self.batch_dim) < self.tolerance)
-        if self._dims is None and moving.any():
-            moving = torch.ones_like(moving)
+        if moving.all() or (self._dims is None and moving.any()):
+            return tensors
         self.active = self.active[moving]
         places = moving.nonzero()[:, 0]
-        return tuple(tensor.index_select(self.batch_dim, places) for tensor in (after, *others))
+        return tuple(tensor.index_select(self.batch_dim, places) for tensor in tensors)
 
     def inputs(self) -> Any:
         """The inputs of the active samples."""
@@ -78,7 +124,7 @@ class EarlyExit:
         return map_tensors(chosen, self._inputs)
 
     def merge(self, batch: Any, part: Any) -> Any:
-        """Outputs of the whole batch, with those of the active samples replaced.
+        """Outputs of the whole batch after a later cycle: those of active samples are replaced.
 
         Args:
             batch: Outputs of the whole batch in the previous cycle: a tree of tensors.
@@ -97,9 +143,9 @@ class EarlyExit:
             if full.ndim == own.ndim and [pairs[dim] for dim in differ] == [(size, len(active))]:
                 return full.index_copy(differ[0], active.to(full.device), own)
             raise ValueError(
-                f"exit_tolerance: an output {list(full.shape)} of {size} samples became "
+                f"early exit: an output {list(full.shape)} of {size} samples became "
                 f"{list(own.shape)} with {len(active)}: expected a dimension that is the batch. "
-                "Call the model without exit_tolerance"
+                "Call the model without early exit"
             )
 
         return map_tensors(put, batch, part)

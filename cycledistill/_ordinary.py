@@ -31,7 +31,7 @@ class OrdinaryRun(CycleRun):
                 lambda call, _: call.run_checkpointed(call_plain, plain, *inputs), inputs, True
             )
         caches = CycleCaches(setup.model, self.num_cycles, training, args, kwargs)
-        if caches.given is not None and self.exit_tolerance is not None:
+        if caches.given is not None and self.exit_rule is not None:
             raise_exit_with_cache(setup)
         versions = _versions(inputs)
         rng = None if torch.compiler.is_compiling() else RngState()
@@ -49,13 +49,13 @@ class OrdinaryRun(CycleRun):
             # The model may fill and return the same dict in every call.
             prediction = fresh_containers(done.prediction)
             made.append(caches_in(prediction))
-            if self.exit_tolerance is not None:
+            if self.exit_rule is not None:
                 prediction = _without(made[-1], prediction)
             # Not `_replace`, which torch 2.6 cannot compile.
             return CallResult(prediction, done.tokens_in, done.tokens_out, done.stem_draws)
 
         result = self.run_cycles(run_cycle, inputs, True)
-        if training or self.exit_tolerance is not None:
+        if training or self.exit_rule is not None:
             return result
         if caches.given is None and self.keep_all:
             return result

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cycledistill._call import CallResult, CycleCall
 from cycledistill._errors import check_tokens, raise_shape_changed
-from cycledistill._exit import EarlyExit
+from cycledistill._exit import EarlyExit, ExitRule
 from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
 from cycledistill._teacher import TeacherOnly
@@ -42,7 +42,7 @@ class CycleRun:
         plain: The model.
         teacher: Parameters of the later cycles, or None.
         num_cycles: Number of cycles.
-        exit_tolerance: A sample stops once its tokens change by less than this part of their norm.
+        exit_rule: When a sample stops early, or None.
         keep_all: Whether to return all cycles' predictions and tokens, or only the last one's.
     """
 
@@ -50,7 +50,7 @@ class CycleRun:
     plain: nn.Module
     teacher: TeacherOnly | None
     num_cycles: int
-    exit_tolerance: float | None = None
+    exit_rule: ExitRule | None = None
     keep_all: bool = True
 
     def run_cycles(
@@ -80,18 +80,19 @@ class CycleRun:
                 raise_shape_changed(self.setup, first, previous, error)
             prediction, tokens_out = done.prediction, done.tokens_out
             check_tokens(self.setup, self.plain, done.tokens_in, tokens_out, cycle)
-            of_batch = tokens_out
-            if first is None or previous is None:
+            of_batch, batch_dim = tokens_out, self.setup.batch_dim
+            if first is None:
                 first = done.tokens_in
                 pruned = first.shape != tokens_out.shape
-                if self.exit_tolerance is not None:
-                    early_exit = EarlyExit(
-                        self.exit_tolerance, tokens_out, self.setup.batch_dim, inputs, of_model
-                    )
+                if self.exit_rule is not None:
+                    early_exit = EarlyExit(tokens_out, batch_dim, inputs, of_model)
             elif early_exit is not None:
+                early_exit.cycles[early_exit.active] += 1
                 prediction = early_exit.merge(predictions[-1], prediction)
                 of_batch = early_exit.merge(tokens[-1], tokens_out)
-                tokens_out, first = early_exit.update(previous, tokens_out, first)
+            if early_exit is not None and self.exit_rule is not None:
+                moving = self.exit_rule.goes_on(previous, tokens_out, batch_dim, done.prediction)
+                tokens_out, first = early_exit.keep(moving, tokens_out, first)
             if not self.keep_all:
                 predictions.clear()
                 tokens.clear()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
 from cycledistill._checks import check_count, check_fraction
+from cycledistill._exit import ExitRule
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
 from cycledistill._hooks import Attachment, detach_stale
@@ -150,7 +151,7 @@ class CycleWrapper(Facade):
             )
         stack = find_stack(model, blocks)
         check_not_wrapped(model, stack.blocks)
-        super().__init__(model, ("num_cycles", "exit_tolerance"))
+        super().__init__(model, ("num_cycles", "exit_tolerance", "exit_confidence"))
         self.num_cycles = num_cycles
         self.min_cycles = min_cycles
         self.cycles_from, self.cycles_until = cycles_from, cycles_until
@@ -200,6 +201,7 @@ class CycleWrapper(Facade):
         *args: Any,
         num_cycles: int | None = None,
         exit_tolerance: float | None = None,
+        exit_confidence: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """Call the model.
@@ -209,25 +211,34 @@ class CycleWrapper(Facade):
             num_cycles: Number of cycles of this call. The default is the wrapper's ``num_cycles``
                 in training (or a random number, with ``min_cycles``) and 1 in eval mode.
             exit_tolerance: Eval mode only: each sample stops, and leaves the batch, once its
-                tokens change by less than this part of their norm; see `calibrate_exit`.
-                ``cycled.sample_cycles`` `[B]` is the number of cycles that each sample ran, and
-                ``cycled.cycles_run`` the largest of them.
+                tokens change by less than this part of their norm, at the earliest after the second
+                cycle; see `calibrate_exit`. ``cycled.sample_cycles`` `[B]` is the number of cycles
+                that each sample ran, and ``cycled.cycles_run`` the largest of them.
+            exit_confidence: Eval mode only: each sample stops once the highest probability of its
+                prediction is at least this, also after the first cycle. For models that return
+                logits `[B, classes]`, as a tensor or by the name ``logits``; not with batched
+                cycles.
             **kwargs: The plain model's keyword arguments.
 
         Returns:
             In training, a `CycleOutput`; in eval mode, the plain model's own output, computed from
             the last cycle's tokens.
         """
+        exit_rule = None
+        if exit_tolerance is not None or exit_confidence is not None:
+            exit_rule = ExitRule(exit_tolerance, exit_confidence)
         if self.training:
-            if exit_tolerance is not None:
-                raise ValueError("exit_tolerance is for eval mode; this wrapper is in training")
+            if exit_rule is not None:
+                raise ValueError(
+                    "exit_tolerance and exit_confidence are for eval mode; this is training mode"
+                )
             return self._run(self._draw_cycles(num_cycles), args, kwargs)
         cycles = self._cycles_in_use if num_cycles is None else num_cycles
         check_count("num_cycles", cycles)
         if cycles == 1 and self._cycles_in_use == 1:
             self.cycles_run, self.sample_cycles = 1, None
             return call_plain(self.plain, args, kwargs)
-        return self._use(cycles, args, kwargs, exit_tolerance, keep_all=False).predictions[0]
+        return self._use(cycles, args, kwargs, exit_rule, keep_all=False).predictions[0]
 
     def forward_cycles(
         self, *args: Any, num_cycles: int | None = None, **kwargs: Any
@@ -334,7 +345,7 @@ class CycleWrapper(Facade):
         cycles: int,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        exit_tolerance: float | None = None,
+        exit_rule: ExitRule | None = None,
         keep_all: bool = True,
         called: nn.Module | None = None,
     ) -> CycleOutput:
@@ -353,7 +364,7 @@ class CycleWrapper(Facade):
                 kind: type[BatchedRun | OrdinaryRun] = BatchedRun
             else:
                 kind = OrdinaryRun
-            run = kind(self._setup, plain, self._teacher, cycles, exit_tolerance, keep_all)
+            run = kind(self._setup, plain, self._teacher, cycles, exit_rule, keep_all)
             result = run.run(args, kwargs)
         finally:
             if not held:

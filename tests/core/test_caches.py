@@ -209,7 +209,7 @@ def test_a_cache_of_other_cycles_is_refused() -> None:
         with pytest.raises(ValueError, match=r"\[6, 5, 5\] tokens of the cycles 1 to 3"):
             cycled(ids[:, :1], num_cycles=3, past_key_values=cache)
         cache = cycled(ids, num_cycles=2).past_key_values
-        with pytest.raises(ValueError, match="key-value cache and exit_tolerance"):
+        with pytest.raises(ValueError, match="key-value cache and early exit"):
             cycled(ids[:, :1], num_cycles=2, past_key_values=cache, exit_tolerance=0.1)
 
 

@@ -147,8 +147,95 @@ def test_an_output_without_a_batch_dimension() -> None:
             return super().forward(x)["parts"][0].flatten(0, 1)
 
     cycled = CycleWrapper(Flat().double().eval(), 2, "layers").eval()
-    with pytest.raises(ValueError, match=r"exit_tolerance: an output \[60, 8\] of 12 samples"):
+    with pytest.raises(ValueError, match=r"early exit: an output \[60, 8\] of 12 samples"):
         cycled(samples(), num_cycles=9, exit_tolerance=0.25)
+
+
+class Doubling(nn.Module):
+    """A classifier whose tokens, and so its confidence, grow with every cycle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        block = nn.Linear(4, 4, bias=False)
+        block.weight.data = 2 * torch.eye(4)
+        self.blocks = nn.ModuleList([block])
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        return self.blocks[0](x).mean(1)
+
+
+def logits_of(first: Tensor, cycles: int) -> Tensor:
+    """What `Doubling` predicts for tokens that are ``first`` in channel 0 and else 0."""
+    logits = torch.zeros(len(first), 4, dtype=torch.float64)
+    logits[:, 0] = first * 2**cycles
+    return logits
+
+
+def test_confident_samples_stop_after_any_cycle() -> None:
+    cycled = CycleWrapper(Doubling().double(), 2).eval()
+    first = torch.tensor([2.0, 0.3, 1.0, 0.01], dtype=torch.float64)
+    x = torch.zeros(4, 3, 4, dtype=torch.float64)
+    x[..., 0] = first[:, None]
+    out = cycled(x, num_cycles=4, exit_confidence=0.9)
+    # e^z / (e^z + 3) >= 0.9 from z = log(27) = 3.3 on: 2^n times 2, 0.3, 1 after 1, 4, 2 cycles.
+    counts = [1, 4, 2, 4]
+    assert cycled.sample_cycles is not None
+    assert cycled.sample_cycles.tolist() == counts
+    assert cycled.cycles_run == 4 and cycled.plain.seen == [4, 3, 2, 2]
+    alone = [logits_of(first[i : i + 1], count)[0] for i, count in enumerate(counts)]
+    torch.testing.assert_close(out, torch.stack(alone))
+    cycled(x, num_cycles=4, exit_confidence=0.25)
+    assert cycled.cycles_run == 1 and cycled.sample_cycles.tolist() == [1] * 4
+
+
+def test_either_limit_stops_a_sample() -> None:
+    cycled = CycleWrapper(Doubling().double(), 2).eval()
+    x = torch.zeros(2, 3, 4, dtype=torch.float64)
+    x[0, :, 0], x[1, :, 0] = 2.0, 0.01
+    cycled(x, num_cycles=4, exit_confidence=0.9, exit_tolerance=1.5)  # each cycle changes by 1
+    assert cycled.sample_cycles is not None and cycled.sample_cycles.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("kind", [dict, SimpleNamespace])
+def test_confidence_of_logits_by_name(kind: Any) -> None:
+    class Named(Doubling):
+        def forward(self, x: Tensor) -> Any:
+            return kind(logits=super().forward(x))
+
+    cycled = CycleWrapper(Named(), 2).eval()
+    x = torch.zeros(2, 3, 4)
+    x[0, :, 0] = 2.0
+    cycled(x, num_cycles=2, exit_confidence=0.9)
+    assert cycled.sample_cycles is not None and cycled.sample_cycles.tolist() == [1, 2]
+
+
+def test_confidence_without_logits_or_with_batched_cycles() -> None:
+    cycled = CycleWrapper(nn.Sequential(Contraction()).eval(), 2, blocks=":")
+    with pytest.raises(
+        ValueError, match=r"logits \[B, classes\].* got Tensor with shape \[2, 3, 4"
+    ):
+        cycled(torch.ones(2, 3, 4), num_cycles=2, exit_confidence=0.9)
+    batched = CycleWrapper(Doubling(), 2, batched=True).eval()
+    with pytest.raises(ValueError, match="expected batched=False, got batched=True"):
+        batched(torch.ones(2, 3, 4), num_cycles=2, exit_confidence=0.9)
+
+
+@pytest.mark.parametrize("target", [1.0, 1.5, 2.3, 4.0])
+def test_calibration_by_confidence(target: float) -> None:
+    torch.manual_seed(0)
+    cycled = CycleWrapper(Doubling(), 2).eval()
+    x = torch.randn(60, 3, 4)
+    found = calibrate_exit(cycled, x.split(16), target, num_cycles=4, by="confidence")
+    assert found.tolerance is None and found.confidence is not None
+    cycled(x, num_cycles=4, exit_confidence=found.confidence)
+    assert cycled.sample_cycles is not None
+    run = cycled.sample_cycles
+    assert torch.bincount(run, minlength=5)[1:].tolist() == list(found.counts)
+    assert run.double().mean().item() == pytest.approx(found.mean_cycles)
+    assert target - 1 / 10 < found.mean_cycles <= target
+    assert "exit_confidence=" in str(found)
 
 
 @pytest.mark.parametrize("target", [2.0, 2.5, 4.2, 8.0])
@@ -182,6 +269,8 @@ def test_bad_calibrations() -> None:
     cycled = attending(batched=False)
     with pytest.raises(ValueError, match=r"target: expected 2 to num_cycles=4 cycles, got 1.5"):
         calibrate_exit(cycled, [samples()], 1.5, 4)
+    with pytest.raises(ValueError, match=r"expected 1 to num_cycles=4 cycles, got 0.5"):
+        calibrate_exit(cycled, [samples()], 0.5, 4, by="confidence")
     with pytest.raises(ValueError, match="loader is empty"):
         calibrate_exit(cycled, [], 2.0, 4)
     with pytest.raises(ValueError, match="eval mode"):

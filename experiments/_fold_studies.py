@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from experiments._config import RunConfig
 from experiments._image_run import ImageRun
 from experiments._pointers import PointerRun
-from experiments._study import CHOOSING, LSPET_PLAIN, Headline, Study
+from experiments._study import CHOOSING, LSPET_PLAIN, Headline, Run, Study
 
 _FRESH = (30, 31, 32, 33, 34)
 
@@ -60,6 +61,26 @@ def _whole(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
         "label smoothing 0.1": replace(plain, label_smoothing=0.1),
         "dropout 0.1": replace(plain, dropout=0.1),
     }
+
+
+def _reported(
+    what: str,
+    variants: Mapping[str, Run],
+    network: str,
+    folded: str = _CHOSEN,
+    kept: tuple[str, ...] = (),
+) -> Study:
+    """A study with fresh seeds, whose ``folded`` variant stands in the table on top of the page."""
+    return Study(
+        title=f"Does growing, then folding help {what}?",
+        variants=variants,
+        seeds=_FRESH,
+        baselines=_BEST_PLAIN,
+        plot="differences",
+        teachers=tuple(name for name in _TEACHERS if name in variants),
+        kept=kept,
+        headline=Headline(network, _TEACHERS[0], folded),
+    )
 
 
 _FEW = ImageRun(epochs=100, train_samples=5000)
@@ -133,15 +154,11 @@ FOLD_MORE_IMAGES = Study(
     plot="differences",
 )
 
-FOLD_64 = Study(
-    title="Does growing, then folding help a single pass of one block x 64 on 5,000 images?",
-    variants=_whole(_FEW, equal=3.42),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS,
+FOLD_64 = _reported(
+    "a single pass of one block x 64 on 5,000 images",
+    _whole(_FEW, equal=3.42),
+    "one block x 64, 5,000 images",
     kept=(_TEACHERS[0], _CHOSEN),
-    headline=Headline("one block x 64, 5,000 images", _TEACHERS[0], _CHOSEN),
 )
 
 
@@ -158,15 +175,11 @@ def _mixed(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
 
 _MIXED = replace(_FEW, mixup=True, epochs=400)
 
-FOLD_64_MIXED = Study(
-    title="Does growing, then folding help one block x 64 on 5,000 images with Mixup?",
-    variants=_mixed(_MIXED, equal=3.42),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS[:1],
+FOLD_64_MIXED = _reported(
+    "one block x 64 on 5,000 images with Mixup",
+    _mixed(_MIXED, equal=3.42),
+    "one block x 64, 5,000 images, Mixup",
     kept=(_BEST_PLAIN[2], _TEACHERS[0], _CHOSEN),
-    headline=Headline("one block x 64, 5,000 images, Mixup", _TEACHERS[0], _CHOSEN),
 )
 
 _WIDE = replace(_FEW, width=128)
@@ -205,25 +218,17 @@ FOLD_128_CHOICES = Study(
     plot="differences",
 )
 
-FOLD_128 = Study(
-    title="Does growing, then folding help a single pass of one block x 128 on 5,000 images?",
-    variants=_whole(_WIDE, equal=3.53),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS,
+FOLD_128 = _reported(
+    "a single pass of one block x 128 on 5,000 images",
+    _whole(_WIDE, equal=3.53),
+    "one block x 128, 5,000 images",
     kept=(_CHOSEN,),
-    headline=Headline("one block x 128, 5,000 images", _TEACHERS[0], _CHOSEN),
 )
 
-FOLD_THREE_BLOCKS = Study(
-    title="Does growing, then folding help a single pass of three blocks x 64 on 5,000 images?",
-    variants=_whole(_DEEP, equal=3.57),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS,
-    headline=Headline("three blocks x 64, 5,000 images", _TEACHERS[0], _CHOSEN),
+FOLD_THREE_BLOCKS = _reported(
+    "a single pass of three blocks x 64 on 5,000 images",
+    _whole(_DEEP, equal=3.57),
+    "three blocks x 64, 5,000 images",
 )
 
 _ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
@@ -243,25 +248,19 @@ def _patient(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
     }
 
 
-FOLD_64_ALL = Study(
-    title="Does growing, then folding help a single pass of one block x 64 on 45,000 images?",
-    variants=_patient(_ALL, equal=5.03),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS[:1],
+FOLD_64_ALL = _reported(
+    "a single pass of one block x 64 on 45,000 images",
+    _patient(_ALL, equal=5.03),
+    "one block x 64, 45,000 images",
+    "folded",
     kept=(_BEST_PLAIN[0], _BEST_PLAIN[2], _TEACHERS[0], "folded"),
-    headline=Headline("one block x 64, 45,000 images", _TEACHERS[0], "folded"),
 )
 
-FOLD_128_ALL = Study(
-    title="Does growing, then folding help a single pass of one block x 128 on 45,000 images?",
-    variants=_patient(replace(_ALL, width=128), equal=5.16),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS[:1],
-    headline=Headline("one block x 128, 45,000 images", _TEACHERS[0], "folded"),
+FOLD_128_ALL = _reported(
+    "a single pass of one block x 128 on 45,000 images",
+    _patient(replace(_ALL, width=128), equal=5.16),
+    "one block x 128, 45,000 images",
+    "folded",
 )
 
 # ViT-Ti with patches of 4 px: hours of a GPU.
@@ -269,14 +268,11 @@ _TINY = replace(
     _ALL, epochs=100, width=192, depth=12, head_dim=64, patch_size=4, batch_size=500, lr=1e-3
 )
 
-FOLD_TINY_ALL = Study(
-    title="Does growing, then folding help a single pass of ViT-Ti/4 on 45,000 images?",
-    variants=_patient(_TINY, equal=5.3),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS[:1],
-    headline=Headline("ViT-Ti/4, 45,000 images", _TEACHERS[0], "folded"),
+FOLD_TINY_ALL = _reported(
+    "a single pass of ViT-Ti/4 on 45,000 images",
+    _patient(_TINY, equal=5.3),
+    "ViT-Ti/4, 45,000 images",
+    "folded",
 )
 
 
@@ -367,24 +363,18 @@ def _people(plain: RunConfig, equal: float) -> dict[str, RunConfig]:
     }
 
 
-LSPET_FOLD = Study(
-    title="Does growing, then folding help on the people of LSPET, with heatmaps?",
-    variants=_people(LSPET_PLAIN, equal=3.2),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS[:1],
-    headline=Headline("4 blocks x 96, people, heatmaps (PCK)", _TEACHERS[0], "folded"),
+LSPET_FOLD = _reported(
+    "on the people of LSPET, with heatmaps",
+    _people(LSPET_PLAIN, equal=3.2),
+    "4 blocks x 96, people, heatmaps (PCK)",
+    "folded",
 )
 
-LSPET_FOLD_REGRESSION = Study(
-    title="Does growing, then folding help on the people of LSPET, with coordinates?",
-    variants=_people(replace(LSPET_PLAIN, head="regression"), equal=3.2),
-    seeds=_FRESH,
-    baselines=_BEST_PLAIN,
-    plot="differences",
-    teachers=_TEACHERS[:1],
-    headline=Headline("4 blocks x 96, people, coordinates (PCK)", _TEACHERS[0], "folded"),
+LSPET_FOLD_REGRESSION = _reported(
+    "on the people of LSPET, with coordinates",
+    _people(replace(LSPET_PLAIN, head="regression"), equal=3.2),
+    "4 blocks x 96, people, coordinates (PCK)",
+    "folded",
 )
 
 

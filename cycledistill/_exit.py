@@ -71,6 +71,7 @@ class EarlyExit:
     unambiguous; otherwise all samples go on until the last one has stopped.
 
     Args:
+        rule: When a sample stops.
         tokens: Tokens of the first cycle, `[B, T, D]` or `[T, B, D]`.
         batch_dim: Batch dimension of the tokens.
         inputs: Everything else that depends on the sample: a tree of tensors.
@@ -81,7 +82,10 @@ class EarlyExit:
         active: Indices of the active samples in the batch.
     """
 
-    def __init__(self, tokens: Tensor, batch_dim: int, inputs: Any, first_is_batch: bool) -> None:
+    def __init__(
+        self, rule: ExitRule, tokens: Tensor, batch_dim: int, inputs: Any, first_is_batch: bool
+    ) -> None:
+        self.rule = rule
         self.batch_dim = batch_dim
         self.size = tokens.shape[batch_dim]
         self.active = torch.arange(self.size, device=tokens.device)
@@ -94,21 +98,29 @@ class EarlyExit:
         """Whether no sample is active."""
         return not len(self.active)
 
-    def keep(self, moving: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Stop the active samples for which ``moving`` is False.
+    def update(
+        self, before: Tensor | None, after: Tensor, prediction: Any, first: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Count a cycle of the active samples, and stop those that the rule stops.
 
         Args:
-            moving: Which active samples go on, bool.
-            tensors: Tensors of the active samples, with the tokens' batch dimension.
+            before: Their tokens before the cycle; None for the first one, which is counted already.
+            after: Their tokens after it.
+            prediction: What the model returned for them.
+            first: Their input tokens in the first cycle.
 
         Returns:
-            The tensors of the samples that remain active.
+            ``after`` and ``first`` of the samples that remain active.
         """
+        if before is not None:
+            self.cycles[self.active] += 1
+        moving = self.rule.goes_on(before, after, self.batch_dim, prediction)
         if moving.all() or (self._dims is None and moving.any()):
-            return tensors
+            return after, first
         self.active = self.active[moving]
         places = moving.nonzero()[:, 0]
-        return tuple(tensor.index_select(self.batch_dim, places) for tensor in tensors)
+        left = after.index_select(self.batch_dim, places)
+        return left, first.index_select(self.batch_dim, places)
 
     def inputs(self) -> Any:
         """The inputs of the active samples."""

@@ -80,19 +80,19 @@ class CycleRun:
                 raise_shape_changed(self.setup, first, previous, error)
             prediction, tokens_out = done.prediction, done.tokens_out
             check_tokens(self.setup, self.plain, done.tokens_in, tokens_out, cycle)
-            of_batch, batch_dim = tokens_out, self.setup.batch_dim
+            of_batch = tokens_out
             if first is None:
                 first = done.tokens_in
                 pruned = first.shape != tokens_out.shape
                 if self.exit_rule is not None:
-                    early_exit = EarlyExit(tokens_out, batch_dim, inputs, of_model)
+                    early_exit = EarlyExit(
+                        self.exit_rule, tokens_out, self.setup.batch_dim, inputs, of_model
+                    )
             elif early_exit is not None:
-                early_exit.cycles[early_exit.active] += 1
                 prediction = early_exit.merge(predictions[-1], prediction)
                 of_batch = early_exit.merge(tokens[-1], tokens_out)
-            if early_exit is not None and self.exit_rule is not None:
-                moving = self.exit_rule.goes_on(previous, tokens_out, batch_dim, done.prediction)
-                tokens_out, first = early_exit.keep(moving, tokens_out, first)
+            if early_exit is not None:
+                tokens_out, first = early_exit.update(previous, tokens_out, done.prediction, first)
             if not self.keep_all:
                 predictions.clear()
                 tokens.clear()

@@ -9,6 +9,7 @@ from itertools import product
 from experiments._config import RunConfig
 from experiments._fold_studies import FOLD_STUDIES
 from experiments._retrofit_studies import RETROFIT_STUDIES
+from experiments._speed_studies import SPEED_STUDIES
 from experiments._study import CHOOSING, LSPET_PLAIN, REPORTING, Study
 
 _DIGITS = RunConfig(task="digits", mode="plain", epochs=400, lr=5e-3)
@@ -438,5 +439,6 @@ STUDIES = {
     "lspet-regression-length": LSPET_REGRESSION_LENGTH,
     "lspet-regression": LSPET_REGRESSION,
     **FOLD_STUDIES,
+    **SPEED_STUDIES,
     **RETROFIT_STUDIES,
 }

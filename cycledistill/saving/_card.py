@@ -1,4 +1,4 @@
-"""The parts that model cards of all kinds of networks share."""
+"""Model cards: Markdown under a head of YAML, as the Hugging Face Hub shows it."""
 
 from __future__ import annotations
 
@@ -7,48 +7,41 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-def score_table(scores: Mapping[str, float], shown: Sequence[str] = ()) -> str:
-    """A Markdown table of scores, a row for each number of cycles.
 
-    >>> print(score_table({"accuracy/1": 53.61, "accuracy/2": 54.3, "time/1": 8.0}, ["accuracy"]))
-    | cycles | accuracy |
-    | --- | --- |
-    | 1 | 53.6 |
-    | 2 | 54.3 |
+def model_card(
+    template: Path,
+    scores: Mapping[str, float] | None,
+    shown: Sequence[str],
+    training: Mapping[str, Any] | None,
+    **values: Any,
+) -> str:
+    """Fill in a template that extends ``card.md``, which adds what was scored and trained.
 
     Args:
+        template: File of the template.
         scores: Percent by metric and number of cycles, such as ``{"AP/1": 65.0}``.
         shown: Metrics to show; all, if there are none of these.
-    """
-    found = dict.fromkeys(name.split("/")[0] for name in scores)
-    names = [name for name in found if name in shown] or list(found)
-    cycles = sorted({name.partition("/")[2] for name in scores})
-    rows = [["cycles", *names], ["---"] * (len(names) + 1)]
-    for cycle in cycles:
-        values = [scores.get(f"{name}/{cycle}") for name in names]
-        rows.append([cycle, *("-" if value is None else f"{value:.1f}" for value in values)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def results_sections(
-    training: Mapping[str, Any] | None, scores: Mapping[str, float] | None, shown: Sequence[str]
-) -> list[str]:
-    """Paragraphs about the scores and the training of a network.
-
-    Args:
         training: Options of the run and other facts about it. Paths, which belong to the machine
             where it ran, and None are left out.
-        scores: Percent by metric and number of cycles.
-        shown: Metrics to show.
+        **values: What the template itself shows.
     """
-    lines = []
-    if scores:
-        lines += ["## Scores", "Percent, by number of cycles in use.", score_table(scores, shown)]
+    found = dict.fromkeys(name.split("/")[0] for name in scores or {})
     told = {k: v for k, v in (training or {}).items() if v is not None and not _of_paths(v)}
-    if told:
-        lines += ["## Training", f"```json\n{json.dumps(told, indent=2)}\n```"]
-    return lines
+    environment = Environment(
+        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template.name).render(
+        scores=scores,
+        names=[name for name in found if name in shown] or list(found),
+        cycles=sorted({name.partition("/")[2] for name in scores or {}}),
+        training=json.dumps(told, indent=2) if told else "",
+        **values,
+    )
 
 
 def _of_paths(value: Any) -> bool:

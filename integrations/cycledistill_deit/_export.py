@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import timm
-from huggingface_hub import ModelCardData
 from timm.models._hub import save_for_hf
 from torch import nn
 
 from cycledistill import CycleWrapper
-from cycledistill.saving._card import results_sections
+from cycledistill.saving._card import model_card
 from cycledistill.saving._files import replacing_folder
 from cycledistill.training import find_trained
 from cycledistill_deit._config import ClassificationConfig
@@ -62,7 +61,16 @@ def save_plain(
             model_args=arguments,
             safe_serialization=True,
         )
-        card = _model_card(model, config, class_names, scores)
+        card = model_card(
+            Path(__file__).with_name("timm_card.md"),
+            scores,
+            ("accuracy",),
+            dataclasses.asdict(config),
+            model=config.model,
+            classes=class_names,
+            parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+            images=data_config(config),
+        )
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)
 
@@ -84,37 +92,3 @@ def load_trained(folder: Path) -> CycleWrapper:
     """
     network, cycles, options = find_trained(folder)
     return CycleWrapper(load_plain(network), num_cycles=cycles, blocks=options.get("blocks"))
-
-
-def _model_card(
-    model: nn.Module,
-    config: ClassificationConfig,
-    class_names: tuple[str, ...],
-    scores: Mapping[str, float] | None,
-) -> str:
-    """A model card as the Hugging Face hub shows it: Markdown under a head of YAML."""
-    head = ModelCardData(
-        library_name="timm",
-        pipeline_tag="image-classification",
-        tags=["timm", "cycledistill", config.model],
-    )
-    few = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
-    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    prepared = data_config(config)
-    channels, height, width = prepared["input_size"]
-    lines = [
-        f"---\n{head.to_yaml()}\n---",
-        f"# {config.model}, {len(class_names):,} classes",
-        f"A plain timm model: one pass. {count:,} parameters. It was trained in cycles "
-        "through its own blocks; nothing of that is needed to use it.",
-        "```python\nimport timm\n\n"
-        'model = timm.create_model("local-dir:.", pretrained=True)  # this folder; a name on the\n'
-        '# hub is "hf-hub:owner/name"\n```',
-        f"Classes, in order: {few}.",
-        f"Images: {channels} x {height} x {width}, {prepared['interpolation']}, "
-        f"{prepared['crop_mode']} crop of {prepared['crop_pct']}, mean {list(prepared['mean'])}, "
-        f"deviation {list(prepared['std'])}. `timm.data.resolve_model_data_config(model)` says so, "
-        "and `timm.data.create_transform` makes it.",
-        *results_sections(dataclasses.asdict(config), scores, ("accuracy",)),
-    ]
-    return "\n\n".join(lines) + "\n"

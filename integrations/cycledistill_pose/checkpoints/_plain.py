@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import ModelCardData
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from cycledistill.saving._card import results_sections
+from cycledistill.saving._card import model_card
 from cycledistill.saving._files import replacing_folder
 from cycledistill.saving._missing import missing_file
 from cycledistill_pose.checkpoints._hub import FILES, find_folder
@@ -78,8 +77,16 @@ def save_plain(
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(tensors, temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-        count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        card = _model_card(description, count, training, scores)
+        card = model_card(
+            Path(__file__).with_name("pose_card.md"),
+            scores,
+            SHOWN_SCORES,
+            training,
+            model=name,
+            options=written,
+            skeleton=skeleton,
+            parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        )
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)
 
@@ -122,35 +129,3 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _model_card(
-    description: Mapping[str, Any],
-    num_parameters: int,
-    training: Mapping[str, Any] | None = None,
-    scores: Mapping[str, float] | None = None,
-) -> str:
-    """A model card as the Hugging Face Hub shows it: Markdown under a head of YAML.
-
-    Paths are left out of ``training``: they belong to the machine where the run was.
-    """
-    skeleton = description["skeleton"]
-    head = ModelCardData(
-        library_name="cycledistill",
-        pipeline_tag="keypoint-detection",
-        tags=["pose-estimation", "cycledistill", str(description["model"])],
-    )
-    options = ", ".join(f"{key} {value}" for key, value in description["options"].items())
-    lines = [
-        f"---\n{head.to_yaml()}\n---",
-        f"# {description['model']}, {len(skeleton['keypoint_names'])} keypoints "
-        f"({skeleton['name']})",
-        "A plain pose network: one pass, keypoints of one person in each box. "
-        f"{num_parameters:,} parameters{f'; {options}' if options else ''}.",
-        "```python\nfrom cycledistill_pose import PosePredictor\n\n"
-        'predictor = PosePredictor.from_pretrained(".")  # this folder, or its name on the hub\n'
-        'keypoints, scores = predictor("image.jpg", boxes_xyxy=[[10, 20, 110, 220]])\n```',
-        f"Keypoints, in order: {', '.join(skeleton['keypoint_names'])}.",
-    ]
-    lines += results_sections(training, scores, SHOWN_SCORES)
-    return "\n\n".join(lines) + "\n"

@@ -59,7 +59,7 @@ def test_hrnet_w32_as_published_is_the_larger_one() -> None:
 @pytest.mark.slow
 def test_sizes_are_those_of_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     """Parameters, and MACs without and with the attention's products, as the command shows them."""
-    runpy.run_module("cycledistill_pose.models.table", run_name="__main__")
+    runpy.run_module("benchmarks.model_sizes", run_name="__main__")
     printed = capsys.readouterr().out
     for line in (
         "| SDPose-T | 4.4 | 4,398,528 | 1.8 | 1.78 | 1.95 |",

@@ -1,4 +1,4 @@
-"""Sizes of the models beside those of the paper: `python -m cycledistill_pose.models.table`."""
+"""Sizes of the models beside those of the paper: `python -m benchmarks.model_sizes`."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill.export._check import ExportReport, compare, take_rows
-from cycledistill.export._formats import check_format, read, trace, write
+from cycledistill.export._formats import check_path, read, trace, write
 from cycledistill.export._graph import Graph, named_outputs
 from cycledistill.saving._files import replacing_file
 
@@ -71,9 +71,7 @@ def export_model(
         TypeError: The model returns something other than tensors.
     """
     path = Path(path)
-    check_format(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    check_path(path)
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be 0 or more, got {tolerance}")
     inputs = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)

@@ -18,10 +18,11 @@ SUFFIXES = (".onnx", ".pt2")
 METADATA = "metadata.json"  # the extra file of a .pt2 file
 
 
-def check_format(path: Path) -> None:
-    """Check that the suffix names a format, and that the packages for it are installed.
+def check_path(path: Path) -> None:
+    """Check that the folder exists, the suffix names a format, and its packages are installed.
 
     Raises:
+        FileNotFoundError: There is no such folder.
         ValueError: The suffix is neither ``.onnx`` nor ``.pt2``.
         ImportError: A package that ONNX needs is not installed, or torch is too old for it.
     """
@@ -33,6 +34,8 @@ def check_format(path: Path) -> None:
             raise ImportError(
                 f"ONNX needs torch 2.7 or newer, this is {torch.__version__}; .pt2 can be written"
             )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
 
 
 def trace(graph: Graph, inputs: tuple[Tensor, ...]) -> ExportedProgram:

@@ -20,7 +20,7 @@ _MOST_CALIBRATED = 256
 _BATCH = 8
 
 
-def quantize(
+def quantize_file(
     exact: Path,
     path: Path,
     inputs: tuple[Tensor, ...],

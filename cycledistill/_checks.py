@@ -34,6 +34,17 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a whole number of 1 or more, got {value!r}")
 
 
+def check_span(**ends: float) -> None:
+    """Check two fractions of training, the begin and the end of something.
+
+    Raises:
+        ValueError: They are not from 0 to 1, in this order.
+    """
+    (first, begin), (last, end) = ends.items()
+    if not 0 <= begin <= end <= 1:
+        raise ValueError(f"expected 0 <= {first} <= {last} <= 1, got {first}={begin}, {last}={end}")
+
+
 def check_fraction(name: str, value: float) -> float:
     """Return a number within 0 and 1 as a float.
 

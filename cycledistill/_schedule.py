@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from cycledistill._checks import check_choice
+from cycledistill._checks import check_choice, check_span
 
 Weight: TypeAlias = float | Callable[[float], float]
 """A number, or a function of the training progress (0 at the start, 1 at the end)."""
@@ -39,10 +39,7 @@ class Ramp:
     shape: str = "linear"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.begin <= self.end <= 1:
-            raise ValueError(
-                f"expected 0 <= begin <= end <= 1, got begin={self.begin}, end={self.end}"
-            )
+        check_span(begin=self.begin, end=self.end)
         check_choice("shape", self.shape, "linear", "cosine")
 
     def __call__(self, progress: float) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
-from cycledistill._checks import check_count, check_fraction
+from cycledistill._checks import check_count, check_fraction, check_span
 from cycledistill._exit import ExitRule
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
@@ -144,11 +144,7 @@ class CycleWrapper(Facade):
             check_count("min_cycles", min_cycles)
             if min_cycles > num_cycles:
                 raise ValueError(f"min_cycles={min_cycles} is above num_cycles={num_cycles}")
-        if not 0 <= cycles_from <= cycles_until <= 1:
-            raise ValueError(
-                "expected 0 <= cycles_from <= cycles_until <= 1, got "
-                f"cycles_from={cycles_from}, cycles_until={cycles_until}"
-            )
+        check_span(cycles_from=cycles_from, cycles_until=cycles_until)
         stack = find_stack(model, blocks)
         check_not_wrapped(model, stack.blocks)
         super().__init__(model, ("num_cycles", "exit_tolerance", "exit_confidence"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from cycledistill.saving._missing import missing_file
+from cycledistill.saving._folder import read_config
 
 LOADERS = "cycledistill.loaders"
 Outputs = dict[str, Tensor]
@@ -55,7 +54,9 @@ def load_exportable(folder: Path) -> Exportable:
         FileNotFoundError: There is no such folder, or no ``config.json`` in it.
         ValueError: No loader knows the folder, or its files are broken.
     """
-    config = _read_config(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}")
+    config = read_config(folder, "model")
     tried, missing = [], []
     for entry in sorted(importlib.metadata.entry_points(group=LOADERS), key=lambda e: e.name):
         try:
@@ -71,18 +72,3 @@ def load_exportable(folder: Path) -> Exportable:
         f"{folder} is of a kind that no loader knows; tried: {', '.join(tried) or 'none'}"
         + (f"; could not be loaded: {', '.join(missing)}" if missing else "")
     )
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}")
-    path = folder / "config.json"
-    if not path.is_file():
-        raise missing_file(folder, path.name, "model")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a JSON object, found {type(config).__name__}")
-    return config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cycledistill._checks import check_span
 from cycledistill.training._config import TrainConfig, within
 
 
@@ -79,11 +80,7 @@ class CycledConfig(TrainConfig):
             raise ValueError(
                 f"min_cycles must be from 1 to num_cycles={self.num_cycles}, got {self.min_cycles}"
             )
-        if not 0 <= self.cycles_from <= self.cycles_until <= 1:
-            raise ValueError(
-                "expected 0 <= cycles_from <= cycles_until <= 1, got "
-                f"cycles_from={self.cycles_from}, cycles_until={self.cycles_until}"
-            )
+        check_span(cycles_from=self.cycles_from, cycles_until=self.cycles_until)
         if self.mode != "plain" and self.num_cycles == 1:
             raise ValueError(
                 f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "

@@ -12,7 +12,7 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
 
 from cycledistill.export import Exportable
-from cycledistill.saving._missing import missing_file
+from cycledistill.saving._folder import check_files
 from cycledistill_deit._export import load_plain
 from cycledistill_deit._images import image_mode, open_image
 
@@ -29,8 +29,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     if not isinstance(config.get("architecture"), str):
         return None
     weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise missing_file(folder, weights.name, "model")
+    check_files(folder, "model", weights.name)
     try:
         model = load_plain(folder)
     except (SafetensorError, RuntimeError) as error:

@@ -11,7 +11,7 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]
     HTTPError,  # its HTTP client's error, whichever that client is
 )
 
-from cycledistill.saving._missing import missing_file
+from cycledistill.saving._folder import check_files
 
 FILES = ("config.json", "model.safetensors", "README.md")
 
@@ -50,9 +50,7 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
         ValueError: ``repo_id`` cannot be a name.
     """
     folder = Path(folder)
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise missing_file(folder, name, "pose network")
+    check_files(folder, "pose network", *FILES)
     hub = HfApi()
     try:
         address = hub.create_repo(repo_id, private=private, exist_ok=True)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cycledistill.saving._card import model_card
 from cycledistill.saving._files import replacing_folder
-from cycledistill.saving._missing import missing_file
+from cycledistill.saving._folder import read_config
 from cycledistill_pose.checkpoints._hub import FILES, find_folder
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model
 from cycledistill_pose.skeletons import Skeleton
@@ -103,14 +103,8 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
         ValueError: A file is broken, or of another kind.
     """
     folder = find_folder(source)
-    for name in ("config.json", "model.safetensors"):
-        if not (folder / name).is_file():
-            raise missing_file(folder, name, "pose network")
-    try:
-        description = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder / 'config.json'} is not valid JSON: {error}") from error
-    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+    description = read_config(folder, "pose network", "model.safetensors")
+    if description.get("format") != _FORMAT:
         raise ValueError(f"{folder / 'config.json'} does not describe a pose network ({_FORMAT})")
     lacking = {"model", "options", "skeleton", "codec"} - description.keys()
     if lacking:

@@ -50,7 +50,8 @@ class CycledConfig(TrainConfig):
     @property
     def training_cycles(self) -> int:
         """Cycles that training runs in this mode."""
-        return 1 if self.mode == "plain" else self.num_cycles
+        mode: str = self.mode  # recipes have more modes
+        return 1 if mode in ("plain", "fold") else self.num_cycles
 
     @property
     def inference_cycles(self) -> int:

@@ -159,11 +159,6 @@ class ClassificationConfig(CycledConfig):
     limit_train: int | None = None
     """Number of training images to use, spread evenly over the list; None uses all."""
 
-    @property
-    def training_cycles(self) -> int:
-        """Cycles that training runs in this mode."""
-        return 1 if self.mode == "fold" else super().training_cycles
-
     def stages(self) -> tuple[ClassificationConfig, ...]:
         """The runs to train: two in mode grow-fold, otherwise this one."""
         if self.mode != "grow-fold":

@@ -8,21 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cycledistill._mode import eval_mode
+
 
 def probe_features(backbone: nn.Module, input_size: tuple[int, int]) -> Any:
     """Run a backbone once on a black image `(width, height)`, in evaluation mode."""
-    modes = {module: module.training for module in backbone.modules()}
     width, height = input_size
     image = torch.zeros(1, 3, height, width)
     if (first := next(backbone.parameters(), None)) is not None:
         image = image.to(first)
-    backbone.eval()
-    try:
-        with torch.no_grad():
-            return backbone(image)
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with eval_mode(backbone), torch.no_grad():
+        return backbone(image)
 
 
 def choose_map(

@@ -7,10 +7,10 @@ import warnings
 from torch import Tensor, nn
 
 from cycledistill._checks import check_count
-from cycledistill_pose.models._stem_net import bottlenecks, init_convolutions
+from cycledistill_pose.models._stem_net import Stem, init_convolutions
 
 
-class HRNet(nn.Module):
+class HRNet(Stem):
     """HRNet up to stage 3; yields the branch of the highest resolution.
 
     >>> import torch
@@ -39,16 +39,10 @@ class HRNet(nn.Module):
     """
 
     def __init__(self, width: int = 32, stage1_width: int = 64, pretrained: bool = False) -> None:
-        super().__init__()
         check_count("width", width)
         check_count("stage1_width", stage1_width)
+        super().__init__(64, stage1_width, 4)
         self.width = width
-        self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(64, momentum=0.1)
-        self.conv2 = nn.Conv2d(64, 64, kernel_size=3, stride=2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(64, momentum=0.1)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = bottlenecks(64, stage1_width, 4)
         self.transition1 = nn.ModuleList(
             [_convolution(4 * stage1_width, width), _new_branch(4 * stage1_width, 2 * width)]
         )
@@ -66,8 +60,7 @@ class HRNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the feature map of the first branch."""
-        stem = self.relu(self.bn1(self.conv1(images)))
-        stem = self.layer1(self.relu(self.bn2(self.conv2(stem))))
+        stem = super().forward(images)
         maps = [transition(stem) for transition in self.transition1]
         for module in self.stage2:
             maps = module(maps)

@@ -7,7 +7,26 @@ from torch import Tensor, nn
 from cycledistill._checks import check_count
 
 
-class StemNet(nn.Module):
+class Stem(nn.Module):
+    """Two strided convolutions of `width` channels and `count` bottlenecks around `planes`."""
+
+    def __init__(self, width: int, planes: int, count: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width, momentum=0.1)
+        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width, momentum=0.1)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _bottlenecks(width, planes, count)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the feature map of `images`."""
+        features = self.relu(self.bn1(self.conv1(images)))
+        features = self.relu(self.bn2(self.conv2(features)))
+        return self.layer1(features)
+
+
+class StemNet(Stem):
     """Two strided convolutions and a row of bottlenecks: one feature map at a quarter of the size.
 
     >>> import torch
@@ -30,25 +49,13 @@ class StemNet(nn.Module):
     """
 
     def __init__(self, width: int = 64, num_blocks: int = 4) -> None:
-        super().__init__()
         check_count("width", width)
         check_count("num_blocks", num_blocks)
-        self.conv1 = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width, momentum=0.1)
-        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=2, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width, momentum=0.1)
-        self.relu = nn.ReLU(inplace=True)
-        self.layer1 = bottlenecks(width, width, num_blocks)
+        super().__init__(width, width, num_blocks)
         init_convolutions(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the feature map of `images`."""
-        features = self.relu(self.bn1(self.conv1(images)))
-        features = self.relu(self.bn2(self.conv2(features)))
-        return self.layer1(features)
 
-
-def bottlenecks(in_channels: int, width: int, count: int) -> nn.Sequential:
+def _bottlenecks(in_channels: int, width: int, count: int) -> nn.Sequential:
     """A row of residual bottlenecks, `in_channels` -> `4 * width` channels, stride 1."""
     from timm.models.resnet import Bottleneck  # timm takes seconds to import
 

@@ -179,11 +179,6 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     pictures: int = free(12)
     """People in the picture of predictions beside the truth."""
 
-    @property
-    def training_cycles(self) -> int:
-        """Cycles that training runs in this mode."""
-        return 1 if self.mode == "fold" else super().training_cycles
-
     def stages(self) -> tuple[PoseConfig, ...]:
         """The runs that this one consists of: two in mode grow-fold, else itself."""
         if self.mode != "grow-fold":

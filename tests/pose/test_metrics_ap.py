@@ -168,39 +168,33 @@ def read(path: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("nms", ["oks", "soft_oks", None])
-@pytest.mark.parametrize("seed", range(3))
-def test_figures_are_those_of_pycocotools(seed, nms):
-    truth = small_truth(seed=seed)
-    people = predictions(truth, seed)
-    metric = CocoKeypointAP(truth, nms=nms)
-    hand_over(metric, people)
+@pytest.mark.parametrize(
+    ("source", "batch"),
+    [
+        (0, 1),
+        (1, 7),
+        (2, 1000),
+        ("samples/coco/test_coco.json", 7),
+        ("tiny_coco/annotations/person_keypoints_val2017.json", 7),
+        ("tiny_coco/annotations/person_keypoints_train2017.json", 7),
+    ],
+)
+def test_figures_are_those_of_pycocotools(shared_data, source, batch, nms):
+    """Of made-up files by their seed and of COCO's; in batches of any size."""
+    truth = file = small_truth(seed=source) if isinstance(source, int) else None
+    if file is None:
+        folder, _, name = source.partition("/")
+        file = shared_data(folder) / name
+        truth = read(file)
+    people = predictions(truth, seed=source if isinstance(source, int) else 0)
+    metric = CocoKeypointAP(file, nms=nms)
+    hand_over(metric, people, batch)
     results = slow_results(people, COCO.sigmas, nms)
     expected = dict(zip(COCO_NAMES, direct_evaluation(truth, results, COCO.sigmas), strict=True))
     figures = metric.compute()
     assert list(figures) == COCO_NAMES
     assert figures == pytest.approx(expected, abs=1e-12)
     assert 0.02 < figures["AP"] < 0.98
-
-
-@pytest.mark.parametrize("nms", ["oks", "soft_oks", None])
-@pytest.mark.parametrize(
-    ("folder", "file"),
-    [
-        ("samples", "coco/test_coco.json"),
-        ("tiny_coco", "annotations/person_keypoints_val2017.json"),
-        ("tiny_coco", "annotations/person_keypoints_train2017.json"),
-    ],
-)
-def test_figures_on_coco_are_those_of_pycocotools(shared_data, folder, file, nms):
-    path = shared_data(folder) / file
-    truth = read(path)
-    people = predictions(truth, seed=0)
-    metric = CocoKeypointAP(path, nms=nms)
-    hand_over(metric, people)
-    results = slow_results(people, COCO.sigmas, nms)
-    expected = dict(zip(COCO_NAMES, direct_evaluation(truth, results, COCO.sigmas), strict=True))
-    assert metric.compute() == pytest.approx(expected, abs=1e-12)
-    assert 0.02 < expected["AP"] < 0.98
 
 
 @pytest.mark.parametrize("nms", ["oks", "soft_oks", None])
@@ -286,20 +280,6 @@ def test_the_threshold_of_the_suppression_counts():
         hand_over(metric, people)
         expected = slow_results(people, COCO.sigmas, "oks", threshold=threshold)
         assert len(metric.results()) == len(expected)
-
-
-def test_batches_do_not_matter():
-    truth = small_truth()
-    people = predictions(truth, 2)
-    figures = []
-    for batch in (1, 5, 1000):
-        metric = CocoKeypointAP(truth)
-        hand_over(metric, people, batch)
-        figures.append(metric.compute())
-    assert figures[0] == figures[1] == figures[2]
-    metric.reset()
-    hand_over(metric, people[:3])
-    assert len(metric.results()) <= 3
 
 
 @pytest.mark.parametrize("ids", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from einops import rearrange
@@ -38,19 +39,6 @@ class Attention(nn.Module):
         return self.proj(rearrange(mixed, "b h t d -> b t (h d)"))
 
 
-class Mlp(nn.Module):
-    """Linear, GELU, Linear."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """`[B, T, D]` -> `[B, T, D]`."""
-        return self.fc2(F.gelu(self.fc1(tokens)))
-
-
 class Block(nn.Module):
     """`x += position; x += attention(norm(x)); x += mlp(norm(x))`.
 
@@ -63,7 +51,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim)
         self.attn = Attention(dim, num_heads)
         self.norm2 = nn.LayerNorm(dim)
-        self.mlp = Mlp(dim, hidden_dim)
+        fc1, fc2 = nn.Linear(dim, hidden_dim), nn.Linear(hidden_dim, dim)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), fc2=fc2))
 
     def forward(
         self,

@@ -57,15 +57,12 @@ class StemNet(Stem):
 
 def _bottlenecks(in_channels: int, width: int, count: int) -> nn.Sequential:
     """A row of residual bottlenecks, `in_channels` -> `4 * width` channels, stride 1."""
-    from timm.models.resnet import Bottleneck  # timm takes seconds to import
+    # timm takes seconds to import
+    from timm.models.resnet import Bottleneck, downsample_conv
 
     out_channels = 4 * width
-    shortcut = None
-    if in_channels != out_channels:
-        shortcut = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, kernel_size=1, bias=False),
-            nn.BatchNorm2d(out_channels, momentum=0.1),
-        )
+    differ = in_channels != out_channels
+    shortcut = downsample_conv(in_channels, out_channels, kernel_size=1) if differ else None
     first = Bottleneck(in_channels, width, downsample=shortcut)
     return nn.Sequential(first, *(Bottleneck(out_channels, width) for _ in range(1, count)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.prediction import PosePredictor
 from cycledistill_pose.recipes._config import PoseConfig
 from cycledistill_pose.recipes._evaluate import (
+    CycleMetrics,
     evaluate_cycles,
     save_predictions,
     scores_by_cycle,
@@ -71,7 +72,7 @@ def finish_run(
             del training["codec"], training["sigma"]
         predictor = PosePredictor(trained.unwrap(), people.skeleton, codec)
         predictor.save_pretrained(run.plain, training, run.scores)
-        _report(config, run)
+        _report(config, run, metrics)
     if config.folded_from is not None and people.has_truth:
         gather_over_processes([])  # wait for the files
         folders = (*config.beside, config.folded_from, out)
@@ -81,16 +82,13 @@ def finish_run(
     return run
 
 
-def _report(config: PoseConfig, run: PoseRun) -> None:
+def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -> None:
     """Print the scores, where the files are and what to try next."""
-    rows: dict[str, dict[str, float]] = {}
-    for key, value in run.scores.items():
-        name, cycle = key.split("/")
-        rows.setdefault(cycle, {})[name] = value
-    by_cycle = [([cycle], scores) for cycle, scores in rows.items()]
+    by_cycle = [([f"{cycle}"], metric.scores()) for cycle, metric in enumerate(metrics, 1)]
     table = scores_table("Percent by number of cycles in use", ["cycles"], by_cycle)
     console = Console(markup=False, highlight=False)
-    console.print(table if rows else "No AP: the images to evaluate on have no annotated people")
+    none = "No AP: the images to evaluate on have no annotated people"
+    console.print(table if run.scores else none)
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"
         f"The plain network:             {run.plain} (model.safetensors, config.json "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -201,23 +202,33 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Tensor]]:
         """The people of a batch; an image in which several of them are is decoded once."""
-        images = self._people.image_index
-        order = sorted(range(len(indices)), key=lambda place: images[indices[place]])
-        with self._images.sharing():
-            samples = {place: self[indices[place]] for place in order}
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, index in enumerate(indices):
+            places[int(self._people.image_index[index])].append(place)
+        samples: dict[int, dict[str, Tensor]] = {}
+        for of_image in places.values():
+            decoded: dict[int, ImageArray] = {}
+            samples |= {place: self._sample(indices[place], decoded) for place in of_image}
         return [samples[place] for place in range(len(indices))]
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """One person, cut out; see the class for what is in it."""
+        return self._sample(index, {})
+
+    def _sample(self, index: int, decoded: dict[int, ImageArray]) -> dict[str, Tensor]:
+        """``decoded`` holds the image by how much smaller it is, and gets what it lacks."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} people")
         index %= len(self)
         person = self._people.person(index)
         matrix, flip = self._cropping.draw_matrix((self.seed, self.epoch, index), person)
-        crop = self._crop(self._people.images[self._people.image_index[index]], matrix)
+        image = self._people.images[self._people.image_index[index]]
+        crop = self._crop(image, matrix, decoded)
         return self._cropping.sample(crop, matrix, flip, person)
 
-    def _crop(self, image: ListedImage, matrix: FloatArray) -> ImageArray:
+    def _crop(
+        self, image: ListedImage, matrix: FloatArray, decoded: dict[int, ImageArray]
+    ) -> ImageArray:
         """RGB `[H, W, 3]`, from an image that is decoded no larger than needed."""
         reduce = 1
         if self.reduced_decoding and self._images.is_encoded(str(image.file_name)):
@@ -225,7 +236,9 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
             # Pixel i of the reduced image covers pixels reduce * i ... of the full one.
             offset = (reduce - 1) / 2
             matrix = np.column_stack([matrix[:, :2] * reduce, matrix @ [offset, offset, 1.0]])
-        crop = crop_image(self._images.pixels(image, reduce), matrix, self.input_size)
+        if reduce not in decoded:
+            decoded[reduce] = self._images.pixels(image, reduce)
+        crop = crop_image(decoded[reduce], matrix, self.input_size)
         if crop.shape[2] == 4:  # from the cache
             crop = np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGBA2RGB), dtype=np.uint8)
         return crop

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ class ImageStore:
         if crop_cache is not None and self.folder is None:
             raise ValueError("crop_cache needs images in a folder, and they are a mapping")
         self._cache = None if crop_cache is None else CropCache(crop_cache)
-        self._shared: dict[tuple[int, int], ImageArray] | None = None
 
     def missing(self, names: list[str]) -> list[str]:
         """The names that are missing; each folder is listed once."""
@@ -65,27 +63,9 @@ class ImageStore:
 
     def pixels(self, image: ListedImage, reduce: int = 1) -> ImageArray:
         """The same, or from the cache with a fourth channel that means nothing."""
+        name = str(image.file_name)
         if self._cache is None:
-            return self._decode(image, reduce)
+            return self.read(name, image.size, reduce)
         assert self.folder is not None
-        key = (str(self.folder / str(image.file_name)), reduce, image.size)
-        return self._cache.read(key, lambda: self._decode(image, reduce))
-
-    @contextlib.contextmanager
-    def sharing(self) -> Iterator[None]:
-        """Within the block, an image stays decoded until another one is needed."""
-        self._shared = {}
-        try:
-            yield
-        finally:
-            self._shared = None
-
-    def _decode(self, image: ListedImage, reduce: int) -> ImageArray:
-        if self._shared is not None and (image.id, reduce) in self._shared:
-            return self._shared[image.id, reduce]
-        pixels = self.read(str(image.file_name), image.size, reduce)
-        if self._shared is not None:
-            if not any(number == image.id for number, _ in self._shared):
-                self._shared.clear()
-            self._shared[image.id, reduce] = pixels
-        return pixels
+        key = (str(self.folder / name), reduce, image.size)
+        return self._cache.read(key, lambda: self.read(name, image.size, reduce))

@@ -8,10 +8,8 @@ import mmap
 import os
 import warnings
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +19,6 @@ from cycledistill_pose.data._picture import ImageArray
 
 _HEADER = 256  # bytes before the pixels
 _FORMAT = "cycledistill image 3"
-_MAX_OPEN = 128
 
 
 # An image file, the factor by which the decoded image is smaller (1, 2, 4 or 8), and the (width,
@@ -44,12 +41,8 @@ class CropCache:
         self.folder = Path(folder)
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"crop_cache: expected a folder, got the file {self.folder}")
-        self._open: OrderedDict[ImageKey, tuple[list[int], ImageArray]] = OrderedDict()
         self._checked: set[tuple[int, int, int]] = set()
         self._can_write = True
-
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_open": OrderedDict(), "_checked": set()}
 
     def read(self, image: ImageKey, decode: Callable[[], ImageArray]) -> ImageArray:
         """The pixels `[H, W, 4]` of an image."""
@@ -57,23 +50,12 @@ class CropCache:
             found = os.stat(image[0])
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no image {image[0]}") from None
-        state = [found.st_size, found.st_mtime_ns]
-        held = self._open.get(image)
-        if held is not None and held[0] == state:
-            self._open.move_to_end(image)
-            return held[1]
-        path = self.path(image)
+        path, state = self.path(image), [found.st_size, found.st_mtime_ns]
         pixels = self._map(path, state)
         if pixels is None:
             pixels = np.asarray(cv2.cvtColor(decode(), cv2.COLOR_RGB2RGBA), dtype=np.uint8)
-            if not self._write(path, state, pixels):
-                return pixels
-            mapped = self._map(path, state)
-            pixels = pixels if mapped is None else mapped
-        self._open[image] = (state, pixels)
-        self._open.move_to_end(image)
-        if len(self._open) > _MAX_OPEN:
-            self._open.popitem(last=False)
+            if self._can_write:
+                self._write(path, state, pixels)
         return pixels
 
     def path(self, image: ImageKey) -> Path:
@@ -100,10 +82,8 @@ class CropCache:
         self._checked.add(identity)
         return pixels
 
-    def _write(self, path: Path, state: list[int], pixels: ImageArray) -> bool:
-        """Write an image; False if that failed, which ends the caching but not the run."""
-        if not self._can_write:
-            return False
+    def _write(self, path: Path, state: list[int], pixels: ImageArray) -> None:
+        """Write an image; a failure ends the caching but not the run."""
         header = json.dumps([pixels.shape[:2], zlib.crc32(pixels.data), state])
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,5 +97,3 @@ class CropCache:
                 "images that are not in it yet will be decoded every time",
                 stacklevel=2,
             )
-            return False
-        return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import re
 import shutil
@@ -209,3 +210,15 @@ def test_a_missing_extra_is_named(
         main(["export", str(classifier), "--out", "model.pt2"])
     error = capsys.readouterr().err
     assert 'pip install "cycledistill[deit]"' in error and "tried: pose;" in error
+
+
+def test_the_command_without_its_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "tyro" else find(name, *a)
+    )
+    with pytest.raises(SystemExit):
+        main(["export", "folder", "--out", "model.pt2"])
+    assert 'needs tyro: pip install "cycledistill[export]"' in capsys.readouterr().err

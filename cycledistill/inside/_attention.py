@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -122,23 +123,16 @@ def _marked(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
     """Tell the recorder which block runs, in which cycle."""
     calls = [0] * len(blocks)
 
-    def enter(index: int) -> Callable[..., None]:
-        def hook(*_: Any) -> None:
-            calls[index] += 1
-            recorder.running = (calls[index], index + 1)
-
-        return hook
+    def enter(index: int, *_: Any) -> None:
+        calls[index] += 1
+        recorder.running = (calls[index], index + 1)
 
     def leave(*_: Any) -> None:
         recorder.running = None
 
-    handles = []
-    try:
+    with ExitStack() as hooks:
         for index, block in enumerate(blocks):
-            handles.append(block.register_forward_pre_hook(enter(index)))
+            hooks.enter_context(block.register_forward_pre_hook(partial(enter, index)))
             # Before the wrapper's hook on the last block, which runs the stack again.
-            handles.append(block.register_forward_hook(leave, prepend=True))
+            hooks.enter_context(block.register_forward_hook(leave, prepend=True))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

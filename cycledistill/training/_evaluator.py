@@ -175,13 +175,10 @@ def moving_average(module: nn.Module, decay: float, sharded: bool = False) -> Av
 @contextlib.contextmanager
 def _in_autocast(model: nn.Module, accelerator: Accelerator) -> Iterator[None]:
     """Let the model, and only it, compute in the run's precision; outputs are float32."""
-    lowered = accelerator.mixed_precision != "no"
-    names = [name for name in ("forward", "forward_cycles") if lowered and hasattr(model, name)]
-    for name in names:
-        plain = getattr(model, name)
-        setattr(model, name, convert_outputs_to_fp32(accelerator.autocast()(plain)))
-    try:
+    with contextlib.ExitStack() as after:
+        for name in ("forward", "forward_cycles"):
+            if accelerator.mixed_precision != "no" and hasattr(model, name):
+                plain = getattr(model, name)
+                setattr(model, name, convert_outputs_to_fp32(accelerator.autocast()(plain)))
+                after.callback(delattr, model, name)
         yield
-    finally:
-        for name in names:
-            delattr(model, name)

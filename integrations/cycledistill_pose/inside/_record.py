@@ -52,11 +52,8 @@ def record_pose_attention(cycled: CycleWrapper, images: Tensor, num_cycles: int)
     def note(module: Any, args: tuple[Any, ...]) -> None:
         passes.extend(arg for arg in args if isinstance(arg, PruningPass))
 
-    handle = model.blocks[0].register_forward_pre_hook(note)
-    try:
+    with model.blocks[0].register_forward_pre_hook(note):
         maps = record_attention(cycled, images, num_cycles=num_cycles)
-    finally:
-        handle.remove()
     positions = []
     for found in maps:
         batch, _, count, _ = found.weights.shape

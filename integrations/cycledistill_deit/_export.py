@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import timm
 from huggingface_hub import ModelCardData
+from timm.data import resolve_model_data_config
 from timm.models._hub import save_for_hf
 from torch import nn
 
@@ -73,17 +74,52 @@ def load_plain(folder: Path) -> nn.Module:
     return model.eval()
 
 
-def load_trained(folder: Path) -> CycleWrapper:
+def load_trained(folder: Path, class_names: Sequence[str] | None = None) -> CycleWrapper:
     """The network of a finished run, wrapped with as many cycles as it is meant to be used with.
 
     Args:
         folder: See `cycledistill.training.find_trained`.
+        class_names: The classes that it must have, in this order, if it names its own.
 
     Raises:
         FileNotFoundError: It has no network.
+        ValueError: It has other classes.
     """
     network, cycles, options = find_trained(folder)
-    return CycleWrapper(load_plain(network), num_cycles=cycles, blocks=options.get("blocks"))
+    model = load_plain(network)
+    names = model.pretrained_cfg.get("label_names")
+    if None not in (names, class_names) and list(names) != list(class_names):
+        raise ValueError(
+            f"{folder} is a network for other classes: expected {len(class_names)} "
+            f"({_few(class_names)}), got {len(names)} ({_few(names)})"
+        )
+    return CycleWrapper(model, num_cycles=cycles, blocks=options.get("blocks"))
+
+
+def load_teachers(config: ClassificationConfig, class_names: Sequence[str]) -> list[CycleWrapper]:
+    """The teachers of mode fold. Those in ``beside`` are looked at, too: they come last.
+
+    Raises:
+        FileNotFoundError: A folder has no network.
+        ValueError: It has other classes, or a teacher's images are prepared in another way.
+    """
+    for folder in config.beside:
+        load_trained(folder, class_names)
+    teachers = [load_trained(folder, class_names) for folder in config.teacher]
+    expected = data_config(config)
+    for folder, teacher in zip(config.teacher, teachers, strict=True):
+        found = resolve_model_data_config(teacher.plain)
+        for name in ("input_size", "mean", "std"):
+            if tuple(found[name]) != tuple(expected[name]):
+                raise ValueError(
+                    f"the teacher {folder}: {name}: expected {expected[name]} as in this run, "
+                    f"got {tuple(found[name])}"
+                )
+    return teachers
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
 
 
 def _model_card(
@@ -98,7 +134,6 @@ def _model_card(
         pipeline_tag="image-classification",
         tags=["timm", "cycledistill", config.model],
     )
-    few = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     prepared = data_config(config)
     channels, height, width = prepared["input_size"]
@@ -110,7 +145,7 @@ def _model_card(
         "```python\nimport timm\n\n"
         'model = timm.create_model("local-dir:.", pretrained=True)  # this folder; a name on the\n'
         '# hub is "hf-hub:owner/name"\n```',
-        f"Classes, in order: {few}.",
+        f"Classes, in order: {_few(class_names)}.",
         f"Images: {channels} x {height} x {width}, {prepared['interpolation']}, "
         f"{prepared['crop_mode']} crop of {prepared['crop_pct']}, mean {list(prepared['mean'])}, "
         f"deviation {list(prepared['std'])}. `timm.data.resolve_model_data_config(model)` says so, "

@@ -150,8 +150,8 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     def _drop_bad_images(self, bad_images: str, strict: bool) -> None:
         people, used = self._people, self._people.used_images()
-        names = self._images.missing([str(image.file_name) for image in used])
         if bad_images == "error":
+            names = self._images.missing([str(image.file_name) for image in used])
             if names:
                 raise FileNotFoundError(
                     f"{self._title}: {len(names)} of {len(used)} images are not in "
@@ -164,12 +164,12 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
                     'is not among its images; bad_images="skip" leaves them out'
                 )
             return
-        absent, broken = set(names), set()
-        missing = {image.id for image in used if image.file_name in absent}
+        missing, broken = set(), set()
         for image in used:
             try:
-                if image.id not in missing:
-                    self._images.read(str(image.file_name), image.size, reduce=8)
+                self._images.read(str(image.file_name), image.size, reduce=8)
+            except FileNotFoundError:
+                missing.add(image.id)
             except BadImageError:
                 broken.add(image.id)
         people.drop_images(missing, "skipped: image missing")

@@ -54,7 +54,7 @@ def record_pose_attention(cycled: CycleWrapper, images: Tensor, num_cycles: int)
 
     handle = model.blocks[0].register_forward_pre_hook(note)
     try:
-        maps = record_attention(cycled, images, num_cycles=num_cycles)
+        maps = record_attention(cycled, images, blocks="blocks", num_cycles=num_cycles)
     finally:
         handle.remove()
     positions = []

@@ -106,15 +106,12 @@ def load_teachers(config: ClassificationConfig, class_names: Sequence[str]) -> l
     for folder in config.beside:
         load_trained(folder, class_names)
     teachers = [load_trained(folder, class_names) for folder in config.teacher]
-    expected = data_config(config)
+    expected = {name: tuple(data_config(config)[name]) for name in ("input_size", "mean", "std")}
     for folder, teacher in zip(config.teacher, teachers, strict=True):
-        found = resolve_model_data_config(teacher.plain)
-        for name in ("input_size", "mean", "std"):
-            if tuple(found[name]) != tuple(expected[name]):
-                raise ValueError(
-                    f"the teacher {folder}: {name}: expected {expected[name]} as in this run, "
-                    f"got {tuple(found[name])}"
-                )
+        its_own = resolve_model_data_config(teacher.plain)
+        found = {name: tuple(its_own[name]) for name in expected}
+        if found != expected:
+            raise ValueError(f"teacher {folder}: expected images of {expected}, got {found}")
     return teachers
 
 
@@ -140,16 +137,16 @@ def _model_card(
     lines = [
         f"---\n{head.to_yaml()}\n---",
         f"# {config.model}, {len(class_names):,} classes",
-        f"A plain timm model: one pass. {count:,} parameters. It was trained in cycles "
-        "through its own blocks; nothing of that is needed to use it.",
+        f"A plain timm model with {count:,} parameters"
+        f"{', trained in cycles through its own blocks' * (config.training_cycles > 1)}.",
         "```python\nimport timm\n\n"
         'model = timm.create_model("local-dir:.", pretrained=True)  # this folder; a name on the\n'
         '# hub is "hf-hub:owner/name"\n```',
         f"Classes, in order: {_few(class_names)}.",
         f"Images: {channels} x {height} x {width}, {prepared['interpolation']}, "
         f"{prepared['crop_mode']} crop of {prepared['crop_pct']}, mean {list(prepared['mean'])}, "
-        f"deviation {list(prepared['std'])}. `timm.data.resolve_model_data_config(model)` says so, "
-        "and `timm.data.create_transform` makes it.",
+        f"deviation {list(prepared['std'])}: `timm.data.create_transform"
+        "(**timm.data.resolve_model_data_config(model))`.",
         *results_sections(dataclasses.asdict(config), scores, ("accuracy",)),
     ]
     return "\n\n".join(lines) + "\n"

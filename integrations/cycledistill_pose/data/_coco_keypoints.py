@@ -156,12 +156,12 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
                 raise FileNotFoundError(
                     f"{self._title}: {len(names)} of {len(used)} images are not in "
                     f"{self._images.folder or 'the mapping given'}, {names[0]} among them; "
-                    'bad_images="skip" leaves them out'
+                    'bad_images="skip" (--skip-bad-images) leaves them out'
                 )
             if strict and people.counts[NOT_LISTED]:
                 raise ValueError(
                     f"{self._title}: {people.counts[NOT_LISTED]} annotations have an image_id that "
-                    'is not among its images; bad_images="skip" leaves them out'
+                    'is not among its images; bad_images="skip" (--skip-bad-images) leaves them out'
                 )
             return
         missing, broken = set(), set()

@@ -43,7 +43,8 @@ class EvaluationOptions:
     """Ignore detected boxes with a lower score."""
 
     skip_bad_images: bool = False
-    """Skip and count people in missing or broken images instead of stopping."""
+    """Skip and count people in missing or broken images instead of stopping. AP counts them as
+    missed."""
 
     easy_synthetic: bool = False
     """Generate one whole, upright person in each picture, seen from the front: an easy task for

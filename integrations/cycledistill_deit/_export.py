@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 from huggingface_hub import ModelCardData
@@ -86,9 +87,9 @@ def load_trained(folder: Path, class_names: Sequence[str] | None = None) -> Cycl
         ValueError: It has other classes.
     """
     network, cycles, options = find_trained(folder)
-    model = load_plain(network)
-    names = model.pretrained_cfg.get("label_names")
-    if None not in (names, class_names) and list(names) != list(class_names):
+    model: Any = load_plain(network)
+    names = model.pretrained_cfg.get("label_names") or class_names
+    if class_names is not None and list(names) != list(class_names):
         raise ValueError(
             f"{folder} is a network for other classes: expected {len(class_names)} "
             f"({_few(class_names)}), got {len(names)} ({_few(names)})"

@@ -29,7 +29,7 @@ def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
         if config.flip_pairs is not None:
             pairs = parse_flip_pairs(config.flip_pairs)
             file = file.with_skeleton(file.skeleton.with_flip_pairs(pairs))
-    val = open_evaluation(config, config.seed, file and file.skeleton)
+    val = open_evaluation(config, config.seed, None if file is None else file.skeleton)
     if file is not None:
         check_same_keypoints(file.named, val.file.named)
     for folder in (*config.beside, *filter(None, [config.folded_from])):

@@ -88,7 +88,7 @@ def load_trained(folder: Path, class_names: Sequence[str] | None = None) -> Cycl
     """
     network, cycles, options = find_trained(folder)
     model: Any = load_plain(network)
-    names = model.pretrained_cfg.get("label_names") or class_names
+    names: Any = model.pretrained_cfg.get("label_names") or class_names
     if class_names is not None and list(names) != list(class_names):
         raise ValueError(
             f"{folder} is a network for other classes: expected {len(class_names)} "

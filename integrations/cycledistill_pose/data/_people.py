@@ -55,7 +55,7 @@ class People:
         points = truth.keypoints.copy()
         boxes = clip_boxes(truth.boxes_xywh, sizes)
         with np.errstate(invalid="ignore"):
-            boxless = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+            boxless = np.asarray(~(boxes[:, 2:] > boxes[:, :2]).all(1))
             no_area = np.asarray(truth.areas <= 0)
         counts = Counter(file.counts)
         left = np.ones(len(truth), dtype=bool)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from timm.data import create_transform, resolve_model_data_config
@@ -50,6 +51,7 @@ from cycledistill_deit import (
     example_input,
     load_data,
     load_plain,
+    load_teachers,
     load_trained,
     save_plain,
 )
@@ -72,7 +74,7 @@ def train(config: ClassificationConfig) -> None:
     data = load_data(config)
     num_classes = len(data.class_names)
     classifier = create_classifier(config, num_classes)
-    teachers = [load_trained(folder) for folder in config.teacher]
+    teachers = load_teachers(config, data.class_names)
     if teachers and config.warm_start:
         start_from(classifier, teachers[0], config.teacher[0])
     cycled = CycleWrapper(classifier, blocks=config.blocks, **config.wrapper_options())
@@ -141,25 +143,27 @@ def finish(
             f"the model reloaded from {folder} has top-1 {again:.3f} %, the trained one "
             f"{trained:.3f} %"
         )
-    others = compare(config, val, len(class_names))
+    others = compare(config, len(class_names))
     if is_main_process():
         report(config, result, folder, again, len(val))
         if others:
             Console().print(others)
 
 
-def compare(config: ClassificationConfig, val: Any, num_classes: int) -> Table | None:
+def compare(config: ClassificationConfig, num_classes: int) -> Table | None:
     """The folded network, its teachers and other runs, each with its cost at inference."""
     if config.mode != "fold":
         return None
     table = Table(title="Each network as it is used")
     for column in ("network", "cycles", "MACs of an image", "top-1 accuracy"):
         table.add_column(column, justify="left" if column == "network" else "right")
-    example = example_input(config)
     for folder in (*config.beside, *config.teacher, Path(config.output_dir)):
         trained = load_trained(folder).eval()
         cycles = trained.num_cycles
+        prepared = resolve_model_data_config(trained.plain)  # of this network, not of this run
+        example = torch.zeros(1, *prepared["input_size"])
         macs = count_macs(trained, example, num_cycles=cycles).with_attention_products
+        val = load_data(config, create_transform(**prepared)).val
         batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)
         scores = cycle_accuracies(trained, batches, num_classes, cycles)
         accuracy = f"{scores[f'accuracy/{cycles}']:.2f} %"

@@ -53,8 +53,9 @@ size: dict[str, int] = {}
 if options.images is not None:
     model = timm.create_model(options.model, pretrained=True)
     transform = create_transform(**resolve_model_data_config(model))
-    few = ImageDataset(options.images / "train", transform=transform)
-    val = ImageDataset(options.images / "val", transform=transform)
+    few, val = (ImageDataset(options.images / p, transform=transform) for p in ("train", "val"))
+    if few.reader.class_to_idx != val.reader.class_to_idx:
+        parser.error(f"{options.images}: train/ and val/ have different classes")
     model.reset_classifier(len(few.reader.class_to_idx))
 else:
     size = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6}

@@ -54,6 +54,21 @@ def within(default: Any, **limits: float) -> Any:
     return dataclasses.field(default=default, metadata={"limits": limits})
 
 
+def check_limits(config: Any) -> None:
+    """Check the fields that `within` or `free` gave limits.
+
+    Raises:
+        ValueError: A value is beyond them; the text names it.
+    """
+    for field in dataclasses.fields(config):
+        value, limits = getattr(config, field.name), field.metadata.get("limits", {})
+        kept = (_LIMITS[name](value, limit) for name, limit in limits.items())
+        if value is not None and not all(kept):
+            texts = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
+            expected = " and ".join(texts) + " or None" * (field.default is None)
+            raise ValueError(f"{field.name} must be {expected}, got {value}")
+
+
 @dataclasses.dataclass
 class TrainConfig:
     """Options of the training loop; derive from it to add your own.
@@ -187,13 +202,7 @@ class TrainConfig:
         Raises:
             ValueError: An option is out of its range; the text names it.
         """
-        for field in dataclasses.fields(self):
-            value, limits = getattr(self, field.name), field.metadata.get("limits", {})
-            kept = (_LIMITS[name](value, limit) for name, limit in limits.items())
-            if value is not None and not all(kept):
-                texts = [f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items()]
-                expected = " and ".join(texts) + " or None" * (field.default is None)
-                raise ValueError(f"{field.name} must be {expected}, got {value}")
+        check_limits(self)
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate={self.accumulate} is more than batch_size={self.batch_size}: each "

@@ -3,7 +3,7 @@
 from cycledistill_deit._config import PRESETS, ClassificationConfig
 from cycledistill_deit._data import ClassificationData, load_data
 from cycledistill_deit._evaluate import cycle_accuracies
-from cycledistill_deit._export import load_plain, load_trained, save_plain
+from cycledistill_deit._export import load_plain, load_teachers, load_trained, save_plain
 from cycledistill_deit._images import example_input
 from cycledistill_deit._loss import MixupTargets, build_criterion
 from cycledistill_deit._model import create_classifier
@@ -19,6 +19,7 @@ __all__ = [
     "example_input",
     "load_data",
     "load_plain",
+    "load_teachers",
     "load_trained",
     "save_plain",
 ]

@@ -69,16 +69,16 @@ class ClassificationConfig(CycledConfig):
     beside: tuple[Path, ...] = free(())
     """Folders of other finished runs for the last table of mode fold, such as one of mode plain."""
 
-    token_weight: float = 5e-6
+    token_weight: float = within(5e-6, at_least=0)
     """Weight of the token distillation in mode distill (5e-6: paper, section 4.1.2)."""
 
     detach_teacher: bool = True
     """Treat the later cycle's tokens as constants, unlike the paper's released code."""
 
-    prediction_weight: float = 0.0
+    prediction_weight: float = within(0.0, at_least=0)
     """Weight of the KL divergence between consecutive cycles' predictions (0: not in the paper)."""
 
-    image_size: int | None = None
+    image_size: int | None = within(None, at_least=1)
     """Side of the square input in pixels; None takes the model's own from timm's configuration, as
     for the next five options."""
 
@@ -116,44 +116,44 @@ class ClassificationConfig(CycledConfig):
     drop_path: float = within(0.1, at_least=0, below=1)
     """Stochastic depth: largest probability of dropping a block's branch (0.1: DeiT)."""
 
-    weight_decay: float = 0.05
+    weight_decay: float = within(0.05, at_least=0)
     """Weight decay of AdamW, except for biases, norms and position embeddings (0.05: DeiT)."""
 
-    warmup_epochs: int = 5
+    warmup_epochs: int = within(5, at_least=0)
     """Epochs of linear warm-up (5: DeiT)."""
 
-    warmup_lr: float = 1e-6
+    warmup_lr: float = within(1e-6, at_least=0)
     """Learning rate at the start of the warm-up (1e-6: DeiT)."""
 
-    min_lr: float = 1e-5
+    min_lr: float = within(1e-5, at_least=0)
     """Learning rate at the end of the cosine (1e-5: DeiT)."""
 
     auto_augment: str | None = "rand-m9-mstd0.5-inc1"
     """timm's automatic augmentation (RandAugment 9/0.5: DeiT); None for none."""
 
-    color_jitter: float | None = 0.3
+    color_jitter: float | None = within(0.3, at_least=0)
     """Colour jitter, if there is no automatic augmentation; None for none."""
 
-    flip: float = within(0.5, at_least=0, below=1)
+    flip: float = within(0.5, at_least=0, at_most=1)
     """Probability of a horizontal flip."""
 
-    random_erasing: float = within(0.25, at_least=0, below=1)
+    random_erasing: float = within(0.25, at_least=0, at_most=1)
     """Probability of erasing a rectangle of the input (0.25: DeiT)."""
 
-    crop_padding: int | None = None
+    crop_padding: int | None = within(None, at_least=0)
     """Pixels of padding before a random crop, for small images. None: random resized crops, as for
     ImageNet."""
 
-    mixup: float = 0.8
+    mixup: float = within(0.8, at_least=0)
     """Mixup's alpha, 0 for none (0.8: DeiT)."""
 
-    cutmix: float = 1.0
+    cutmix: float = within(1.0, at_least=0)
     """CutMix's alpha, 0 for none (1.0: DeiT)."""
 
     label_smoothing: float = within(0.1, at_least=0, below=1)
     """Label smoothing (0.1: DeiT)."""
 
-    eval_batch_size: int = free(256)
+    eval_batch_size: int = free(256, at_least=1)
     """Images at a time in evaluations."""
 
     limit_train: int | None = None

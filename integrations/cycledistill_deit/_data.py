@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from cycledistill.saving._pixels import to_eight_bits
 from cycledistill.training.processes import is_main_process
 from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._images import data_config, image_mode, open_image
@@ -64,32 +66,28 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     name, count = str(config.data_dir or "digits"), len(class_names)
     streamed = isinstance(train, IterableDataset)
     if streamed:
-        _warn_of_stream(config)
-        shuffled = config.seed, config.repeated_augmentation
-        data = ClassificationData(
-            TrainingStream(name, train.reader, to_train, count, *shuffled),
-            EvaluationStream(name, val.reader, to_val, count),
-            class_names,
-        )
-    else:
-        mode = image_mode(config.in_chans)
-        data = ClassificationData(
-            IndexedImages(f"{name} (train)", train, to_train, mode, count),
-            IndexedImages(f"{name} (validation)", val, to_val, mode, count),
-            class_names,
-        )
-    if config.limit_train is not None:
-        if streamed:
+        if config.limit_train is not None:
             raise ValueError(
                 f"limit_train={config.limit_train}: expected data with indices, got the stream "
                 f"{config.data_dir}; name fewer shards with --train-split"
             )
-        total = len(data.train)  # type: ignore[arg-type]
+        _warn_of_stream(config)
+        shuffled = config.seed, config.repeated_augmentation
+        return ClassificationData(
+            TrainingStream(name, train.reader, to_train, count, *shuffled),
+            EvaluationStream(name, val.reader, to_val, count),
+            class_names,
+        )
+    mode = image_mode(config.in_chans)
+    images: Any = IndexedImages(f"{name} (train)", train, to_train, mode, count)
+    if config.limit_train is not None:
+        total = len(images)
         if not 1 <= config.limit_train <= total:
             raise ValueError(f"limit_train={config.limit_train} is not within 1 and {total} images")
         chosen = [i * total // config.limit_train for i in range(config.limit_train)]
-        data = data._replace(train=Subset(data.train, chosen))
-    return data
+        images = Subset(images, chosen)
+    val = IndexedImages(f"{name} (validation)", val, to_val, mode, count)
+    return ClassificationData(images, val, class_names)
 
 
 @dataclass(eq=False, repr=False)
@@ -121,7 +119,7 @@ class IndexedImages(Dataset[tuple[Tensor, int]]):
                 image = open_image(file, self.mode, where)
         else:  # torchvision's, or saved to disk
             image, label = self.source[index]
-            image = image.convert(self.mode)
+            image = to_eight_bits(image).convert(self.mode)
         return self.transform(image), checked_label(label, self.num_classes, where)
 
 
@@ -132,12 +130,27 @@ def _folders(root: Path, mode: str) -> tuple[Any, Any]:
                 f"--data-dir {root}: {folder} is no folder; expected train/CLASS/*.jpg and "
                 "val/CLASS/*.jpg (ImageNet's layout)"
             )
-    opened = functools.partial(open_image, mode=mode)
     try:
-        train, val = (ImageFolder(str(root / part), loader=opened) for part in ("train", "val"))
-    except FileNotFoundError as error:
+        return _ClassFolders(root / "train", mode), _ClassFolders(root / "val", mode)
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"--data-dir {root}: {error}") from error
-    return train, val
+
+
+class _ClassFolders(ImageFolder):
+    """torchvision's, without hidden folders and files, such as those of Jupyter and macOS."""
+
+    def __init__(self, root: Path, mode: str) -> None:
+        def shown(path: str) -> bool:
+            parts = Path(path).relative_to(root).parts
+            return path.lower().endswith(IMG_EXTENSIONS) and not any(p[0] == "." for p in parts)
+
+        opened = functools.partial(open_image, mode=mode)
+        super().__init__(str(root), loader=opened, is_valid_file=shown)
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """The names of the classes, and the label of each."""
+        names = [name for name in super().find_classes(directory)[0] if name[0] != "."]
+        return names, {name: label for label, name in enumerate(names)}
 
 
 def _digits() -> tuple[Any, Any]:
@@ -170,6 +183,8 @@ def _class_names(config: ClassificationConfig, train: Any, val: Any) -> tuple[st
         raise ValueError(
             f"--num-classes {config.num_classes}: {config.data_dir} names {len(names)} classes"
         )
+    if len(names) < 2:
+        raise ValueError(f"--data-dir {config.data_dir}: expected two or more classes, got {names}")
     return names
 
 
@@ -197,15 +212,18 @@ def _warn_of_stream(config: ClassificationConfig) -> None:
 
 def _transform(config: ClassificationConfig, training: bool) -> Any:
     prepared = data_config(config)
-    made = create_transform(
-        **prepared,
-        is_training=training,
-        hflip=config.flip,
-        color_jitter=config.color_jitter,
-        auto_augment=config.auto_augment,
-        re_prob=config.random_erasing if training else 0.0,
-        re_mode="pixel",
-    )
+    try:
+        made = create_transform(
+            **prepared,
+            is_training=training,
+            hflip=config.flip,
+            color_jitter=config.color_jitter,
+            auto_augment=config.auto_augment,
+            re_prob=config.random_erasing if training else 0.0,
+            re_mode="pixel",
+        )
+    except AssertionError as error:
+        raise ValueError(f"auto_augment={config.auto_augment}: {error}") from error
     if training and config.crop_padding is not None:
         size = prepared["input_size"][1:]
         how = str_to_interp_mode(prepared["interpolation"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
+from timm.data import resolve_model_data_config
 from timm.models._hub import save_for_hf
 from torch import nn
 
@@ -70,6 +72,7 @@ def save_plain(
             classes=class_names,
             parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             images=data_config(config),
+            cycles_in_training=config.training_cycles,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)
@@ -81,14 +84,46 @@ def load_plain(folder: Path) -> nn.Module:
     return model.eval()
 
 
-def load_trained(folder: Path) -> CycleWrapper:
+def load_trained(folder: Path, class_names: Sequence[str] | None = None) -> CycleWrapper:
     """The network of a finished run, wrapped with as many cycles as it is meant to be used with.
 
     Args:
         folder: See `cycledistill.training.find_trained`.
+        class_names: The classes that it must have, in this order, if it names its own.
 
     Raises:
         FileNotFoundError: It has no network.
+        ValueError: It has other classes.
     """
     network, cycles, options = find_trained(folder)
-    return CycleWrapper(load_plain(network), num_cycles=cycles, blocks=options.get("blocks"))
+    model: Any = load_plain(network)
+    names: Any = model.pretrained_cfg.get("label_names") or class_names
+    if class_names is not None and list(names) != list(class_names):
+        raise ValueError(
+            f"{folder} is a network for other classes: expected {len(class_names)} "
+            f"({_few(class_names)}), got {len(names)} ({_few(names)})"
+        )
+    return CycleWrapper(model, num_cycles=cycles, blocks=options.get("blocks"))
+
+
+def load_teachers(config: ClassificationConfig, class_names: Sequence[str]) -> list[CycleWrapper]:
+    """The teachers of mode fold. Those in ``beside`` are looked at, too: they come last.
+
+    Raises:
+        FileNotFoundError: A folder has no network.
+        ValueError: It has other classes, or a teacher's images are prepared in another way.
+    """
+    for folder in config.beside:
+        load_trained(folder, class_names)
+    teachers = [load_trained(folder, class_names) for folder in config.teacher]
+    expected = {name: tuple(data_config(config)[name]) for name in ("input_size", "mean", "std")}
+    for folder, teacher in zip(config.teacher, teachers, strict=True):
+        its_own = resolve_model_data_config(teacher.plain)
+        found = {name: tuple(its_own[name]) for name in expected}
+        if found != expected:
+            raise ValueError(f"teacher {folder}: expected images of {expected}, got {found}")
+    return teachers
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

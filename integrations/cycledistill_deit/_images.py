@@ -6,11 +6,12 @@ from typing import Any
 
 import timm
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from timm.data import resolve_data_config
 from timm.models import PretrainedCfg
 from torch import Tensor
 
+from cycledistill.saving._pixels import to_eight_bits
 from cycledistill_deit._config import ClassificationConfig
 
 
@@ -57,10 +58,12 @@ def open_image(file: Any, mode: str, name: str | None = None) -> Image.Image:
     """
     try:
         with Image.open(file) as image:
-            return image.convert(mode)
+            return to_eight_bits(image).convert(mode)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {name or file}") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of any type for damaged data
         raise ValueError(f"{name or file} cannot be read as an image: {error}") from error
 
 

@@ -16,7 +16,8 @@ class MixupTargets:
     """Turn a batch of images and labels into (mixed) images and class probabilities.
 
     Each batch has either timm's Mixup (arXiv 1710.09412) or CutMix (arXiv 1905.04899), with label
-    smoothing; without both, targets are smoothed one-hot vectors.
+    smoothing; without both, targets are smoothed one-hot vectors. timm mixes pairs: of an odd
+    number of images, the last stays as it is.
 
     >>> import torch
     >>> from cycledistill_deit import PRESETS
@@ -40,11 +41,12 @@ class MixupTargets:
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images `[B, C, S, S]` and labels `[B]` to images and probabilities `[B, K]`."""
-        if self.mixup is not None and len(images) % 2 == 0:
-            mixed, probabilities = self.mixup(images, labels)
-            return mixed, probabilities
         one_hot = F.one_hot(labels, self.num_classes).to(images.dtype)
-        return images, one_hot * (1 - self.smoothing) + self.smoothing / self.num_classes
+        targets = one_hot * (1 - self.smoothing) + self.smoothing / self.num_classes
+        even = len(images) // 2 * 2
+        if self.mixup is not None and even:
+            images[:even], targets[:even] = self.mixup(images[:even], labels[:even])
+        return images, targets
 
 
 def build_criterion(

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cycledistill_deit import PRESETS, MixupTargets, load_data
+from cycledistill_deit._images import open_image
 
 
 def make_folder(root: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 2) -> Path:
@@ -73,6 +74,43 @@ def test_empty_class_is_named(tmp_path):
         load_data(config_for(root))
 
 
+def test_a_single_class_is_refused(tmp_path):
+    root = make_folder(tmp_path / "d", ("cat",))
+    with pytest.raises(ValueError, match=r"expected two or more classes, got \('cat',\)"):
+        load_data(config_for(root))
+
+
+def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
+    root = make_folder(tmp_path / "d")
+    (root / "train" / ".empty").mkdir()
+    for split in ("train", "val"):
+        for place in (".ipynb_checkpoints", "cat/.ipynb_checkpoints"):
+            (root / split / place).mkdir()
+            Image.new("RGB", (8, 8)).save(root / split / place / "0-checkpoint.png")
+        (root / split / "dog" / "._0.png").write_bytes(b"of macOS")
+    data = load_data(config_for(root))
+    assert data.class_names == ("cat", "dog") and len(data.train) == len(data.val) == 4
+    assert [data.val[i][1] for i in range(4)] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_greys_of_16_bits_keep_their_upper_8(tmp_path, mode):
+    values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16
+    for suffix in ("png", "tif"):
+        Image.fromarray(values).save(tmp_path / f"grey.{suffix}")
+        found = np.asarray(open_image(tmp_path / f"grey.{suffix}", mode))
+        assert np.array_equal(found.reshape(64, 64, -1)[..., 0], values >> 8)
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "float.tif")
+    with pytest.raises(ValueError, match=r"float\.tif cannot be read.*got floating-point numbers"):
+        open_image(tmp_path / "float.tif", mode)
+
+
+def test_an_image_above_pillows_limit_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image: .*1200 pixels"):
+        load_data(config_for(make_folder(tmp_path / "d"))).val[0]
+
+
 def test_differing_classes_are_named(tmp_path):
     root = make_folder(tmp_path / "d")
     make = root / "train" / "bird"
@@ -107,8 +145,26 @@ def test_mixed_targets_are_probabilities():
     images, probabilities = targets(torch.rand(8, 1, 8, 8), torch.arange(8))
     assert images.shape == (8, 1, 8, 8)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(8))
-    odd, probabilities = targets(torch.rand(3, 1, 8, 8), torch.arange(3))
-    assert odd.shape[0] == 3 and probabilities.argmax(1).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 125])
+def test_an_odd_batch_is_mixed_but_for_its_last_image(count):
+    """As the batches of the preset cifar10-cpu are: 125 images."""
+    config = replace(PRESETS["digits"], mixup=0.8, cutmix=1.0)
+    pairs = count // 2 * 2
+    images, labels = torch.rand(count, 1, 8, 8), torch.arange(count) % 10
+    targets = MixupTargets(config, num_classes=10)
+    np.random.seed(0)
+    expected, expected_targets = images.clone(), torch.full((count, 10), 0.01)
+    expected_targets[range(count), labels] = 0.91
+    if pairs:
+        mixed = targets.mixup(expected[:pairs].clone(), labels[:pairs])
+        expected[:pairs], expected_targets[:pairs] = mixed
+        assert not torch.equal(expected[:pairs], images[:pairs])
+    np.random.seed(0)
+    found, probabilities = targets(images, labels)
+    assert torch.equal(found, expected)
+    torch.testing.assert_close(probabilities, expected_targets)
 
 
 def test_cifar10_is_read(shared_data):

@@ -25,6 +25,7 @@ from cycledistill_deit import (
     cycle_accuracies,
     load_data,
     load_plain,
+    load_teachers,
     load_trained,
     save_plain,
 )
@@ -71,11 +72,22 @@ def test_presets_are_valid_and_the_default_is_deits_recipe():
         ({"teacher": (Path("runs/grown"),)}, r"mode=distill and\s+teacher=\['runs/grown'\]"),
         ({"truth_weight": 1.1}, "truth_weight must be at least 0 and at most 1, got 1.1"),
         ({"temperature": 0.0}, "temperature must be above 0, got 0.0"),
+        ({"mixup": -1.0}, "mixup must be at least 0, got -1.0"),
+        ({"cutmix": float("nan")}, "cutmix must be at least 0, got nan"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0"),
+        ({"prediction_weight": -1.0}, "prediction_weight must be at least 0, got -1.0"),
+        ({"crop_padding": -1}, "crop_padding must be at least 0 or None, got -1"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
     ],
 )
 def test_bad_options_are_named(changes, text):
     with pytest.raises(ValueError, match=text):
         replace(DIGITS, **changes).validate()
+
+
+def test_an_unknown_augmentation_is_named():
+    with pytest.raises(ValueError, match="auto_augment=foo: Unknown AA policy"):
+        load_data(replace(DIGITS, auto_augment="foo"))
 
 
 def test_deit_tiny_is_timms():
@@ -251,6 +263,23 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_plain(create_classifier(DIGITS, 2), DIGITS, ("a", "b"), tmp_path / "plain")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teacher_must_have_the_classes_and_the_images_of_the_run(tmp_path):
+    save_plain(create_classifier(DIGITS, 2), DIGITS, ("cat", "dog"), tmp_path / "net")
+    fold = replace(DIGITS, mode="fold", teacher=(tmp_path / "net",))
+    assert len(load_teachers(fold, ("cat", "dog"))) == 1
+    for names in (("dog", "cat"), ("cat", "dog", "owl")):
+        words = rf"net is .*expected {len(names)} \({', '.join(names)}\), got 2"
+        with pytest.raises(ValueError, match=words):
+            load_teachers(fold, names)
+        with pytest.raises(ValueError, match=r"net is a network for other classes"):
+            load_teachers(replace(DIGITS, beside=(tmp_path / "net",)), names)
+    for name, value in (("mean", (0.1,)), ("std", (0.1,)), ("image_size", 16)):
+        with pytest.raises(ValueError, match=r"teacher .*net: expected images of \{.*\}, got \{"):
+            load_teachers(replace(fold, **{name: value}), ("cat", "dog"))
+    with pytest.raises(FileNotFoundError, match=r"nowhere has no model\.safetensors"):
+        load_teachers(replace(DIGITS, beside=(tmp_path / "nowhere",)), ("cat", "dog"))
 
 
 def test_only_an_own_folder_is_replaced(tmp_path: Path) -> None:

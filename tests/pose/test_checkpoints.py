@@ -447,9 +447,11 @@ def test_bad_files(tmp_path: Path) -> None:
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "noise.pth").write_bytes(b"noise" * 100)
     (tmp_path / "empty.pth").write_bytes(b"")
+    (tmp_path / "text.pth").write_bytes(b"hello")  # torch.load raises a KeyError
     (tmp_path / "noise.safetensors").write_bytes(b"noise" * 100)
     torch.save({"model": nn.Linear(2, 2)}, tmp_path / "pickled.pth")
-    for name in ("cut.pth", "noise.pth", "empty.pth", "noise.safetensors", "pickled.pth"):
+    broken = ("cut.pth", "noise.pth", "empty.pth", "text.pth", "noise.safetensors", "pickled.pth")
+    for name in broken:
         with pytest.raises(ValueError, match=name):
             load_reference_checkpoint(model, tmp_path / name)
     torch.save([1, 2], tmp_path / "list.pth")

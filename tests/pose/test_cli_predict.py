@@ -66,6 +66,29 @@ def test_a_folder_of_whole_images(folder: Path, images: Path, tmp_path: Path) ->
     assert Image.open(tmp_path / "out" / "000139.png.png").size == (60, 80)
 
 
+def test_animations_and_tiffs_of_a_folder_are_images(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("1.gif", "2.tif", "3.TIFF"):
+        Image.fromarray(PIXELS).save(tmp_path / "in" / name)
+    results = run(tmp_path / "in", folder, tmp_path / "out")
+    assert [result["file_name"] for result in results] == ["1.gif", "2.tif", "3.TIFF"]
+
+
+def test_boxes_outside_of_their_image_are_left_out(
+    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [[-20, 5, 20, 30], [60, 5, 9, 9], [5, -9, 9, 9], [5, 80, 9, 9], [-20, 70, 21, 30]]
+    boxes = [{"image_id": 139, "bbox": place, "score": 0.9} for place in places]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    results = run(images, folder, tmp_path / "out", "--boxes", str(tmp_path / "boxes.json"))
+    assert len(results) == 1
+    found = PosePredictor.from_pretrained(folder)(PIXELS, [[-20, 70, 1, 100]])
+    np.testing.assert_allclose(keypoints(results[0])[:, :2], found.keypoints[0])
+    out = capsys.readouterr().out
+    assert "boxes: 5, 1 used; left out: 4 outside of their image" in out
+    assert "2 images, 1 people, 1 without people" in out
+
+
 @pytest.mark.parametrize("form", ["detections", "file names", "annotations"])
 def test_boxes_of_a_file(form: str, folder: Path, images: Path, tmp_path: Path) -> None:
     boxes = [
@@ -237,6 +260,13 @@ def test_broken_checkpoints(
         "model.safetensors cannot be loaded": (weights[:1000], description),
         "keypoint_tokens": (weights, {**description, "skeleton": fewer}),
         "17 keypoint names": (weights, {**description, "skeleton": {**skeleton, "sigmas": [1]}}),
+        "broken/config.json: model: expected": (weights, {**description, "model": "hourglass"}),
+        "config.json: TokenModel.__init__() got": (weights, {**description, "options": {"x": 1}}),
+        "broken/config.json: method: expected": (
+            weights,
+            {**description, "codec": {"method": "simcc"}},
+        ),
+        "config.json: Skeleton.__init__() missing": (weights, {**description, "skeleton": {}}),
         "does not describe a pose network": (weights, {"format": "another"}),
         "config.json lacks": (weights, {"format": description["format"]}),
     }

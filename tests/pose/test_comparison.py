@@ -291,6 +291,7 @@ def test_files_and_detected_boxes(room: Path, tmp_path: Path) -> None:
         ("skeleton", "17 keypoints of 'coco', expected the 14 of 'crowdpose' as in the network"),
         ("twice", "checkpoints: expected different folders"),
         ("cycles", "num_cycles: expected a whole number of 1 or more, got 0"),
+        ("cases", "cases: expected a whole number of 0 or more, got -1"),
         ("out", "exists; name a new folder"),
     ],
 )
@@ -303,9 +304,9 @@ def test_errors_are_one_line_and_leave_nothing(
         saved(bad, 0, CROWDPOSE)
     elif break_it == "twice":
         bad = room / "net0"
-    elif break_it in ("cycles", "out"):
+    elif break_it in ("cycles", "cases", "out"):
         saved(bad, 0)
-        extra = ["--num-cycles", 0] if break_it == "cycles" else []
+        extra = {"cycles": ["--num-cycles", 0], "cases": ["--cases", -1]}.get(break_it, [])
     if break_it == "out":
         out.mkdir()
     before = sorted(tmp_path.iterdir())

@@ -283,11 +283,19 @@ def test_who_else_is_left_out(folder):
     content = good_file()
     content["annotations"][0]["area"] = 0
     del content["annotations"][1]["keypoints"]
-    assert len(CocoKeypoints(content, folder)) == 1
+    left = CocoKeypoints(content, folder)
+    assert len(left) == 1 and left.report()["skipped: its area is 0"] == 1
     for person in content["annotations"]:
         person["keypoints"] = [0, 0, 0] * 2
     with pytest.raises(ValueError, match=r"no people to load.*'skipped: no labelled keypoints': 3"):
         CocoKeypoints(content, folder)
+
+
+def test_a_link_to_nowhere_is_a_missing_image(folder):
+    (folder / "two.jpg").unlink()
+    (folder / "two.jpg").symlink_to("nowhere.jpg")
+    people = CocoKeypoints(good_file(), folder, bad_images="skip")
+    assert people.report()["skipped: image missing"] == 3 - len(people) > 0
 
 
 def test_annotations_of_unknown_images(folder):

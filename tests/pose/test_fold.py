@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from pose_coco import train
 
 from cycledistill import CycleWrapper, FoldLoss
-from cycledistill_pose import load_plain
+from cycledistill_pose import COCO, Skeleton, load_plain, save_plain
 from cycledistill_pose.losses import HeatmapMSELoss, RLELoss, as_truth
-from cycledistill_pose.recipes import build_criterion, build_model, build_teacher
+from cycledistill_pose.recipes import build_criterion, build_model, build_teacher, open_people
 from tests.pose.tiny import TINY
 
 
@@ -112,6 +113,44 @@ def test_a_fresh_student_keeps_its_own_weights(tmp_path: Path) -> None:
     other = build_model(replace(config, model="tokenreg_nano", heatmap_size=None), 17)
     with pytest.raises(ValueError, match=r"is a TokenPose for .*expected a TokenReg"):
         build_teacher(config, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({"codec": "dark"}, True),
+        ({"codec": "udp"}, False),
+        ({"codec": "msra"}, False),
+        ({"sigma": 1.0}, False),
+        ({"heatmap_size": (6, 8)}, False),
+    ],
+)
+def test_a_teacher_of_other_targets_is_refused(tmp_path: Path, changes: Any, fits: bool) -> None:
+    save(tmp_path / "net", COCO)
+    config = replace(TINY, mode="fold", folded_from=tmp_path / "net", warm_start=False, **changes)
+    network = build_model(config, 17)
+    if fits:
+        assert build_teacher(config, network) is not None
+        return
+    with pytest.raises(ValueError, match=r"net was trained on other targets: expected .*, got"):
+        build_teacher(config, network)
+
+
+def test_networks_of_other_keypoints_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    save(tmp_path / "net", replace(COCO, keypoint_names=("mouth", *COCO.keypoint_names[1:])))
+    for named in (
+        {"beside": (tmp_path / "net",)},
+        {"mode": "fold", "folded_from": tmp_path / "net"},
+    ):
+        with pytest.raises(ValueError, match=r"of the network .*net is 'mouth', expected 'nose'"):
+            open_people(replace(TINY, **named))
+    with pytest.raises(FileNotFoundError, match=r"nowhere has no model\.safetensors"):
+        open_people(replace(TINY, mode="grow-fold", beside=(tmp_path / "nowhere",)))
+
+
+def save(folder: Path, skeleton: Skeleton) -> None:
+    options = {name: getattr(TINY, name) for name in ("input_size", "heatmap_size", "depth", "dim")}
+    save_plain(build_model(TINY, 17), folder, TINY.model, options, skeleton, {"sigma": 2.0})
 
 
 def test_options_that_belong_together(tmp_path: Path) -> None:

@@ -34,6 +34,12 @@ def test_without_pruning_every_token_stands_where_it_stood(name: str) -> None:
     assert all(found.weights.shape == (2, 4, 33, 33) for found in maps)
 
 
+def test_a_network_of_a_single_block() -> None:
+    model = create_model("tokenreg_nano", input_size=(48, 64), depth=1, dim=32)
+    maps, _, _ = record_pose_attention(CycleWrapper(model, blocks="blocks").eval(), IMAGES, 2)
+    assert [(found.cycle, found.layer) for found in maps] == [(1, 1), (2, 1)]
+
+
 def test_pruned_tokens_are_those_that_the_network_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The places are followed through the network's own choice, written down token by token."""
     model = cycled(pruning=TokenPruning(blocks=(0, 1), keep_ratio=0.5))

@@ -74,6 +74,8 @@ def test_wrong_arguments():
         PCK(size="head")
     with pytest.raises(ValueError, match="size: expected indices of two of 5 keypoints"):
         PCK(num_keypoints=5, size=(0, 5))
+    with pytest.raises(ValueError, match=r"size: expected indices of two of 5 keypoints, got \(0,"):
+        PCK(num_keypoints=5, size=(0,))
     with pytest.raises(ValueError, match="K = 17"):
         PCK().update(keypoints, targets, visible, boxes)
     with pytest.raises(ValueError, match="boxes_xyxy: expected boxes"):

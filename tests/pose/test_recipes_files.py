@@ -21,7 +21,12 @@ from cycledistill_pose.codecs import RegressionCodec
 from cycledistill_pose.comparison import compare_checkpoints
 from cycledistill_pose.metrics import oks
 from cycledistill_pose.prediction import PosePredictor, predict_cycles
-from cycledistill_pose.recipes import PoseConfig, open_people
+from cycledistill_pose.recipes import (
+    EvaluationOptions,
+    PoseConfig,
+    open_evaluation,
+    open_people,
+)
 from cycledistill_pose.recipes._open import parse_flip_pairs
 
 NAMES = ["head", "left_wing", "right_wing", "tail"]
@@ -198,8 +203,50 @@ def test_pairs_in_the_file_win_over_names(root: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             open_people(config_for(root, flip_pairs=wrong))
-    with pytest.raises(ValueError, match="flip_pairs is for image files, but there is no"):
-        open_people(PoseConfig(flip_pairs="none"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dataset=files", {"dataset": "files"}),
+        ("dataset=crowdpose", {"dataset": "crowdpose"}),
+        ("val_annotations", {"val_annotations": Path("val.json"), "val_images": Path("images")}),
+        ("detections", {"detections": Path("boxes.json")}),
+        ("category", {"category": "bird"}),
+        ("train_annotations", {"train_annotations": Path("a.json"), "train_images": Path(".")}),
+        ("flip_pairs", {"flip_pairs": "none"}),
+        ("crop_cache", {"crop_cache": Path("cache")}),
+    ],
+)
+def test_files_without_their_folder_are_not_replaced_by_generated_people(name, options) -> None:
+    words = f"{name} is for image files, but there is no data_root"
+    with pytest.raises(ValueError, match=words):
+        open_people(PoseConfig(**options))
+    if all(hasattr(EvaluationOptions, option) for option in options):
+        with pytest.raises(ValueError, match=words):
+            open_evaluation(EvaluationOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"nms_threshold": 5.0}, "nms_threshold must be above 0 and at most 1, got 5.0"),
+        ({"keypoint_score_threshold": np.nan}, "keypoint_score_threshold must be at least 0, got"),
+        ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
+        ({"num_synthetic_val": 0}, "num_synthetic_val must be at least 1, got 0"),
+        ({"num_synthetic": 0}, "num_synthetic must be at least 1, got 0"),
+        ({"pictures": 0}, "pictures must be at least 1, got 0"),
+        ({"visual_weight": -1.0}, "visual_weight must be at least 0, got -1.0"),
+        ({"warmup_steps": -5}, "warmup_steps must be at least 0, got -5"),
+        ({"milestones": (-1,)}, r"milestones: expected rising epochs, got \(-1,\)"),
+    ],
+)
+def test_options_out_of_range_are_named_before_the_first_step(options, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        PoseConfig(**options).validate()
+    if all(hasattr(EvaluationOptions, option) for option in options):
+        with pytest.raises(ValueError, match=words):
+            open_evaluation(EvaluationOptions(**options))
 
 
 def write_test_images(root: Path) -> Path:

@@ -117,11 +117,28 @@ def test_pairs_are_given_by_name_or_number() -> None:
     for given, words in (
         ([["a", "d"]], "name the keypoint 'd', expected one of a, left_b"),
         ([["a"]], "pairs of keypoint names"),
+        ([[1, "c"]], r"its flip_pairs: expected pairs of numbers from 1, got \[\[1, 'c'\]\]"),
+        ([[1, 2, 3]], "its flip_pairs: expected pairs of numbers"),
         ([[0, 1]], r"flip_pairs joins \[\(0, 1\)\].*count from 1 to 4"),
     ):
         category = {"name": "x", "keypoints": names, "flip_pairs": given}
         with pytest.raises(ValueError, match=words):
             Skeleton.from_coco_category(category)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            {"skeleton": [["a", "b"]]},
+            r"its skeleton: expected pairs of numbers from 1, got \[\[",
+        ),
+        ({"skeleton": [1, 2]}, "its skeleton: expected pairs of numbers from 1"),
+    ],
+)
+def test_what_is_no_skeleton_is_named(entry: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=f"category 'x': {words}"):
+        Skeleton.from_coco_category({"name": "x", "keypoints": ["a", "b"], **entry})
 
 
 def test_limbs_are_those_of_the_category() -> None:

@@ -15,6 +15,7 @@ from cycledistill.saving._card import model_card
 from cycledistill.saving._files import replacing_folder
 from cycledistill.saving._folder import read_config
 from cycledistill_pose.checkpoints._hub import FILES, find_folder
+from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model
 from cycledistill_pose.skeletons import Skeleton
 
@@ -109,11 +110,16 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
     lacking = {"model", "options", "skeleton", "codec"} - description.keys()
     if lacking:
         raise ValueError(f"{folder / 'config.json'} lacks {', '.join(sorted(lacking))}")
-    options = dict(description["options"])
-    if "pruning" in options:
-        options["pruning"] = TokenPruning(**options["pruning"])
-    skeleton = Skeleton(**{key: _tuples(value) for key, value in description["skeleton"].items()})
-    model = create_model(description["model"], skeleton.num_keypoints, **options)
+    try:
+        options = dict(description["options"])
+        if "pruning" in options:
+            options["pruning"] = TokenPruning(**options["pruning"])
+        listed = {key: _tuples(value) for key, value in description["skeleton"].items()}
+        skeleton = Skeleton(**listed)
+        model = create_model(description["model"], skeleton.num_keypoints, **options)
+        codec_for(model, **description["codec"])
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'}: {error}") from error
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -76,10 +74,12 @@ def _read_file(path: Path) -> Any:
     try:
         with safe_globals(_NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of any type, for a file that is none of PyTorch's
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors (damaged, or it holds Python "
-            f"objects other than tensors): {error}"
+            f"objects other than tensors): {str(error) or type(error).__name__}"
         ) from error
 
 

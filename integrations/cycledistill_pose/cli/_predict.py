@@ -76,9 +76,9 @@ def predict(
     if flip_test and not predictor.flip_test:
         print("--flip-test is ignored: the network has no flip pairs")
     ids: list[int | str] = list(number_images(frames.names))
-    given, told = None, ""
+    given = None
     if boxes is not None:
-        found_boxes = read_boxes(
+        given = read_boxes(
             boxes,
             frames.names,
             frames.folder,
@@ -88,8 +88,7 @@ def predict(
             isinstance(frames, Video),
             first_frame,
         )
-        given, told = found_boxes.images, f"boxes: {found_boxes}"
-        ids = [given[name].image_id for name in frames.names]
+        ids = [given.images[name].image_id for name in frames.names]
     category = predictor.skeleton.category_id if category_id is None else category_id
     find = None
     if detector is not None:
@@ -104,14 +103,17 @@ def predict(
             zip(frames.names, ids, frames, strict=True), description="predict", total=len(ids)
         ):
             try:
-                pixels = read_rgb(frame, None if given is None else given[name].size)
+                pixels = read_rgb(frame, None if given is None else given.images[name].size)
             except (BadImageError, FileNotFoundError) as error:
                 if not skip_bad_images:
                     raise
                 bad.append(error)
                 continue
             if given is not None:
-                xyxy, box_scores = given[name].boxes_xyxy, given[name].scores
+                _, xyxy, box_scores, _ = given.images[name]
+                seen = (xyxy[:, 2:] > 0).all(1) & (xyxy[:, :2] < pixels.shape[1::-1]).all(1)
+                given.left_out.update(["outside of their image"] * int((~seen).sum()))
+                xyxy, box_scores = xyxy[seen], box_scores[seen]
             elif find is not None:
                 xyxy, box_scores = find(pixels)
             else:
@@ -140,8 +142,8 @@ def predict(
         if len(bad) == len(ids):
             raise ValueError(f"none of {len(ids):,} images can be used; the first error: {bad[0]}")
         (temporary / "results.json").write_text(json.dumps(results))
-    if told:
-        print(told)
+    if given is not None:
+        print(f"boxes: {given}")
     nobody = sum(count == 0 for count in people.values())
     for reason in bad:
         print(f"left out: {reason}")

@@ -102,6 +102,8 @@ def compare_checkpoints(
     """
     check_count("num_cycles", num_cycles)
     check_count("bootstrap", resamples)
+    if cases < 0:
+        raise ValueError(f"cases: expected a whole number of 0 or more, got {cases}")
     names = [str(folder) for folder in checkpoints]
     if len(set(names)) != len(names) or not names:
         raise ValueError(f"checkpoints: expected different folders, got {names}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -68,7 +69,7 @@ class PoseAugmentation:
         for name, value in vars(self).items():
             if name.endswith("probability") and not 0 <= value <= 1:
                 raise ValueError(f"{name}: expected a number between 0 and 1, got {value}")
-            if value < 0:
+            if not 0 <= value < math.inf:
                 raise ValueError(f"{name}: expected 0 or more, got {value}")
         if self.scale >= 1:
             raise ValueError(

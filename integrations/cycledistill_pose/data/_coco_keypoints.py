@@ -151,26 +151,26 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
 
     def _drop_bad_images(self, bad_images: str, strict: bool) -> None:
         people, used = self._people, self._people.used_images()
-        names = self._images.missing([str(image.file_name) for image in used])
         if bad_images == "error":
+            names = self._images.missing([str(image.file_name) for image in used])
             if names:
                 raise FileNotFoundError(
                     f"{self._title}: {len(names)} of {len(used)} images are not in "
                     f"{self._images.folder or 'the mapping given'}, {names[0]} among them; "
-                    'bad_images="skip" leaves them out'
+                    'bad_images="skip" (--skip-bad-images) leaves them out'
                 )
             if strict and people.counts[NOT_LISTED]:
                 raise ValueError(
                     f"{self._title}: {people.counts[NOT_LISTED]} annotations have an image_id that "
-                    'is not among its images; bad_images="skip" leaves them out'
+                    'is not among its images; bad_images="skip" (--skip-bad-images) leaves them out'
                 )
             return
-        absent, broken = set(names), set()
-        missing = {image.id for image in used if image.file_name in absent}
+        missing, broken = set(), set()
         for image in used:
             try:
-                if image.id not in missing:
-                    self._images.read(str(image.file_name), image.size, reduce=8)
+                self._images.read(str(image.file_name), image.size, reduce=8)
+            except FileNotFoundError:
+                missing.add(image.id)
             except BadImageError:
                 broken.add(image.id)
         people.drop_images(missing, "skipped: image missing")

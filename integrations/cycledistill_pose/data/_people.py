@@ -55,7 +55,8 @@ class People:
         points = truth.keypoints.copy()
         boxes = clip_boxes(truth.boxes_xywh, sizes)
         with np.errstate(invalid="ignore"):
-            boxless = ~(boxes[:, 2:] > boxes[:, :2]).all(1) | (truth.areas <= 0)
+            boxless = np.asarray(~(boxes[:, 2:] > boxes[:, :2]).all(1))
+            no_area = np.asarray(truth.areas <= 0)
         counts = Counter(file.counts)
         left = np.ones(len(truth), dtype=bool)
 
@@ -68,6 +69,7 @@ class People:
         leave_out(_NO_KEYPOINTS, unlabelled)
         leave_out(NOT_LISTED, index < 0)
         leave_out(_NO_BOX, boxless)
+        leave_out("skipped: its area is 0", no_area)
         outside = _outside(points, sizes) & left[:, None]
         counts["keypoints outside of their image"] += int(outside.sum())
         points[outside] = 0

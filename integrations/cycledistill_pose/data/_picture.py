@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from cycledistill.saving._pixels import to_eight_bits
+
 ImageArray = npt.NDArray[np.uint8]
 Size = tuple[int, int]
 
@@ -139,13 +141,7 @@ def _turned(pixels: ImageArray, orientation: int) -> ImageArray:
 
 
 def _rgb(image: Image.Image, reduce: int) -> ImageArray:
-    if image.mode == "F":
-        raise ValueError("expected 8 or 16 bits a channel, got floating-point numbers")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("expected 8 or 16 bits a channel, got 32")
-        image = Image.fromarray((grey >> 8).astype(np.uint8))
+    image = to_eight_bits(image)
     if image.mode != "RGB":
         image = image.convert("RGB")
     return np.asarray(image if reduce == 1 else image.reduce(reduce))

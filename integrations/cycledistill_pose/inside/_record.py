@@ -53,7 +53,7 @@ def record_pose_attention(cycled: CycleWrapper, images: Tensor, num_cycles: int)
         passes.extend(arg for arg in args if isinstance(arg, PruningPass))
 
     with model.blocks[0].register_forward_pre_hook(note):
-        maps = record_attention(cycled, images, num_cycles=num_cycles)
+        maps = record_attention(cycled, images, blocks="blocks", num_cycles=num_cycles)
     positions = []
     for found in maps:
         batch, _, count, _ = found.weights.shape

@@ -87,7 +87,9 @@ class PCK(Metric):
             raise ValueError(f"threshold: expected a positive number, got {threshold}")
         if isinstance(size, str) and size != "box":
             raise ValueError(f'size: expected "box" or the indices of two keypoints, got {size!r}')
-        if not isinstance(size, str) and not all(0 <= index < num_keypoints for index in size):
+        if not isinstance(size, str) and not (
+            len(size) == 2 and all(0 <= index < num_keypoints for index in size)
+        ):
             raise ValueError(
                 f"size: expected indices of two of {num_keypoints} keypoints, got {size}"
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cycledistill import CycleDistillLoss, CycleWrapper, FoldLoss
 from cycledistill.training import find_trained, start_from
 from cycledistill_pose.checkpoints import (
@@ -12,6 +14,7 @@ from cycledistill_pose.checkpoints import (
     load_reference_checkpoint,
     to_reference_state_dict,
 )
+from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.losses import as_truth
 from cycledistill_pose.models import TokenPose, TokenPruning, TokenReg, create_model, sdpose_loss
 from cycledistill_pose.recipes._config import PoseConfig
@@ -53,16 +56,24 @@ def build_teacher(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapp
 
     Raises:
         FileNotFoundError: The folder has no network.
-        ValueError: The teacher is another kind of network.
+        ValueError: The teacher is another kind of network, or was trained on other targets.
     """
     if config.folded_from is None:
         return None
     found = find_trained(config.folded_from)
-    network = load_plain(found.network).model
+    network, _, its_codec = load_plain(found.network)
     if type(network) is not type(model) or network.input_size != model.input_size:
         raise ValueError(
             f"folded_from={config.folded_from} is a {type(network).__name__} for images of "
             f"{network.input_size}, expected a {type(model).__name__} for {model.input_size}"
+        )
+    ours = codec_for(model, method=config.codec, sigma=config.sigma)
+    theirs = codec_for(network, **its_codec)
+    point = 0.3137 * torch.tensor([[model.input_size]])
+    if not torch.equal(ours.encode(point)[0], theirs.encode(point)[0]):
+        raise ValueError(
+            f"folded_from={config.folded_from} was trained on other targets: expected {ours}, "
+            f"got {theirs}"
         )
     teacher = CycleWrapper(network, num_cycles=found.cycles, blocks="blocks").eval()
     if config.warm_start:

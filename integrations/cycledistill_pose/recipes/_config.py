@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from cycledistill.training import CycledConfig, free, within
+from cycledistill.training._config import check_limits
 from cycledistill_pose.codecs._heatmap import HeatmapMethod
 from cycledistill_pose.data import PoseAugmentation
 from cycledistill_pose.models._sdpose import DETACH_TEACHER
@@ -42,7 +43,8 @@ class EvaluationOptions:
     """Ignore detected boxes with a lower score."""
 
     skip_bad_images: bool = False
-    """Skip and count people in missing or broken images instead of stopping."""
+    """Skip and count people in missing or broken images instead of stopping. AP counts them as
+    missed."""
 
     easy_synthetic: bool = False
     """Generate one whole, upright person in each picture, seen from the front: an easy task for
@@ -51,16 +53,16 @@ class EvaluationOptions:
     nms: Literal["oks", "soft_oks", "none"] = "oks"
     """How duplicate detections of a person are removed in evaluations."""
 
-    nms_threshold: float = 0.9
+    nms_threshold: float = within(0.9, above=0, at_most=1)
     """Similarity above which the lower-scoring of two people is removed."""
 
-    keypoint_score_threshold: float = 0.2
+    keypoint_score_threshold: float = within(0.2, at_least=0)
     """Keypoints with at most this score do not count towards a person's score."""
 
-    eval_batch_size: int = free(64)
+    eval_batch_size: int = free(64, at_least=1)
     """Batch size in evaluations."""
 
-    num_synthetic_val: int = 200
+    num_synthetic_val: int = within(200, at_least=1)
     """Generated pictures to evaluate on."""
 
 
@@ -99,7 +101,7 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     default taken from the file, or from the keypoint names. none turns mirroring off, in training
     and in the flip test."""
 
-    num_synthetic: int = 8000
+    num_synthetic: int = within(8000, at_least=1)
     """Generated people to train on, new ones in every epoch."""
 
     model: str = "tokenpose_s_v1"
@@ -136,10 +138,10 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     pruning: bool = False
     """Prune visual tokens at blocks 3, 6 and 9, keeping 0.7 each time (PPT: paper, table 8)."""
 
-    keypoint_weight: float = 5e-6
+    keypoint_weight: float = within(5e-6, at_least=0)
     """Weight of the keypoint tokens' distillation, alpha 1 (5e-6: paper, 4.1.2; 0: table 5)."""
 
-    visual_weight: float = 5e-6
+    visual_weight: float = within(5e-6, at_least=0)
     """Weight of the visual tokens' distillation, alpha 2 (5e-6: paper, 4.1.2; 0: table 5)."""
 
     teacher: Literal["next", "last"] = "next"
@@ -154,10 +156,10 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     """Heatmap targets and their decoding (dark: the paper's released recipe; fit: the same targets,
     decoded right up to the border)."""
 
-    sigma: float = 2.0
+    sigma: float = within(2.0, above=0)
     """Standard deviation of the target, in heatmap pixels (2: the paper's released recipe)."""
 
-    warmup_steps: int = 500
+    warmup_steps: int = within(500, at_least=0)
     """Steps of linear warm-up (500: the paper's released recipe)."""
 
     milestones: tuple[int, ...] = (200, 260)
@@ -176,7 +178,7 @@ class PoseConfig(EvaluationOptions, CycledConfig):
     flip_test: bool = True
     """In evaluations, average the outputs for the image and its mirror image."""
 
-    pictures: int = free(12)
+    pictures: int = free(12, at_least=1)
     """People in the picture of predictions beside the truth."""
 
     def stages(self) -> tuple[PoseConfig, ...]:
@@ -201,14 +203,22 @@ class PoseConfig(EvaluationOptions, CycledConfig):
                 f"mode=fold and --folded-from FOLDER belong together, got mode={self.mode} and "
                 f"folded_from={self.folded_from}"
             )
-        if list(self.milestones) != sorted(set(self.milestones)):
+        if list(self.milestones) != sorted({max(epoch, 0) for epoch in self.milestones}):
             raise ValueError(f"milestones: expected rising epochs, got {self.milestones}")
-        check_file_options(self)
+        check_people_options(self)
 
 
-def check_file_options(options: EvaluationOptions) -> None:
-    """Check that annotations and images are named together."""
+def check_people_options(options: EvaluationOptions) -> None:
+    """Check ranges, and that files are named together, and with the folder that they are in."""
+    check_limits(options)
     for split in ("train", "val"):
         names = [f"{split}_annotations", f"{split}_images"]
         if len({getattr(options, name, None) is None for name in names}) > 1:
             raise ValueError(f"{names[0]} and {names[1]} go together; give both")
+    if options.data_root is None:
+        names = ["train_annotations", "val_annotations", "category", "flip_pairs", "detections"]
+        given = [n for n in (*names, "crop_cache") if getattr(options, n, None) is not None]
+        if options.dataset != "coco":
+            given.append(f"dataset={options.dataset}")
+        if given:
+            raise ValueError(f"{given[0]} is for image files, but there is no data_root")

@@ -5,33 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cycledistill.training import find_trained
 from cycledistill_pose.annotations import BoxFile, KeypointFile, check_same_keypoints
+from cycledistill_pose.checkpoints import load_plain
 from cycledistill_pose.data import SyntheticPeople, check_coco_root, check_crowdpose_root
-from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig, check_file_options
+from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig, check_people_options
 from cycledistill_pose.recipes._people import EvaluationPeople, TrainingPeople
 from cycledistill_pose.skeletons import CROWDPOSE, Skeleton
 
 
 def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
-    """Read and compare the files of a run.
+    """Read and compare the files of a run; the networks that it names have the same keypoints.
 
     Raises:
         FileNotFoundError: Files are missing; the text names them and where to get them.
         ValueError: A file is invalid, or two files have different keypoints.
     """
-    check_file_options(config)
-    if config.data_root is None:
-        for name in ("flip_pairs", "category", "crop_cache"):
-            if getattr(config, name) is not None:
-                raise ValueError(f"{name} is for image files, but there is no data_root")
-        return TrainingPeople(config, None, None), open_evaluation(config, config.seed)
-    annotations, images = _find(config, "train", "val")[0]
-    file = KeypointFile.read(annotations, config.category, _forced(config))
-    if config.flip_pairs is not None:
-        pairs = parse_flip_pairs(config.flip_pairs)
-        file = file.with_skeleton(file.skeleton.with_flip_pairs(pairs))
-    val = open_evaluation(config, config.seed, file.skeleton)
-    check_same_keypoints(file.named, val.file.named)
+    check_people_options(config)
+    file = images = None
+    if config.data_root is not None:
+        annotations, images = _find(config, "train", "val")[0]
+        file = KeypointFile.read(annotations, config.category, _forced(config))
+        if config.flip_pairs is not None:
+            pairs = parse_flip_pairs(config.flip_pairs)
+            file = file.with_skeleton(file.skeleton.with_flip_pairs(pairs))
+    val = open_evaluation(config, config.seed, None if file is None else file.skeleton)
+    if file is not None:
+        check_same_keypoints(file.named, val.file.named)
+    for folder in (*config.beside, *filter(None, [config.folded_from])):
+        skeleton = load_plain(find_trained(folder).network).skeleton
+        check_same_keypoints(val.file.named, (f"the network {folder}", skeleton))
     return TrainingPeople(config, file, images), val
 
 
@@ -49,17 +52,15 @@ def open_evaluation(
         FileNotFoundError: Files are missing; the text names them and where to get them.
         ValueError: A file is invalid.
     """
-    check_file_options(options)
+    check_people_options(options)
     annotations: Any
     images: Any
     if options.data_root is not None:
         annotations, images = _find(options, "val")[0]
-    elif options.category is None:
+    else:
         annotations, images = SyntheticPeople.coco(
             options.num_synthetic_val, seed=seed + 1, easy=options.easy_synthetic
         )
-    else:
-        raise ValueError("category is for image files, but there is no data_root")
     file = KeypointFile.read(annotations, options.category, _forced(options), fallback=skeleton)
     boxes = None
     if options.detections is not None:
@@ -80,8 +81,7 @@ def parse_flip_pairs(text: str) -> list[list[str]]:
 
 
 def _forced(options: EvaluationOptions) -> Skeleton | None:
-    is_crowdpose = options.dataset == "crowdpose" and options.data_root is not None
-    return CROWDPOSE if is_crowdpose else None
+    return CROWDPOSE if options.dataset == "crowdpose" else None
 
 
 def _find(options: EvaluationOptions, *splits: str) -> list[tuple[Any, Path]]:

@@ -195,7 +195,12 @@ def _from_one(
     pairs: Any, title: str, key: str, names: tuple[str, ...]
 ) -> tuple[tuple[int, int], ...]:
     """Pairs of keypoints that count from 1, counted from 0."""
-    indices = tuple((int(a) - 1, int(b) - 1) for a, b in pairs or ())
+    try:
+        indices = tuple((int(a) - 1, int(b) - 1) for a, b in pairs or ())
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"category {title!r}: its {key}: expected pairs of numbers from 1, got {pairs!r}"
+        ) from None
     wrong = [(a + 1, b + 1) for a, b in indices if not (0 <= a < len(names) > b >= 0)]
     if wrong:
         raise ValueError(

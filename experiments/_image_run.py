@@ -53,6 +53,8 @@ class ImageRun:
         lr: Largest learning rate of AdamW; linear warm-up, then half a cosine to 0.
         weight_decay: Of AdamW.
         warmup: Part of the training that is warm-up.
+        precision: Of products in training; bfloat16 is torch's autocast. Scores are always those
+            of float32.
     """
 
     epochs: int
@@ -81,6 +83,7 @@ class ImageRun:
     lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.warm and not self.teachers:

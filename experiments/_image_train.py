@@ -135,7 +135,10 @@ def _trained(
             chosen = orders[:, number * config.batch_size : (number + 1) * config.batch_size]
             images, labels = data.batch(chosen)
             shares = data.shares() if config.mixup else None
-            loss = loss_of(model, teachers, images, labels, shares)
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+            ):
+                loss = loss_of(model, teachers, images, labels, shares)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -136,7 +136,7 @@ class SeededViT:
 
     def _predicted(self, class_tokens: Tensor, cycle: int) -> Found:
         normed = self._norm(class_tokens.unsqueeze(2), "norm", cycle)
-        return Found(self._linear(normed, "head", 0).squeeze(2), class_tokens)
+        return Found(self._linear(normed, "head", 0).squeeze(2).float(), class_tokens)
 
     def _norm(self, tokens: Tensor, name: str, cycle: int) -> Tensor:
         name = f"later.{name}" if cycle and self.config.own_norms else name

@@ -312,6 +312,24 @@ def test_a_gpu_trains_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(value, theirs[name], rtol=0.05, atol=0.01)  # TF32
 
 
+def test_bfloat16_is_for_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycles = SeededViT.cycles
+    seen = set()
+
+    def spied(self: SeededViT, *args: Any, **kwargs: Any) -> Any:
+        seen.add((self.training, torch.is_autocast_enabled("cpu")))
+        found = cycles(self, *args, **kwargs)
+        assert all(one.logits.dtype == torch.float32 for one in found)
+        return found
+
+    monkeypatch.setattr(SeededViT, "cycles", spied)
+    train_seeds([replace(TINY, precision="bfloat16")], tmp_path)
+    assert seen == {(True, True), (False, False)}
+    seen.clear()
+    train_seeds([TINY], tmp_path)
+    assert seen == {(True, False), (False, False)}
+
+
 def test_seeds_alone_may_differ(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="differ in their seeds alone"):
         train_seeds([TINY, GROWN], tmp_path)
@@ -350,7 +368,7 @@ def test_keys_of_runs_and_their_teachers() -> None:
         "patch_size": 8, "cycles": 2, "used": 2, "every_cycle": True, "teachers": (GROWN,),
         "temperature": 4.0, "truth_weight": 0.3, "token_weight": 1.0, "own_norms": True,
         "adapter_rank": 4, "label_smoothing": 0.1, "dropout": 0.1, "batch_size": 20, "lr": 1e-3,
-        "weight_decay": 0.1, "warmup": 0.1,
+        "weight_decay": 0.1, "warmup": 0.1, "precision": "bfloat16",
     }  # fmt: skip
     runs = [replace(TINY, **{name: value}) for name, value in changed.items()]
     runs += [FOLDED, replace(FOLDED, teachers=(replace(GROWN, epochs=9),)), TINY]

@@ -238,6 +238,25 @@ FOLD_THREE_BLOCKS = _reported(
     "three blocks x 64, 5,000 images",
 )
 
+PEOPLE = ImageRun(epochs=60, precision="bfloat16", task="lspet")
+
+
+def _people_choices(plain: ImageRun) -> dict[str, ImageRun]:
+    """How much of the truth, and whether longer training helps."""
+    folded = folded_from(plain, grown_from(plain))
+    return {
+        "plain": plain,
+        "folded": folded,
+        _CHOSEN: replace(folded, truth_weight=0.3),
+        "folded, truth weight 0.5": replace(folded, truth_weight=0.5),
+        "plain, twice the epochs": replace(plain, epochs=2 * plain.epochs),
+    }
+
+
+FOLD_PEOPLE_CHOICES = _choosing(
+    "How should one block x 64 be folded on the people of LSPET?", _people_choices(PEOPLE)
+)
+
 ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
 
 
@@ -324,6 +343,7 @@ FOLD_STUDIES = {
     "fold-three-blocks": FOLD_THREE_BLOCKS,
     "fold-64-all": FOLD_64_ALL,
     "fold-128-all": FOLD_128_ALL,
+    "fold-people-choices": FOLD_PEOPLE_CHOICES,
     "fold-tiny-all": FOLD_TINY_ALL,
     "lspet-fold": LSPET_FOLD,
     "lspet-fold-regression": LSPET_FOLD_REGRESSION,

@@ -13,6 +13,8 @@ FRESH = (30, 31, 32, 33, 34)
 
 _BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
 _CHOSEN = "folded, truth weight 0.3"  # by the study of choices
+_LONGEST_PLAIN = "plain, the arithmetic of the recipe with a longer student"
+_LONGER = "folded, truth weight 0.3, twice the epochs"
 GROWN = "grown: two cycles in use"
 _TEACHERS = (GROWN, "twice the blocks")
 
@@ -44,17 +46,24 @@ def _lengths(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
     )
 
 
-def _whole(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
-    """All that the question needs beside it."""
+def _decisive(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """Grown, folded, and the plain networks that folding has to beat."""
+    grown = grown_from(plain)
+    return {
+        "plain": plain,
+        GROWN: grown,
+        _CHOSEN: _chosen(plain, grown),
+        **_lengths(plain, equal),
+    }
+
+
+def _controls(plain: ImageRun) -> dict[str, ImageRun]:
+    """Other teachers, and other ways to make a single pass better."""
     grown, deeper = grown_from(plain), replace(plain, depth=2 * plain.depth)
     folded = folded_from(plain, grown)
     joint = replace(plain, cycles=2, every_cycle=True, prediction_weight=1.0)
     return {
-        "plain": plain,
-        GROWN: grown,
         "folded": folded,
-        _CHOSEN: _chosen(plain, grown),
-        **_lengths(plain, equal),
         "folded, fresh student": replace(folded, warm=False),
         "born again: a plain teacher": replace(folded_from(plain, plain), warm=False),
         "a teacher of twice the blocks": replace(folded_from(plain, deeper), warm=False),
@@ -78,7 +87,7 @@ def _reported(
         title=f"Does growing, then folding help {what}?",
         variants=variants,
         seeds=FRESH,
-        baselines=_BEST_PLAIN,
+        baselines=tuple(name for name in (*_BEST_PLAIN, _LONGEST_PLAIN) if name in variants),
         plot="differences",
         teachers=tuple(name for name in _TEACHERS if name in variants),
         kept=kept,
@@ -114,9 +123,6 @@ def _choices(plain: ImageRun) -> dict[str, ImageRun]:
         "three cycles": folded_from(plain, grown_from(plain, 3)),
         "twice the epochs": replace(folded, epochs=2 * plain.epochs),
         "class token's distance, weight 1": replace(folded, token_weight=1.0),
-        "four cycles": folded_from(plain, grown_from(plain, 4)),
-        "four times the epochs": replace(folded, epochs=4 * plain.epochs),
-        "two grown teachers": folded_from(plain, grown_from(plain), grown_from(plain)),
         "truth weight 0.3, temperature 4": replace(folded, truth_weight=0.3, temperature=4.0),
         "truth weight 0.5, temperature 4": replace(folded, truth_weight=0.5, temperature=4.0),
         "two grown teachers, truth weight 0.3, temperature 4": replace(
@@ -166,20 +172,17 @@ FOLD_MORE_IMAGES = _choosing(
 
 FOLD_64 = _reported(
     "a single pass of one block x 64 on 5,000 images",
-    _whole(FEW, equal=3.42),
+    {**_decisive(FEW, equal=3.42), **_controls(FEW)},
     "one block x 64, 5,000 images",
     kept=(GROWN, _CHOSEN),
 )
 
 
-def _mixed(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
-    """All networks, the teacher too, train on mixed images."""
-    grown = grown_from(plain)
+def _longer(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """The student trains for twice as long; ``equal`` times as many plain epochs cost the same."""
     return {
-        "plain": plain,
-        GROWN: grown,
-        _CHOSEN: _chosen(plain, grown),
-        **_lengths(plain, equal),
+        _LONGER: replace(_chosen(plain, grown_from(plain)), epochs=2 * plain.epochs),
+        _LONGEST_PLAIN: replace(plain, epochs=round(equal * plain.epochs)),
     }
 
 
@@ -187,52 +190,71 @@ MIXED = replace(FEW, mixup=True, epochs=400)
 
 FOLD_64_MIXED = _reported(
     "one block x 64 on 5,000 images with Mixup",
-    _mixed(MIXED, equal=3.42),
+    {**_decisive(MIXED, equal=3.42), **_longer(MIXED, equal=5.03)},
     "one block x 64, 5,000 images, Mixup",
     kept=(_BEST_PLAIN[2], GROWN, _CHOSEN),
+)
+
+
+def _mixed_choices(plain: ImageRun) -> dict[str, ImageRun]:
+    """Whether folding needs the truth when images are mixed, and plain training all its digits."""
+    folded = _chosen(plain, grown_from(plain))
+    return {
+        "plain": plain,
+        _CHOSEN: folded,
+        "truth weight 0": replace(folded, truth_weight=0.0),
+        "plain, bfloat16": replace(plain, precision="bfloat16"),
+    }
+
+
+FOLD_MIXED_CHOICES = _choosing(
+    "How should one block x 64 be folded when images are mixed?", _mixed_choices(MIXED)
 )
 
 _WIDE = replace(FEW, width=128)
 _DEEP = replace(FEW, depth=3)
 
-
-def _wide_choices(plain: ImageRun) -> dict[str, ImageRun]:
-    """What a wider block could need, which memorises its images sooner."""
-    grown = grown_from(plain)
-    folded = _chosen(plain, grown)
-    mixed, longer = replace(folded, mixup=True), 2 * plain.epochs
-    return {
-        "plain": plain,
-        _CHOSEN: folded,
-        "plain, mixup": replace(plain, mixup=True),
-        "folded, mixup": mixed,
-        "folded, twice the epochs": replace(folded, epochs=longer),
-        "folded, mixup, twice the epochs": replace(mixed, epochs=longer),
-        "plain, mixup, twice the epochs": replace(plain, mixup=True, epochs=longer),
-        "plain, dropout 0.1": replace(plain, dropout=0.1),
-        "folded, two grown teachers": replace(_chosen(plain, grown, grown), temperature=4.0),
-        "folded, both networks with mixup": replace(
-            _chosen(plain, replace(grown, mixup=True)), mixup=True
-        ),
-    }
-
-
 FOLD_128_CHOICES = _choosing(
-    "How should one block x 128 be folded: mixed images, length, teachers?",
-    _wide_choices(_WIDE),
+    "Does what was chosen for one block x 64 help one block x 128?",
+    {"plain": _WIDE, _CHOSEN: _chosen(_WIDE, grown_from(_WIDE))},
 )
 
 FOLD_128 = _reported(
     "a single pass of one block x 128 on 5,000 images",
-    _whole(_WIDE, equal=3.53),
+    _decisive(_WIDE, equal=3.53),
     "one block x 128, 5,000 images",
     kept=(_CHOSEN,),
 )
 
+FOLD_128_MIXED = _reported(
+    "a single pass of one block x 128 on 5,000 images with Mixup",
+    _decisive(replace(MIXED, width=128, precision="bfloat16"), equal=3.53),
+    "one block x 128, 5,000 images, Mixup",
+)
+
 FOLD_THREE_BLOCKS = _reported(
     "a single pass of three blocks x 64 on 5,000 images",
-    _whole(_DEEP, equal=3.57),
+    _decisive(_DEEP, equal=3.57),
     "three blocks x 64, 5,000 images",
+)
+
+PEOPLE = ImageRun(epochs=60, precision="bfloat16", task="lspet")
+
+
+def _people_choices(plain: ImageRun) -> dict[str, ImageRun]:
+    """How much of the truth, and whether longer training helps."""
+    folded = folded_from(plain, grown_from(plain))
+    return {
+        "plain": plain,
+        "folded": folded,
+        _CHOSEN: replace(folded, truth_weight=0.3),
+        "folded, truth weight 0.5": replace(folded, truth_weight=0.5),
+        "plain, twice the epochs": replace(plain, epochs=2 * plain.epochs),
+    }
+
+
+FOLD_PEOPLE_CHOICES = _choosing(
+    "How should one block x 64 be folded on the people of LSPET?", _people_choices(PEOPLE)
 )
 
 ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
@@ -314,11 +336,14 @@ FOLD_STUDIES = {
     "fold-more-images": FOLD_MORE_IMAGES,
     "fold-64": FOLD_64,
     "fold-64-mixed": FOLD_64_MIXED,
+    "fold-mixed-choices": FOLD_MIXED_CHOICES,
     "fold-128-choices": FOLD_128_CHOICES,
     "fold-128": FOLD_128,
+    "fold-128-mixed": FOLD_128_MIXED,
     "fold-three-blocks": FOLD_THREE_BLOCKS,
     "fold-64-all": FOLD_64_ALL,
     "fold-128-all": FOLD_128_ALL,
+    "fold-people-choices": FOLD_PEOPLE_CHOICES,
     "fold-tiny-all": FOLD_TINY_ALL,
     "lspet-fold": LSPET_FOLD,
     "lspet-fold-regression": LSPET_FOLD_REGRESSION,

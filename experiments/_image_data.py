@@ -1,92 +1,115 @@
-"""CIFAR-10 in memory, and its augmented batches for several seeds at once."""
+"""Images in memory, and their augmented batches for several seeds at once."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from experiments._images import Split, read_cifar10
-from experiments._task import data_folder
-
-_PADDING = 4
+PADDING = 4
 
 
-@functools.cache
-def cifar10(cache: Path) -> tuple[Split, Split, Split]:
-    """Images to train, to choose and to report, as the other studies split them.
+def cached(folder: Path, cache: Path, read: Callable[[Path], Any]) -> Any:
+    """What ``read`` finds in a folder of data: tuples of tensors, kept in a file.
 
     Args:
-        cache: Folder that keeps the decoded images, 170 MB.
+        folder: Of the data; its name is the file's.
+        cache: Where the file stands.
+        read: Decodes the images.
     """
-    folder = data_folder("cifar10").resolve()
-    file = cache / f"cifar10-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.pt"
+    folder = folder.resolve()
+    file = cache / f"{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}.pt"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
-        torch.save([tuple(split) for split in read_cifar10(folder)], temporary)
+        torch.save(read(folder), temporary)
         os.replace(temporary, file)
-    train, val, test = (Split(*split) for split in torch.load(file))
-    return train, val, test
+    return torch.load(file)
+
+
+class Drawn(NamedTuple):
+    """Augmented images of S seeds.
+
+    Attributes:
+        images: Mirrored, then shifted, and normalized, `[S, B, 3, H, W]`.
+        mirrored: 1 where an image is mirrored, `[S, B]`.
+        right: How far an image is shifted to the right, in pixels, `[S, B]`.
+        down: Likewise.
+    """
+
+    images: Tensor
+    mirrored: Tensor
+    right: Tensor
+    down: Tensor
 
 
 class SeededImages:
     """Training images and the random numbers of each seed.
 
     Args:
-        train: Images `[N, 3, H, W]` uint8 and labels, -1 for images without one.
+        images: `[N, 3, H, W]` uint8, square.
         seeds: One for each network that is trained.
         device: Where batches are made; the random numbers are the CPU's everywhere.
+        counted: The images whose colours are counted.
 
     Attributes:
-        mean: Of the labelled training images' channels, in grey levels, `[1, 3, 1, 1]`.
+        mean: Of the counted images' channels, in grey levels, `[1, 3, 1, 1]`.
         deviation: Likewise.
+        device: Where batches are made.
     """
 
-    def __init__(self, train: Split, seeds: list[int], device: str = "cpu") -> None:
-        train = Split(train.images.to(device), train.labels.to(device))
-        self.labels = train.labels
+    def __init__(
+        self,
+        images: Tensor,
+        seeds: list[int],
+        device: str = "cpu",
+        counted: slice = slice(None),
+    ) -> None:
+        images = images.to(device)
+        self.device = images.device
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        labelled = train.images[train.labels >= 0].float()
-        deviation, mean = torch.std_mean(labelled, dim=(0, 2, 3), keepdim=True)
+        colours = images[counted].float()
+        deviation, mean = torch.std_mean(colours, dim=(0, 2, 3), keepdim=True)
         self.mean, self.deviation = mean, deviation
-        count, channels, self._side, _ = train.images.shape
-        padded = mean.round().to(torch.uint8).expand(count, channels, *(2 * [self._side + 8]))
-        padded = padded.clone()
-        inside = slice(_PADDING, _PADDING + self._side)
-        padded[:, :, inside, inside] = train.images
+        self._count, channels, self._side, _ = images.shape
+        shape = (self._count, channels, *(2 * [self._side + 2 * PADDING]))
+        padded = mean.round().to(torch.uint8).expand(shape).clone()
+        inside = slice(PADDING, PADDING + self._side)
+        padded[:, :, inside, inside] = images
         both = torch.stack([padded, padded.flip(3)])
         # [mirrored, N, top, left, C, H, W]: every shifted image, as a view.
         self._windows = both.unfold(3, self._side, 1).unfold(4, self._side, 1)
         self._windows = self._windows.permute(0, 1, 3, 4, 2, 5, 6)
 
+    def __len__(self) -> int:
+        return self._count
+
     def normalized(self, images: Tensor) -> Tensor:
-        """Images `[..., 3, H, W]` as float, with the training set's means and deviations."""
+        """Images `[..., 3, H, W]` as float, with the counted images' means and deviations."""
         return images.float().sub_(self.mean).div_(self.deviation)
 
     def orders(self) -> Tensor:
         """A new order of the training images for each seed, `[S, N]`."""
-        count = len(self.labels)
-        return torch.stack([torch.randperm(count, generator=own) for own in self.generators])
+        return torch.stack([torch.randperm(self._count, generator=own) for own in self.generators])
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Shifted and mirrored images `[S, B, 3, H, W]` at ``indices`` `[S, B]`, and labels."""
-        batch = indices.shape[1]
-        places, device = 2 * (2 * _PADDING + 1) ** 2, self.labels.device
+    def batch(self, indices: Tensor) -> Drawn:
+        """Shifted and mirrored images at ``indices`` `[S, B]`."""
+        batch, places = indices.shape[1], 2 * (2 * PADDING + 1) ** 2
         drawn = torch.stack(
             [torch.randint(places, (batch,), generator=own) for own in self.generators]
         )
-        drawn, indices = drawn.to(device), indices.to(device)
+        drawn, indices = drawn.to(self.device), indices.to(self.device)
         mirrored, place = drawn % 2, drawn // 2
-        rows, columns = place // (2 * _PADDING + 1), place % (2 * _PADDING + 1)
-        images = self._windows[mirrored, indices, rows, columns]
-        return self.normalized(images), self.labels[indices]
+        top, left = place // (2 * PADDING + 1), place % (2 * PADDING + 1)
+        images = self.normalized(self._windows[mirrored, indices, top, left])
+        return Drawn(images, mirrored, PADDING - left, PADDING - top)
 
     def shares(self) -> Tensor:
         """A share of each seed's batch that stays when images are mixed, 0 to 1, `[S]`."""
         drawn = [torch.rand((), generator=own) for own in self.generators]
-        return torch.stack(drawn).to(self.labels.device)
+        return torch.stack(drawn).to(self.device)

@@ -53,6 +53,9 @@ class ImageRun:
         lr: Largest learning rate of AdamW; linear warm-up, then half a cosine to 0.
         weight_decay: Of AdamW.
         warmup: Part of the training that is warm-up.
+        precision: Of products in training; bfloat16 is torch's autocast. Scores are always those
+            of float32.
+        task: Classes of CIFAR-10's images, or heatmaps of LSPET's keypoints.
     """
 
     epochs: int
@@ -81,12 +84,21 @@ class ImageRun:
     lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: float = 0.05
+    precision: Literal["float32", "bfloat16"] = "float32"
+    task: Literal["cifar10", "lspet"] = "cifar10"
 
     def __post_init__(self) -> None:
         if self.warm and not self.teachers:
             raise ValueError("warm=True starts from the first teacher's weights, got no teachers")
         if self.unlabelled and not (self.teachers and self.train_samples):
             raise ValueError("unlabelled=True needs teachers and train_samples")
+        if self.task == "lspet" and (
+            self.mixup or self.unlabelled or self.label_smoothing or self.token_weight
+        ):
+            raise ValueError(
+                "mixup, unlabelled, label_smoothing and token_weight are for classes, got them "
+                "with task='lspet'"
+            )
         if self.prediction_weight and (self.teachers or not self.every_cycle):
             raise ValueError("prediction_weight is for every_cycle=True without teachers")
         if self.every_cycle and len(self.teachers) not in (0, 1, self.cycles):
@@ -94,11 +106,6 @@ class ImageRun:
                 f"expected no teacher, one or one for each of {self.cycles} cycles, got "
                 f"{len(self.teachers)}"
             )
-
-    @property
-    def task(self) -> Literal["cifar10"]:
-        """The data."""
-        return "cifar10"
 
     @property
     def training_cycles(self) -> int:
@@ -111,9 +118,9 @@ class ImageRun:
         return self.used
 
     @property
-    def metric(self) -> Literal["accuracy"]:
-        """The score: top-1 accuracy on CIFAR-10, in percent."""
-        return "accuracy"
+    def metric(self) -> Literal["accuracy", "PCK"]:
+        """The task's score, in percent: top-1 accuracy, or PCK@0.1."""
+        return "PCK" if self.task == "lspet" else "accuracy"
 
     @property
     def key(self) -> str:

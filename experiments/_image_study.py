@@ -68,6 +68,8 @@ def _train_claimed(
         for record in new:
             results.append(record)
         seconds = time.perf_counter() - start
-        scores = [record["metrics"].get(f"val/accuracy/{mine[0].used}") for record in records]
+        scores = [
+            record["metrics"].get(f"val/{mine[0].metric}/{mine[0].used}") for record in records
+        ]
         print(f"{seconds:6.0f} s  {mine[0].words()}, {len(mine)} seeds: {scores}", flush=True)
     return len(new)

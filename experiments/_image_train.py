@@ -1,4 +1,4 @@
-"""The quick loop: several seeds of a run on CIFAR-10, from their configs to their records."""
+"""The quick loop: several seeds of a run, from their configs to their records."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments._exits import early_exits
-from experiments._image_data import SeededImages, cifar10
+from experiments._image_classes import Classes
+from experiments._image_people import Keypoints
 from experiments._image_run import ImageRun
-from experiments._images import Split
 from experiments._record import commit, record
 from experiments._results import save_weights, weights_file
-from experiments._task import first_samples
 from experiments._train import macs_of_cycles
-from experiments._vit import Found, SeededViT, initial_weights, plain_model, stacked
+from experiments._vit import SIZES, Found, SeededViT, initial_weights, plain_model, stacked
+
+_GOALS: dict[str, type[Classes] | type[Keypoints]] = {"cifar10": Classes, "lspet": Keypoints}
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3
-_COMPILED_FROM = 1_000_000  # samples of a run, for which compiling takes less than it saves
-UNLABELLED = -1
+_COMPILED_FROM = 1e9  # pixels of a run, for which compiling takes less than it saves
 
 
 def train_seeds(
@@ -54,23 +54,15 @@ def train_seeds(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = True
-    train, val, test = cifar10(work)
-    train = Split(train.images, train.labels.clone())
-    found = len(train.labels)
-    labelled = first_samples(config, found)
-    if config.unlabelled:
-        train.labels[labelled.stop :] = UNLABELLED
-    else:
-        train = train.take(labelled)
-    data = SeededImages(train, [one.seed for one in configs], device)
+    goal = _GOALS[config.task](config, [one.seed for one in configs], work, device)
     teachers = [
         SeededViT(own[0], stacked([load_file(weights_file(one.key, work), device) for one in own]))
         for own in zip(*(one.teachers for one in configs), strict=True)
     ]
-    weights, resumed = _trained(configs, data, teachers, work)
+    weights, resumed = _trained(configs, goal, teachers, work)
     model = SeededViT(config, weights)
-    scores = _scores(model, teachers, data, val, test)
-    cost = _cost(config, found)
+    scores = _scores(model, teachers, goal)
+    cost = _cost(config, goal.available)
     seconds = (time.perf_counter() - start) / len(configs)
     records = []
     for place, one in enumerate(configs):
@@ -82,7 +74,7 @@ def train_seeds(
             record(
                 one,
                 revision,
-                data.labels.device,
+                goal.images.device,
                 {**cost, "resumed": resumed},
                 seconds,  # a seed's share of the time of all that were trained at once
                 metrics if finite else {},
@@ -93,11 +85,11 @@ def train_seeds(
 
 
 def _trained(
-    configs: Sequence[ImageRun], data: SeededImages, teachers: list[SeededViT], work: Path
+    configs: Sequence[ImageRun], goal: Classes | Keypoints, teachers: list[SeededViT], work: Path
 ) -> tuple[dict[str, Tensor], bool]:
     """The weights behind the last step, and whether the run was stopped before."""
-    config = configs[0]
-    device = data.labels.device
+    config, data = configs[0], goal.images
+    device = data.device
     first = stacked([initial_weights(one) for one in configs])
     weights = {name: value.to(device) for name, value in first.items()}
     if config.warm:
@@ -122,9 +114,9 @@ def _trained(
             own.set_state(numbers)
     torch.manual_seed(config.seed + begin)  # dropout's
     model = SeededViT(config, weights, training=True)
-    steps = len(data.labels) // config.batch_size
+    steps = len(data) // config.batch_size
     total, saved = config.epochs * steps, time.monotonic()
-    compiled = total * config.batch_size >= _COMPILED_FROM
+    compiled = total * config.batch_size * SIZES[config.task].side ** 2 >= _COMPILED_FROM
     loss_of: Any = torch.compile(_loss) if compiled else _loss
     for epoch in range(begin, config.epochs):
         orders = data.orders()
@@ -133,9 +125,12 @@ def _trained(
                 epoch * steps + number, total, round(config.warmup * total)
             )
             chosen = orders[:, number * config.batch_size : (number + 1) * config.batch_size]
-            images, labels = data.batch(chosen)
+            images, truth = goal.batch(chosen)
             shares = data.shares() if config.mixup else None
-            loss = loss_of(model, teachers, images, labels, shares)
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+            ):
+                loss = loss_of(model, teachers, images, truth, shares)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -165,116 +160,83 @@ def _loss(
     model: SeededViT,
     teachers: list[SeededViT],
     images: Tensor,
-    labels: Tensor,
+    truth: Any,
     shares: Tensor | None = None,
 ) -> Tensor:
     """The seeds' losses, summed, so that each seed's gradient is that of its own loss.
 
-    With ``shares`` `[S]` images and labels are mixed with those before them in the batch.
+    With ``shares`` `[S]` images are mixed with those before them in the batch.
     """
     config = model.config
+    goal: Any = _GOALS[config.task]
     if shares is not None:
         share = shares[:, None, None, None, None]
         images = share * images + (1 - share) * images.roll(1, 1)
     with torch.no_grad():
         taught = [own.cycles(images, own.config.used)[0] for own in teachers]
     found = model.cycles(images, config.cycles, every=config.every_cycle)
-    truths = [_cross_entropy(one.logits, labels, config.label_smoothing, shares) for one in found]
+    truths = [goal.truth_loss(one.outputs, truth, config.label_smoothing, shares) for one in found]
     if not teachers:
-        later = [_log_mean([one.logits.detach()], 1.0) for one in found[1:]]
+        later = [[one.outputs.detach()] for one in found[1:]]
         pairs = zip(found[:-1], later, strict=True)
-        joint = sum(_divergence(one.logits, target, 1.0) for one, target in pairs)
+        joint = sum(goal.teaching_loss(one.outputs, target, 1.0) for one, target in pairs)
         return torch.stack(truths).mean() + config.prediction_weight * joint
     targets = [taught]
     if config.every_cycle:
         targets = [[one] for one in (taught if len(taught) > 1 else taught * len(found))]
     loss = images.new_zeros(())
-    for one, truth, own in zip(found, truths, targets, strict=True):
-        target = _log_mean([teacher.logits for teacher in own], config.temperature)
-        told = config.temperature**2 * _divergence(one.logits, target, config.temperature)
-        loss = loss + config.truth_weight * truth + (1 - config.truth_weight) * told
+    for one, own_truth, own in zip(found, truths, targets, strict=True):
+        outputs = [teacher.outputs for teacher in own]
+        told = goal.teaching_loss(one.outputs, outputs, config.temperature)
+        loss = loss + config.truth_weight * own_truth + (1 - config.truth_weight) * told
         if config.token_weight:
             loss = loss + config.token_weight * _token_distance(one, own[0])
     return loss / len(found)
 
 
-def _cross_entropy(
-    logits: Tensor, labels: Tensor, smoothing: float, shares: Tensor | None
-) -> Tensor:
-    """Mean over each seed's labelled images, summed over seeds."""
-
-    def of(truth: Tensor) -> Tensor:
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1),
-            truth.flatten(),
-            ignore_index=UNLABELLED,
-            label_smoothing=smoothing,
-            reduction="none",
-        )
-        return losses.view(truth.shape).sum(1) / (truth != UNLABELLED).sum(1)
-
-    found = of(labels)
-    if shares is not None:
-        found = shares * found + (1 - shares) * of(labels.roll(1, 1))
-    return found.sum()
-
-
-def _log_mean(logits: list[Tensor], temperature: float) -> Tensor:
-    """Logarithms of the mean of the predicted probabilities."""
-    logarithms = torch.stack([(one / temperature).log_softmax(-1) for one in logits])
-    return logarithms.logsumexp(0) - math.log(len(logits))
-
-
-def _divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """KL divergence, summed over classes and seeds, mean over images."""
-    own = (logits / temperature).log_softmax(-1)
-    return functional.kl_div(own, target, log_target=True, reduction="sum") / logits.shape[1]
-
-
 def _token_distance(student: Found, teacher: Found) -> Tensor:
     ours, theirs = (
-        functional.layer_norm(one.class_tokens, one.class_tokens.shape[-1:])
-        for one in (student, teacher)
+        functional.layer_norm(one.tokens, one.tokens.shape[-1:]) for one in (student, teacher)
     )
     return len(ours) * functional.mse_loss(ours, theirs)
 
 
 @torch.no_grad()
 def _scores(
-    model: SeededViT, teachers: list[SeededViT], data: SeededImages, val: Split, test: Split
+    model: SeededViT, teachers: list[SeededViT], goal: Classes | Keypoints
 ) -> dict[str, Tensor]:
     """Percent after 1, 2, ... cycles, with early exit, and of the teachers together, each `[S]`."""
+    splits: dict[str, Any] = {"val": goal.val, "test": goal.test}
     predicted = {
-        name: _predictions(model, teachers, data, split)
-        for name, split in (("val", val), ("test", test))
+        name: _predictions(model, teachers, goal, split.images) for name, split in splits.items()
     }
     scores = {
-        f"{name}/accuracy/{kind}": 100 * (one.argmax(-1) == split.labels).double().mean(-1)
-        for name, split in (("val", val), ("test", test))
+        f"{name}/{model.config.metric}/{kind}": goal.score(one, splits[name])
+        for name in splits
         for kind, one in predicted[name].items()
     }
-    if model.config.every_cycle:
+    if model.config.every_cycle and isinstance(goal, Classes):
         chosen_on, logits = (list(predicted[name].values()) for name in ("val", "test"))
-        exits = early_exits(chosen_on, logits, test.labels)
+        exits = early_exits(chosen_on, logits, goal.test.labels)
         scores |= {f"test/exit/{name}": values for name, values in exits.items()}
     return scores
 
 
 def _predictions(
-    model: SeededViT, teachers: list[SeededViT], data: SeededImages, split: Split
+    model: SeededViT, teachers: list[SeededViT], goal: Classes | Keypoints, images: Tensor
 ) -> dict[str, Tensor]:
-    """Logits after each cycle, by its number, and of the teachers together, `[S, images, 10]`."""
-    config, seeds = model.config, len(data.generators)
-    logits: dict[str, list[Tensor]] = {}
-    for images in split.images.split(250):
-        normed = data.normalized(images.to(data.labels.device)).expand(seeds, *images.shape)
+    """Outputs after each cycle, by its number, and of the teachers together, `[S, images, ...]`."""
+    config, data = model.config, goal.images
+    outputs: dict[str, list[Tensor]] = {}
+    for part in images.split(250):
+        normed = data.normalized(part.to(data.device)).expand(len(data.generators), *part.shape)
         found = model.cycles(normed, max(2, config.cycles), every=True)
         for number, one in enumerate(found, 1):
-            logits.setdefault(f"{number}", []).append(one.logits.cpu())
+            outputs.setdefault(f"{number}", []).append(one.outputs.cpu())
         if teachers and not config.every_cycle:
-            told = [own.cycles(normed, own.config.used)[0].logits for own in teachers]
-            logits.setdefault("teachers", []).append(_log_mean(told, 1.0).cpu())
-    return {kind: torch.cat(parts, 1) for kind, parts in logits.items()}
+            told = [own.cycles(normed, own.config.used)[0].outputs for own in teachers]
+            outputs.setdefault("teachers", []).append(goal.together(told).cpu())
+    return {kind: torch.cat(parts, 1) for kind, parts in outputs.items()}
 
 
 def _cost(config: ImageRun, found: int) -> dict[str, Any]:
@@ -300,5 +262,8 @@ def _cost(config: ImageRun, found: int) -> dict[str, Any]:
 
 def _macs(config: ImageRun, cycles: int) -> int:
     """Of one image with so many cycles; what adapters and norms add is not counted."""
-    tokens = torch.zeros(1, 1 + (32 // config.patch_size) ** 2, config.width)
-    return macs_of_cycles(plain_model(config), torch.zeros(1, 3, 32, 32), tokens, cycles)
+    side, read, outputs = SIZES[config.task]
+    tokens = torch.zeros(1, read + (side // config.patch_size) ** 2, config.width)
+    image = torch.zeros(1, 3, side, side)
+    heads = (read - 1) * config.width * outputs  # timm's head is for one token
+    return macs_of_cycles(plain_model(config), image, tokens, cycles) + heads

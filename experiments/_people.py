@@ -27,8 +27,8 @@ from cycledistill_pose.prediction import predict_cycles
 from experiments._config import RunConfig
 from experiments._task import Batch, SplitName, data_folder, every_tenth, first_samples
 
-_SIDE = 64
-_THRESHOLD = 0.1
+SIDE = 64
+THRESHOLD = 0.1
 
 
 class People(NamedTuple):
@@ -79,15 +79,15 @@ class Poses:
         }
         self.token_groups = self.parts
         self.codec = (
-            HeatmapCodec((_SIDE, _SIDE), (_SIDE // 4, _SIDE // 4), sigma=1.5)
+            HeatmapCodec((SIDE, SIDE), (SIDE // 4, SIDE // 4), sigma=1.5)
             if head == "heatmap"
-            else RegressionCodec((_SIDE, _SIDE))
+            else RegressionCodec((SIDE, SIDE))
         )
 
     def model(self, config: RunConfig) -> nn.Module:
         """A network of 16 visual tokens behind a narrow StemNet."""
         sizes: dict[str, Any] = {
-            "input_size": (_SIDE, _SIDE),
+            "input_size": (SIDE, SIDE),
             "patch_size": (4, 4),
             "dim": config.width,
             "depth": config.depth,
@@ -115,7 +115,7 @@ class Poses:
         swapped = self._swapped.to(device)
         images = torch.where(mirrored[:, None, None, None], images.flip(2), images)
         other = keypoints[:, swapped]
-        other = torch.stack([_SIDE - 1 - other[..., 0], other[..., 1]], dim=-1)
+        other = torch.stack([SIDE - 1 - other[..., 0], other[..., 1]], dim=-1)
         keypoints = torch.where(mirrored[:, None, None], other, keypoints)
         visible = torch.where(mirrored[:, None], visible[:, swapped], visible)
         return Batch(normalize_images(images), self.codec.encode(keypoints, visible))
@@ -124,7 +124,7 @@ class Poses:
     def scores(self, model: CycleWrapper, split: SplitName, cycles: int) -> list[float]:
         """PCK@0.1 of the box's longest side, without the flip test."""
         people = self._on(split, next(model.parameters()).device)
-        metrics = [PCK(len(self._swapped), _THRESHOLD) for _ in range(cycles)]
+        metrics = [PCK(len(self._swapped), THRESHOLD) for _ in range(cycles)]
         for part in torch.arange(len(people.images)).split(250):
             images, keypoints, visible, boxes = people.take(part)
             found = predict_cycles(model, normalize_images(images), self.codec, cycles, None)
@@ -146,20 +146,21 @@ def load_people(config: RunConfig) -> Poses:
         FileNotFoundError: LSPET's folder is missing.
         ValueError: There are fewer training samples than the run wants.
     """
-    train, val, test, flip_indices = _lspet(data_folder("lspet"))
+    train, val, test, flip_indices = read_lspet(data_folder("lspet"))
     train = train.take(first_samples(config, len(train.images)))
     return Poses(train, val, test, flip_indices, config.head)
 
 
 @functools.cache
-def _lspet(folder: Path) -> tuple[People, People, People, tuple[int, ...]]:
+def read_lspet(folder: Path) -> tuple[People, People, People, tuple[int, ...]]:
+    """People to train on, to choose and to report, and each keypoint's partner in the mirror."""
     given, flip_indices = _read(folder, "train")
     to_train, to_choose = every_tenth(len(given.images))
     return given.take(to_train), given.take(to_choose), _read(folder, "val")[0], flip_indices
 
 
 def _read(folder: Path, name: str) -> tuple[People, tuple[int, ...]]:
-    people = CocoKeypoints(folder / f"{name}.json", folder / name, (_SIDE, _SIDE))
+    people = CocoKeypoints(folder / f"{name}.json", folder / name, (SIDE, SIDE))
     samples = [people[index] for index in range(len(people))]
     matrices = torch.stack([sample["crop_matrix"] for sample in samples])
     corners = torch.stack([sample["box_xyxy"] for sample in samples]).reshape(-1, 2, 2)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cycledistill import CycleWrapper
-from experiments._image_data import cifar10
+from experiments._image_classes import cifar10
 from experiments._images import Split, augment
 
 if TYPE_CHECKING:

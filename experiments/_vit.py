@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import timm
 import torch
@@ -14,19 +15,40 @@ from experiments._image_run import ImageRun
 
 _EPSILON = 1e-6
 _LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-_SIDE, _CLASSES = 32, 10
+
+
+class Size(NamedTuple):
+    """What a task decides about a network.
+
+    Attributes:
+        side: Of an image, in pixels.
+        read: Tokens before those of the patches, which are read: one class or K keypoints.
+        outputs: Of each: classes, or pixels of a heatmap.
+    """
+
+    side: int
+    read: int
+    outputs: int
+
+
+SIZES = {"cifar10": Size(32, 1, 10), "lspet": Size(64, 14, 16 * 16)}
 
 
 def plain_model(config: ImageRun) -> nn.Module:
-    """A ViT of timm of the config's size, as it is used; torch's generator gives its weights."""
+    """A ViT of timm of the config's size; torch's generator gives its weights.
+
+    Keypoint tokens are its class and register tokens, and the head is for each of them.
+    """
+    size = SIZES[config.task]
     return timm.create_model(
         "vit_tiny_patch16_224",
-        img_size=_SIDE,
+        img_size=size.side,
         patch_size=config.patch_size,
         embed_dim=config.width,
         depth=config.depth,
         num_heads=config.width // config.head_dim,
-        num_classes=_CLASSES,
+        num_classes=size.outputs,
+        reg_tokens=size.read - 1,
     )
 
 
@@ -59,20 +81,20 @@ class Found:
     """What a cycle predicts.
 
     Attributes:
-        logits: `[S, B, classes]`.
-        class_tokens: Behind the last block, before the norm, `[S, B, D]`.
+        outputs: Logits `[S, B, classes]`, or heatmaps `[S, B, K, pixels]`.
+        tokens: Those that are read, behind the last block, before the norm, `[S, B, 1 or K, D]`.
     """
 
-    logits: Tensor
-    class_tokens: Tensor
+    outputs: Tensor
+    tokens: Tensor
 
 
 @dataclass(frozen=True)
 class SeededViT:
     """The ViTs of S seeds, each with images of its own.
 
-    The prediction is read from the class token, so the last block of a cycle that nothing follows
-    computes the class token alone: the same numbers for a fraction of the time.
+    Predictions are read from the first tokens, so the last block of a cycle that nothing follows
+    computes these alone: the same numbers for a fraction of the time.
 
     Attributes:
         config: Size and options; the seed does not matter here.
@@ -85,7 +107,7 @@ class SeededViT:
     training: bool = False
 
     def cycles(self, images: Tensor, count: int, every: bool = False) -> list[Found]:
-        """The last of ``count`` cycles, or all of them, on images `[S, B, 3, 32, 32]`."""
+        """The last of ``count`` cycles, or all of them, on images `[S, B, 3, H, W]`."""
         tokens = self._embedded(images)
         found = []
         for cycle in range(count):
@@ -94,49 +116,58 @@ class SeededViT:
                 alone = last and block == self.config.depth - 1
                 tokens = self._block(tokens, f"blocks.{block}.", cycle, alone)
             if every or last:
-                found.append(self._predicted(tokens[:, :, 0], cycle))
+                found.append(self._predicted(tokens[:, :, : self._size.read], cycle))
         return found
+
+    @property
+    def _size(self) -> Size:
+        return SIZES[self.config.task]
 
     def _embedded(self, images: Tensor) -> Tensor:
         seeds, batch = images.shape[:2]
         patch, width = self.config.patch_size, self.config.width
-        side = _SIDE // patch
+        side = self._size.side // patch
         cut = images.view(seeds, batch, 3, side, patch, side, patch).permute(0, 1, 3, 5, 2, 4, 6)
         cut = cut.reshape(seeds, batch * side * side, 3 * patch * patch)
         kernel = self.weights["patch_embed.proj.weight"].reshape(seeds, width, -1)
         bias = self.weights["patch_embed.proj.bias"][:, None]
         tokens = torch.baddbmm(bias, cut, kernel.mT).view(seeds, batch, side * side, width)
-        first = self.weights["cls_token"].expand(seeds, batch, 1, width)
-        return self._dropped(torch.cat([first, tokens], 2) + self.weights["pos_embed"])
+        first = [self.weights[name] for name in ("cls_token", "reg_token") if name in self.weights]
+        read = torch.cat(first, 2).expand(seeds, batch, -1, width)
+        return self._dropped(torch.cat([read, tokens], 2) + self.weights["pos_embed"])
 
     def _block(self, tokens: Tensor, block: str, cycle: int, alone: bool) -> Tensor:
-        seeds, batch, length, width = tokens.shape
+        width = tokens.shape[-1]
         heads = width // self.config.head_dim
         normed = self._norm(tokens, f"{block}norm1", cycle)
         if alone:
-            tokens, asking = tokens[:, :, :1], normed[:, :, :1]
+            tokens = tokens[:, :, : self._size.read]
+            asking = normed[:, :, : self._size.read]
             query = self._linear(asking, f"{block}attn.qkv", cycle, slice(0, width))
             told = self._linear(normed, f"{block}attn.qkv", cycle, slice(width, None))
-            key, value = told.view(seeds, batch, length, 2, heads, -1).unbind(3)
-            query = query.view(seeds, batch, 1, heads, -1)
-            scores = (query * key).sum(-1) * self.config.head_dim**-0.5  # [S, B, T, heads]
-            mixed = (scores.softmax(2).unsqueeze(-1) * value).sum(2, keepdim=True)
-            mixed = mixed.reshape(seeds, batch, 1, width)
+            key, value = told.chunk(2, -1)
         else:
-            qkv = self._linear(normed, f"{block}attn.qkv", cycle)
-            qkv = qkv.view(seeds * batch, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
-            query, key, value = qkv.unbind(0)
-            scores = (query @ key.mT) * self.config.head_dim**-0.5
-            mixed = (scores.softmax(-1) @ value).transpose(1, 2)
-            mixed = mixed.reshape(seeds, batch, length, width)
+            query, key, value = self._linear(normed, f"{block}attn.qkv", cycle).chunk(3, -1)
+        mixed = self._attended(*(one.unflatten(-1, (heads, -1)) for one in (query, key, value)))
         tokens = tokens + self._dropped(self._linear(mixed, f"{block}attn.proj", cycle))
         inner = self._linear(self._norm(tokens, f"{block}norm2", cycle), f"{block}mlp.fc1", cycle)
         inner = self._dropped(functional.gelu(inner))
         return tokens + self._dropped(self._linear(inner, f"{block}mlp.fc2", cycle))
 
-    def _predicted(self, class_tokens: Tensor, cycle: int) -> Found:
-        normed = self._norm(class_tokens.unsqueeze(2), "norm", cycle)
-        return Found(self._linear(normed, "head", 0).squeeze(2), class_tokens)
+    def _attended(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Mixed values `[S, B, R, D]`, of queries `[S, B, R, heads, d]` and T keys and values."""
+        query = query * self.config.head_dim**-0.5
+        if query.shape[2] == 1:  # products of a single row are slow
+            scores = (query * key).sum(-1)  # [S, B, T, heads]
+            return (scores.softmax(2).unsqueeze(-1) * value).sum(2, keepdim=True).flatten(-2)
+        shape = query.shape[:2]
+        query, key, value = (one.flatten(0, 1).transpose(1, 2) for one in (query, key, value))
+        mixed = (query @ key.mT).softmax(-1) @ value
+        return mixed.transpose(1, 2).flatten(-2).unflatten(0, shape)
+
+    def _predicted(self, tokens: Tensor, cycle: int) -> Found:
+        outputs = self._linear(self._norm(tokens, "norm", cycle), "head", 0).float()
+        return Found(outputs.squeeze(2) if self._size.read == 1 else outputs, tokens)
 
     def _norm(self, tokens: Tensor, name: str, cycle: int) -> Tensor:
         name = f"later.{name}" if cycle and self.config.own_norms else name

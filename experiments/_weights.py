@@ -12,12 +12,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from experiments._image_data import SeededImages, cifar10
+from experiments._image_classes import Classes
 from experiments._image_run import ImageRun
 from experiments._images import read_folder
 from experiments._results import save_weights, weights_file
 from experiments._study import Study
-from experiments._task import first_samples
 from experiments._vit import SeededViT
 
 
@@ -43,7 +42,7 @@ class Kept:
         """Logits `[B, 10]` of images `[B, 3, 32, 32]` uint8; ``cycles``: None for those in use."""
         normed = (images.float() - self.mean[:, None, None]) / self.deviation[:, None, None]
         model = SeededViT(self.config, {name: value[None] for name, value in self.weights.items()})
-        return model.cycles(normed[None], cycles or self.config.used)[0].logits[0]
+        return model.cycles(normed[None], cycles or self.config.used)[0].outputs[0]
 
 
 def keep(studies: Iterable[Study], work: Path, folder: Path) -> list[Path]:
@@ -65,8 +64,7 @@ def keep(studies: Iterable[Study], work: Path, folder: Path) -> list[Path]:
             file = folder / f"{config.key}.safetensors"
             if file.exists() or not weights_file(config.key, work).exists():
                 continue
-            train, _, _ = cifar10(work)
-            data = SeededImages(train.take(first_samples(config, len(train.labels))), [])
+            data = Classes(config, [], work, "cpu").images
             about = {
                 "config": json.dumps(config.as_dict()),
                 "mean": json.dumps(data.mean.flatten().tolist()),

@@ -225,7 +225,7 @@ def test_lspet_is_split_into_three_parts(
         return CocoKeypoints(annotations, pixels, size)
 
     monkeypatch.setattr(_people, "CocoKeypoints", without_pixels)
-    train, val, test, swapped = _people._lspet.__wrapped__(shared_data("lspet"))
+    train, val, test, swapped = _people.read_lspet.__wrapped__(shared_data("lspet"))
     assert [len(split.images) for split in (train, val, test)] == [6651, 739, 975]
     assert sorted(swapped) == list(range(14)) and train.images.shape[1:] == (64, 64, 3)
     extent = val.boxes[:, 2:] - val.boxes[:, :2]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cycledistill import CycleWrapper
-from experiments import _image_study, _image_train, _weights
+from experiments import _image_classes, _image_study, _image_train
 from experiments._headline import headline
 from experiments._image_data import SeededImages
 from experiments._image_run import ImageRun
@@ -44,7 +44,7 @@ SPLITS = some_images(40, 0), some_images(30, 1), some_images(20, 2)
 
 @pytest.fixture(autouse=True)
 def images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_image_train, "cifar10", lambda cache: SPLITS)
+    monkeypatch.setattr(_image_classes, "cifar10", lambda cache: SPLITS)
 
 
 def moved(config: ImageRun, *seeds: int) -> list[dict[str, Tensor]]:
@@ -73,8 +73,8 @@ def test_predictions_are_those_of_timm_for_every_cycle(depth: int) -> None:
         cycled = CycleWrapper(timm_model(config, own), num_cycles=3, blocks="blocks").eval()
         for cycle in range(3):
             expected = cycled(images[place], num_cycles=cycle + 1)
-            torch.testing.assert_close(found[cycle].logits[place], expected, atol=2e-5, rtol=2e-5)
-        torch.testing.assert_close(last[0].logits[place], expected, atol=2e-5, rtol=2e-5)
+            torch.testing.assert_close(found[cycle].outputs[place], expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(last[0].outputs[place], expected, atol=2e-5, rtol=2e-5)
 
 
 def test_what_later_cycles_have_alone_begins_as_nothing_and_leaves_the_first_cycle() -> None:
@@ -89,27 +89,35 @@ def test_what_later_cycles_have_alone_begins_as_nothing_and_leaves_the_first_cyc
         if name is not None:
             own[name] += torch.randn_like(own[name])
         found = SeededViT(rich, stacked([own])).cycles(images, 2, every=True)
-        torch.testing.assert_close(found[0].logits, plainly[0].logits)
-        same = torch.allclose(found[1].logits, plainly[1].logits, atol=1e-6)
+        torch.testing.assert_close(found[0].outputs, plainly[0].outputs)
+        same = torch.allclose(found[1].outputs, plainly[1].outputs, atol=1e-6)
         assert same is (name is None or name.endswith(".down"))  # as .up is still zero
 
 
 def test_every_shift_and_both_sides_are_drawn() -> None:
-    data = SeededImages(SPLITS[0], [0, 1])
+    pictures = SPLITS[0].images
+    data = SeededImages(pictures, [0, 1])
     indices = torch.zeros(2, 3000, dtype=torch.long)
-    found, labels = data.batch(indices)
-    assert found.shape == (2, 3000, 3, 32, 32) and bool((labels == SPLITS[0].labels[0]).all())
-    padded = functional.pad(data.normalized(SPLITS[0].images[:1]), (4,) * 4)[0]
+    drawn = data.batch(indices)
+    found = drawn.images
+    assert found.shape == (2, 3000, 3, 32, 32)
+    padded = functional.pad(data.normalized(pictures[:1]), (4,) * 4)[0]
     mask = functional.pad(torch.randn(3, 24, 24), (4,) * 4)  # what no shift pushes out
     shifts = [(top, left) for top in range(9) for left in range(9)]
-    windows = [padded[:, top : top + 32, left : left + 32] for top, left in shifts]
-    both = torch.stack(windows + [window.flip(2) for window in windows])
+    windows = [
+        own[:, top : top + 32, left : left + 32]
+        for own in (padded, padded.flip(2))
+        for top, left in shifts
+    ]
+    both = torch.stack(windows)
     apart = (found[0] * mask).sum((1, 2, 3))[:, None] - (both * mask).sum((1, 2, 3))
     nearest = apart.abs().argmin(1)
     assert len(nearest.unique()) == 162
     # Padding is the mean colour, to half a grey level: 0 within 0.01.
     torch.testing.assert_close(found[0], both[nearest], atol=0.01, rtol=0)
-    again = SeededImages(SPLITS[0], [1]).batch(indices[:1])[0]
+    told = 81 * drawn.mirrored + 9 * (4 - drawn.down) + 4 - drawn.right
+    assert torch.equal(told[0], nearest)
+    again = SeededImages(pictures, [1]).batch(indices[:1])[0]
     assert torch.equal(found[1], again[0]) and not torch.equal(found[0], found[1])
 
 
@@ -182,7 +190,7 @@ def test_loss_of_the_joint_recipe_and_of_both_speeds() -> None:
 def test_mixed_images_have_both_labels_and_a_teacher_that_sees_them_mixed() -> None:
     student, grown = moved(TINY, 0, 1), moved(GROWN, 2, 3)
     images, labels = torch.randn(2, 5, 3, 32, 32), torch.randint(0, 10, (2, 5))
-    labels[:, 1] = _image_train.UNLABELLED
+    labels[:, 1] = _image_classes.UNLABELLED
     shares = torch.tensor([0.25, 0.8])
     found = _image_train._loss(
         SeededViT(FOLDED, stacked(student)),
@@ -215,7 +223,7 @@ def test_unlabelled_images_count_in_an_epoch_and_their_labels_do_not_matter(
     found = []
     for labels in (SPLITS[0].labels, torch.cat([SPLITS[0].labels[:20], torch.zeros(20).long()])):
         splits = (Split(SPLITS[0].images, labels), *SPLITS[1:])
-        monkeypatch.setattr(_image_train, "cifar10", lambda cache, splits=splits: splits)
+        monkeypatch.setattr(_image_classes, "cifar10", lambda cache, splits=splits: splits)
         work = tmp_path / str(len(found))
         (teacher,) = train_seeds([few], work)
         (record,) = train_seeds([config], work)
@@ -312,6 +320,24 @@ def test_a_gpu_trains_the_same(tmp_path: Path) -> None:
         torch.testing.assert_close(value, theirs[name], rtol=0.05, atol=0.01)  # TF32
 
 
+def test_bfloat16_is_for_training_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cycles = SeededViT.cycles
+    seen = set()
+
+    def spied(self: SeededViT, *args: Any, **kwargs: Any) -> Any:
+        seen.add((self.training, torch.is_autocast_enabled("cpu")))
+        found = cycles(self, *args, **kwargs)
+        assert all(one.outputs.dtype == torch.float32 for one in found)
+        return found
+
+    monkeypatch.setattr(SeededViT, "cycles", spied)
+    train_seeds([replace(TINY, precision="bfloat16")], tmp_path)
+    assert seen == {(True, True), (False, False)}
+    seen.clear()
+    train_seeds([TINY], tmp_path)
+    assert seen == {(True, False), (False, False)}
+
+
 def test_seeds_alone_may_differ(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="differ in their seeds alone"):
         train_seeds([TINY, GROWN], tmp_path)
@@ -350,7 +376,7 @@ def test_keys_of_runs_and_their_teachers() -> None:
         "patch_size": 8, "cycles": 2, "used": 2, "every_cycle": True, "teachers": (GROWN,),
         "temperature": 4.0, "truth_weight": 0.3, "token_weight": 1.0, "own_norms": True,
         "adapter_rank": 4, "label_smoothing": 0.1, "dropout": 0.1, "batch_size": 20, "lr": 1e-3,
-        "weight_decay": 0.1, "warmup": 0.1,
+        "weight_decay": 0.1, "warmup": 0.1, "precision": "bfloat16",
     }  # fmt: skip
     runs = [replace(TINY, **{name: value}) for name, value in changed.items()]
     runs += [FOLDED, replace(FOLDED, teachers=(replace(GROWN, epochs=9),)), TINY]
@@ -372,7 +398,6 @@ def test_keys_of_runs_and_their_teachers() -> None:
 def test_kept_weights_are_scored_on_other_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_weights, "cifar10", lambda cache: SPLITS)
     study = Study("?", {"a": TINY, "b": FOLDED, "c": GROWN}, (7, 8), ("a",), kept=("b", "c"))
     results = Results(tmp_path / "r" / "s.jsonl", tmp_path / "work")
     assert keep([study], results.work, tmp_path / "kept") == []

@@ -1,0 +1,118 @@
+"""Keypoints of LSPET's people, for several seeds at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from cycledistill_pose import HeatmapCodec
+from cycledistill_pose.metrics import pck
+from experiments._image_data import SeededImages, cached
+from experiments._image_run import ImageRun
+from experiments._people import SIDE, THRESHOLD, People, read_lspet
+from experiments._task import data_folder, first_samples
+
+_CODEC = HeatmapCodec((SIDE, SIDE), (SIDE // 4, SIDE // 4), sigma=1.5)
+
+
+class Truth(NamedTuple):
+    """Targets.
+
+    Attributes:
+        heatmaps: `[S, B, K, pixels]`.
+        weights: `[S, B, K]`, 0 where a keypoint has no label.
+    """
+
+    heatmaps: Tensor
+    weights: Tensor
+
+
+class Keypoints:
+    """Mean squared errors of heatmaps, from the truth and from teachers, and PCK.
+
+    Attributes:
+        images: To train on.
+        available: How many training images there are, used or not.
+        val: To choose.
+        test: To report.
+    """
+
+    def __init__(self, config: ImageRun, seeds: list[int], work: Path, device: str) -> None:
+        train, self.val, self.test, flip_indices = _lspet(work)
+        self.available = len(train.images)
+        train = train.take(first_samples(config, self.available))
+        swapped = list(flip_indices)
+        mirrored = train.keypoints[:, swapped]
+        mirrored = torch.stack([SIDE - 1 - mirrored[..., 0], mirrored[..., 1]], -1)
+        both = [train.keypoints, mirrored], [train.visible, train.visible[:, swapped]]
+        self._keypoints, self._visible = (torch.stack(one).to(device) for one in both)
+        self.images = SeededImages(train.images, seeds, device)
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Truth]:
+        """Augmented images `[S, B, 3, H, W]` and their heatmaps."""
+        drawn = self.images.batch(indices)
+        place = drawn.mirrored, indices.to(self._keypoints.device)
+        shift = torch.stack([drawn.right, drawn.down], -1)
+        keypoints = self._keypoints[place] + shift[:, :, None]
+        found = _CODEC.encode(keypoints.flatten(0, 1), self._visible[place].flatten(0, 1))
+        heatmaps, weights = (one.unflatten(0, indices.shape) for one in found)
+        return drawn.images, Truth(heatmaps.flatten(-2), weights)
+
+    @staticmethod
+    def truth_loss(
+        heatmaps: Tensor, truth: Truth, smoothing: float = 0.0, shares: Tensor | None = None
+    ) -> Tensor:
+        """Squared errors of labelled keypoints, summed over pixels and seeds, mean over keypoints.
+
+        There is no smoothing, and images are not mixed.
+        """
+        errors = (heatmaps - truth.heatmaps).square().sum(-1) * truth.weights
+        return errors.mean((1, 2)).sum()
+
+    @staticmethod
+    def teaching_loss(heatmaps: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
+        """Likewise, of all keypoints, from the teachers' mean heatmaps; there is no temperature."""
+        errors = (heatmaps - Keypoints.together(taught)).square().sum(-1)
+        return errors.mean((1, 2)).sum()
+
+    @staticmethod
+    def together(taught: Sequence[Tensor]) -> Tensor:
+        """What teachers predict together."""
+        return torch.stack(list(taught)).mean(0)
+
+    @staticmethod
+    def score(heatmaps: Tensor, split: People) -> Tensor:
+        """PCK@0.1 of the box's longest side in percent, `[S]`, of heatmaps `[S, N, K, pixels]`."""
+        sizes = (split.boxes[:, 2:] - split.boxes[:, :2]).amax(-1)
+        width, height = _CODEC.heatmap_size
+        scores = [
+            pck(
+                _CODEC.decode(own.unflatten(-1, (height, width)))[0],
+                split.keypoints,
+                split.visible,
+                sizes,
+                THRESHOLD,
+            )
+            for own in heatmaps
+        ]
+        return 100 * torch.stack(scores)
+
+
+@functools.cache
+def _lspet(cache: Path) -> tuple[People, People, People, tuple[int, ...]]:
+    """People to train, to choose and to report; images are `[N, 3, H, W]`."""
+
+    def read(folder: Path) -> tuple[list[tuple[Tensor, ...]], tuple[int, ...]]:
+        *splits, flip_indices = read_lspet(folder)
+        return [tuple(one._replace(images=one.images.permute(0, 3, 1, 2))) for one in splits], (
+            flip_indices
+        )
+
+    splits, flip_indices = cached(data_folder("lspet"), cache, read)
+    train, val, test = (People(*split) for split in splits)
+    return train, val, test, flip_indices

@@ -1,0 +1,133 @@
+"""The quick loop on people: heatmaps follow the images, and scores are those of the library."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from cycledistill import CycleWrapper
+from cycledistill_pose import HeatmapCodec
+from cycledistill_pose.metrics import PCK
+from experiments import _image_people, _image_train
+from experiments._image_people import Keypoints, Truth
+from experiments._image_run import ImageRun
+from experiments._image_train import train_seeds
+from experiments._people import People
+from experiments._results import weights_file
+from experiments._vit import SeededViT, initial_weights, plain_model, stacked
+
+TINY = ImageRun(epochs=1, task="lspet", train_samples=20, width=32, patch_size=16, batch_size=10)
+GROWN = replace(TINY, cycles=2, used=2)
+FOLDED = replace(TINY, teachers=(GROWN,), truth_weight=0.3)
+FLIP = (1, 0, *range(2, 14))
+
+
+def some_people(count: int, seed: int) -> People:
+    """Each keypoint is a pixel that is white in one colour; every third has no label."""
+    numbers = torch.Generator().manual_seed(seed)
+    points = torch.randint(8, 56, (count, 14, 2), generator=numbers)
+    images = torch.zeros(count, 3, 64, 64, dtype=torch.uint8)
+    images[:, 2] = torch.randint(0, 256, (count, 64, 64), dtype=torch.uint8, generator=numbers)
+    person = torch.arange(count)
+    images[person, 0, points[:, 0, 1], points[:, 0, 0]] = 255
+    images[person, 1, points[:, 1, 1], points[:, 1, 0]] = 255
+    visible = torch.ones(count, 14)
+    visible[::3, 5] = 0
+    boxes = torch.tensor([8.0, 4.0, 50.0, 60.0]).expand(count, 4)
+    return People(images, points.float(), visible, boxes)
+
+
+@pytest.fixture(autouse=True)
+def people(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = some_people(20, 0), some_people(12, 1), some_people(9, 2), FLIP
+    monkeypatch.setattr(_image_people, "_lspet", lambda cache: splits)
+
+
+def test_heatmaps_follow_the_augmented_images(tmp_path: Path) -> None:
+    goal = Keypoints(TINY, [0, 1], tmp_path, "cpu")
+    indices = torch.stack([torch.arange(20).repeat(40), torch.arange(20).repeat(40).flip(0)])
+    images, truth = goal.batch(indices)
+    assert truth.heatmaps.shape == (2, 800, 14, 256) and truth.weights.shape == (2, 800, 14)
+    found, _ = HeatmapCodec((64, 64), (16, 16), 1.5).decode(
+        truth.heatmaps.flatten(0, 1).unflatten(-1, (16, 16))
+    )
+    brightest = images.flatten(0, 1)[:, :2].flatten(2).argmax(-1)
+    shown = torch.stack([brightest % 64, brightest // 64], -1)
+    # A mirrored image shows the left keypoint's colour where the right one now is.
+    straight, swapped = ((found[:, pair] - shown).abs().amax((1, 2)) for pair in ([0, 1], [1, 0]))
+    assert bool((torch.minimum(straight, swapped) < 2.5).all())  # the codec near the border
+    assert 300 < int((straight < swapped).sum()) < 1300
+    hidden = indices % 3 == 0
+    assert bool((truth.weights[..., 5][hidden] == 0).all())
+    assert bool((truth.weights[..., 5][~hidden] == 1).all())
+
+
+def heatmaps_of(model: nn.Module, tokens: Tensor) -> Tensor:
+    return model.head(model.norm(tokens[:, :14]))
+
+
+def test_heatmaps_are_read_from_every_cycles_keypoint_tokens() -> None:
+    config = replace(TINY, depth=2)
+    weights = [initial_weights(config.seeded(seed)) for seed in (0, 1)]
+    for own in weights:
+        for value in own.values():
+            value.add_(0.1 * torch.randn_like(value))
+    images = torch.randn(2, 3, 3, 64, 64)
+    every = SeededViT(config, stacked(weights)).cycles(images, 2, every=True)
+    last = SeededViT(config, stacked(weights)).cycles(images, 2)
+    for place, own in enumerate(weights):
+        model = plain_model(config)
+        model.load_state_dict(own)
+        cycled = CycleWrapper(model.eval(), num_cycles=2, blocks="blocks").eval()
+        tokens = cycled.forward_cycles(images[place]).tokens
+        for cycle in range(2):
+            expected = heatmaps_of(model, tokens[cycle])
+            torch.testing.assert_close(every[cycle].outputs[place], expected, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(last[0].outputs[place], expected, atol=2e-5, rtol=2e-5)
+
+
+def test_loss_is_of_labelled_keypoints_and_of_all_the_teacher_shows() -> None:
+    student, grown = initial_weights(TINY.seeded(1)), initial_weights(GROWN.seeded(2))
+    images = torch.randn(1, 4, 3, 64, 64)
+    truth = Truth(torch.rand(1, 4, 14, 256), (torch.rand(1, 4, 14) > 0.5).float())
+    models = SeededViT(FOLDED, stacked([student])), SeededViT(GROWN, stacked([grown]))
+    found = _image_train._loss(models[0], [models[1]], images, truth)
+    own = models[0].cycles(images, 1)[0].outputs[0]
+    told = models[1].cycles(images, 2)[0].outputs[0]
+    labelled = ((own - truth.heatmaps[0]) ** 2).sum(-1) * truth.weights[0]
+    expected = 0.3 * labelled.sum() / (4 * 14) + 0.7 * ((own - told) ** 2).sum(-1).mean()
+    torch.testing.assert_close(found, expected)
+
+
+def test_scores_are_pck_of_the_people(tmp_path: Path) -> None:
+    (grown,) = train_seeds([GROWN.seeded(1000)], tmp_path)
+    assert grown["config"]["task"] == "lspet"
+    (record,) = train_seeds([FOLDED.seeded(0)], tmp_path)
+    assert {"val/PCK/1", "test/PCK/2", "test/PCK/teachers"} <= set(record["metrics"])
+    weights = load_file(weights_file(FOLDED.seeded(0).key, tmp_path))
+    goal = Keypoints(FOLDED, [0], tmp_path, "cpu")
+    model = plain_model(FOLDED)
+    model.load_state_dict(weights)
+    cycled = CycleWrapper(model.eval(), num_cycles=2, blocks="blocks").eval()
+    people = goal.test
+    codec = HeatmapCodec((64, 64), (16, 16), 1.5)
+    tokens = cycled.forward_cycles(goal.images.normalized(people.images)).tokens
+    for cycle in (1, 2):
+        metric = PCK(14, 0.1)
+        maps = heatmaps_of(model, tokens[cycle - 1]).unflatten(-1, (16, 16))
+        metric.update(codec.decode(maps)[0], people.keypoints, people.visible, people.boxes)
+        assert record["metrics"][f"test/PCK/{cycle}"] == pytest.approx(
+            100 * float(metric.compute()), abs=1e-3
+        )
+
+
+def test_what_is_for_classes_alone() -> None:
+    with pytest.raises(ValueError, match="are for classes, got them with task='lspet'"):
+        replace(TINY, mixup=True)
+    assert TINY.metric == "PCK" and replace(TINY, task="cifar10").metric == "accuracy"
+    assert TINY.key != replace(TINY, task="cifar10").key

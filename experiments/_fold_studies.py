@@ -197,7 +197,7 @@ FOLD_64_MIXED = _reported(
 
 
 def _mixed_choices(plain: ImageRun) -> dict[str, ImageRun]:
-    """Whether folding needs the truth when images are mixed, and plain training all its digits."""
+    """Whether folding needs the truth when images are mixed, and training needs float32."""
     folded = _chosen(plain, grown_from(plain))
     return {
         "plain": plain,
@@ -242,19 +242,22 @@ PEOPLE = ImageRun(epochs=60, precision="bfloat16", task="lspet")
 
 
 def _people_choices(plain: ImageRun) -> dict[str, ImageRun]:
-    """How much of the truth, and whether longer training helps."""
+    """Whether a second cycle has something to teach."""
     folded = folded_from(plain, grown_from(plain))
     return {
         "plain": plain,
         "folded": folded,
-        _CHOSEN: replace(folded, truth_weight=0.3),
-        "folded, truth weight 0.5": replace(folded, truth_weight=0.5),
-        "plain, twice the epochs": replace(plain, epochs=2 * plain.epochs),
+        GROWN: grown_from(plain),
     }
 
 
-FOLD_PEOPLE_CHOICES = _choosing(
-    "How should one block x 64 be folded on the people of LSPET?", _people_choices(PEOPLE)
+FOLD_PEOPLE_CHOICES = replace(
+    _choosing(
+        "Does a second cycle teach one block x 64 anything about the people of LSPET?",
+        _people_choices(PEOPLE),
+        "folded",
+    ),
+    teachers=(GROWN,),
 )
 
 ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)

@@ -305,7 +305,7 @@ def test_a_bad_image_costs_prediction_itself(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder, good, bad = mixed
-    taken = (".jpg", ".png", ".bmp", ".webp")
+    taken = (".bmp", ".gif", ".jpg", ".png", ".tif", ".webp")
     (folder / "a.broken_link.png").symlink_to("nowhere.png")
     good = [name for name in good if name.endswith(taken)]
     bad = [name for name in [*bad, "a.broken_link.png"] if name.endswith(taken)]

@@ -112,6 +112,13 @@ def test_what_could_be_several_images_is_refused(source: Any, names: list[str], 
         read_boxes(source, names, ROOT)
 
 
+def test_an_id_of_two_images_is_refused() -> None:
+    source = listed({5: "cam1/1.jpg"})
+    source["images"].append({"id": "5", "file_name": "cam2/1.jpg"})
+    with pytest.raises(ValueError, match="1 image ids repeat, 5 among them"):
+        read_boxes(source, CAMERAS, ROOT)
+
+
 BIRD = Skeleton.from_coco_category({"id": 3, "name": "bird", "keypoints": ["beak", "tail"]})
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cycledistill import CycleWrapper
 from cycledistill_pose.checkpoints import load_reference_checkpoint, to_reference_state_dict
-from cycledistill_pose.models import HRNet, TokenPose, create_model, create_sdpose
+from cycledistill_pose.models import HRNet, TokenPose, TokenReg, create_model, create_sdpose
 
 # The reference network, written from its description alone: modules carry the names of the
 # released checkpoints, and every step is a plain einsum, matrix product or convolution.
@@ -409,6 +409,14 @@ def test_round_trip(layout: str) -> None:
         torch.testing.assert_close(target.state_dict()[name], value, rtol=1e-6, atol=1e-7)
 
 
+def test_exported_names_are_those_of_the_reference() -> None:
+    for name in ("tokenpose_t", "tokenpose_b", "tokenreg_s"):
+        layout = "tokenpose" if name == "tokenreg_s" else "sdpose"
+        exported = to_reference_state_dict(create_model(name), layout)
+        wanted = reference(name).state_dict()
+        assert {k: v.shape for k, v in exported.items()} == {k: v.shape for k, v in wanted.items()}
+
+
 def test_reads_files(tmp_path: Path) -> None:
     source = lively(nano())
     state = to_reference_state_dict(source)
@@ -485,6 +493,13 @@ def test_unmatched_names_are_listed_and_nothing_changes() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_another_depth_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"missing in the checkpoint:\n.*layers\.4\.0"):
+        load_reference_checkpoint(nano(depth=5), to_reference_state_dict(nano()))
+    with pytest.raises(ValueError, match=r"without a place in the model:\n.*layers\.3\.0"):
+        load_reference_checkpoint(nano(depth=3), to_reference_state_dict(nano()))
+
+
 @pytest.mark.parametrize("kind", ["sine-full", "learnable"])
 def test_another_number_of_keypoints(kind: str) -> None:
     source = lively(nano(position_embedding=kind))
@@ -518,6 +533,17 @@ def test_another_kind_of_head() -> None:
     assert torch.equal(
         now["blocks.3.mlp.fc2.weight"], source.state_dict()["blocks.3.mlp.fc2.weight"]
     )
+
+
+def test_distilpose_has_five_outputs() -> None:
+    head = RefHead(256, (4, 3), 12, "transformer", 5, None)
+    theirs = lively(RefModel("tokenhead", RefStem(), head)).state_dict()
+    model = create_model("tokenreg_s").eval()
+    with pytest.raises(ValueError, match=r"mlp_head\.1\.bias \[5\], wanted \[4\]"):
+        load_reference_checkpoint(model, theirs)
+    assert isinstance(model, TokenReg)
+    load_reference_checkpoint(model, theirs, allow_head_mismatch=True)
+    assert torch.equal(model.keypoint_tokens, head.keypoint_token)
 
 
 def test_loss_parameters_in_a_checkpoint_are_reported() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import cv2
@@ -156,6 +157,23 @@ def test_every_patch_that_crosses_a_border(method):
             assert 0 < expected_weights.sum() < len(steps)
 
 
+def test_dark_target_by_hand():
+    codec = HeatmapCodec(method="dark", sigma=2.0)
+    heatmaps, weights = codec.encode(torch.tensor([[[42.0, 81.0]]]))
+    assert weights.item() == 1
+    # 42 / 4 = 10.5 and 81 / 4 = 20.25
+    for x, y in ((10, 20), (30, 40), (0, 63)):
+        value = math.exp(-((x - 10.5) ** 2 + (y - 20.25) ** 2) / 8)
+        assert heatmaps[0, 0, y, x].item() == pytest.approx(value, rel=1e-5)
+
+
+def test_msra_target_is_a_square_patch_of_thirteen_pixels():
+    heatmaps, _ = HeatmapCodec(method="msra").encode(torch.tensor([[[81.9, 122.0]]]))
+    rows, columns = heatmaps[0, 0].nonzero().unbind(-1)
+    assert (columns.min(), columns.max(), rows.min(), rows.max()) == (14, 26, 25, 37)
+    assert heatmaps[0, 0, 31, 20] == 1
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_weight_follows_visibility(method):
     codec = HeatmapCodec(method=method)
@@ -299,6 +317,15 @@ def test_dark_gives_back_what_it_was_given(x, y, height):
     decoded, scores = codec.decode(height * heatmaps)
     assert (decoded - points).abs().max() < 0.02
     torch.testing.assert_close(scores, (height * heatmaps).amax(dim=(2, 3)))
+
+
+def test_udp_coordinates_reach_the_last_pixel():
+    codec = HeatmapCodec(method="udp")
+    heatmaps = torch.zeros(1, 1, 64, 48)
+    heatmaps[0, 0, 63, 47] = 1
+    assert codec.stride == (191 / 47, 255 / 63)
+    keypoints, _ = HeatmapCodec(method="udp", blur_kernel=1).decode(heatmaps)
+    assert (keypoints - torch.tensor([191.0, 255.0])).abs().max() < 5
 
 
 def test_low_precision_and_autocast_do_not_change_the_result():

@@ -92,6 +92,8 @@ def test_options_do_not_disturb_each_other():
         ({"flip_probability": 1.5}, "flip_probability: expected a number between 0 and 1, got 1.5"),
         ({"scale": 1.0}, "scale: expected a number below 1"),
         ({"shift": -0.1}, "shift: expected 0 or more"),
+        ({"shift": float("nan")}, "shift: expected 0 or more, got nan"),
+        ({"scale": float("nan")}, "scale: expected 0 or more, got nan"),
     ],
 )
 def test_bad_options_are_refused(options, message):

@@ -282,6 +282,20 @@ def test_the_threshold_of_the_suppression_counts():
         assert len(metric.results()) == len(expected)
 
 
+def test_batches_do_not_matter():
+    truth = small_truth()
+    people = predictions(truth, 2)
+    figures = []
+    for batch in (1, 5, 1000):
+        metric = CocoKeypointAP(truth)
+        hand_over(metric, people, batch)
+        figures.append(metric.compute())
+    assert figures[0] == figures[1] == figures[2]
+    metric.reset()
+    hand_over(metric, people[:3])
+    assert len(metric.results()) <= 3
+
+
 @pytest.mark.parametrize("ids", [True, False])
 def test_people_handed_over_twice_count_once(ids):
     truth = small_truth()

@@ -72,6 +72,15 @@ def test_sizes_are_those_of_the_reference(capsys: pytest.CaptureFixture[str]) ->
         assert line in printed
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "shape"), [("tokenpose_nano", (14, 32, 24)), ("tokenreg_nano", (14, 4))]
+)
+def test_heatmaps_and_coordinates(name: str, shape: tuple[int, ...]) -> None:
+    predicted = create_model(name, num_keypoints=14).eval()(torch.randn(2, 3, 128, 96))
+    assert predicted.shape == (2, *shape) and predicted.isfinite().all()
+
+
 # The networks.
 
 
@@ -225,6 +234,22 @@ def test_imagenet_weights(hrnet_w32: nn.Module, monkeypatch: pytest.MonkeyPatch)
     assert others and all(name.startswith(("layer1.", "transition1.")) for name in others)
     with pytest.raises(ValueError, match="no ImageNet weights for width=20"):
         HRNet(width=20, pretrained=True)
+
+
+@torch.no_grad()
+def test_hrnet_is_timms(hrnet_w32: nn.Module) -> None:
+    """The first branch behind stage 3 of timm's own HRNet, with the same weights."""
+    theirs, ours = hrnet_w32, HRNet().eval()
+    for module in theirs.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    own = ours.state_dict().keys()
+    ours.load_state_dict({k: v for k, v in theirs.state_dict().items() if k in own})
+    seen: list[list[Tensor]] = []
+    theirs.stage3.register_forward_hook(lambda _, args, out: seen.append(out))
+    images = torch.randn(1, 3, 64, 96)
+    theirs(images)
+    torch.testing.assert_close(ours(images), seen[0][0], rtol=1e-5, atol=1e-5)
 
 
 # Users' mistakes.

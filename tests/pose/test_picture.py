@@ -263,6 +263,19 @@ def test_prediction_sees_what_training_sees(
         assert drawn.size == size
 
 
+@pytest.mark.parametrize("name", ["alpha.png", "grey16.png", "jpg", "bits.png", "webp"])
+def test_keypoints_do_not_depend_on_the_kind_of_image(
+    name: str, predictor: PosePredictor, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{name}"
+    path.write_bytes(GOOD[name][0])
+    expected = predictor(path)
+    with Image.open(path) as opened:
+        kinds: list[Any] = [str(path), path.read_bytes(), opened, np.asarray(opened)]
+        for image in kinds:
+            np.testing.assert_array_equal(predictor(image).keypoints, expected.keypoints)
+
+
 @pytest.fixture
 def mixed(tmp_path: Path) -> tuple[Path, list[str], list[str]]:
     """A folder of good and bad images, and their names."""

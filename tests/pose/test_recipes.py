@@ -96,7 +96,7 @@ def test_a_run_detaches_teachers_as_the_loss_does_by_default():
     [
         ({"num_cycles": 0}, r"num_cycles.* at least 1"),
         ({"num_cycles": 1}, "mode=distill with num_cycles=1 is plain training"),
-        ({"milestones": (5, 2)}, r"milestones: expected rising epochs, got \(5, 2\)"),
+        ({"milestones": (5, 2)}, r"milestones: expected rising epochs from 0, got \(5, 2\)"),
         ({"train_annotations": Path("a.json")}, "train_annotations and train_images go together"),
         ({"val_images": Path("a")}, "val_annotations and val_images go together"),
     ],

@@ -238,7 +238,7 @@ def test_files_without_their_folder_are_not_replaced_by_generated_people(name, o
         ({"pictures": 0}, "pictures must be at least 1, got 0"),
         ({"visual_weight": -1.0}, "visual_weight must be at least 0, got -1.0"),
         ({"warmup_steps": -5}, "warmup_steps must be at least 0, got -5"),
-        ({"milestones": (-1,)}, r"milestones: expected rising epochs, got \(-1,\)"),
+        ({"milestones": (-1,)}, r"milestones: expected rising epochs from 0, got \(-1,\)"),
     ],
 )
 def test_options_out_of_range_are_named_before_the_first_step(options, words) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments._image_data import SeededImages, cached
+from experiments._image_goal import Goal
 from experiments._image_run import ImageRun
 from experiments._images import Split, read_cifar10
 from experiments._task import data_folder, first_samples
@@ -34,15 +35,10 @@ def cifar10(cache: Path) -> tuple[Split, Split, Split]:
     return train, val, test
 
 
-class Classes:
-    """Cross entropy, the KL divergence from teachers, and top-1 accuracy.
+class Classes(Goal):
+    """Cross entropy, the KL divergence from teachers, and top-1 accuracy."""
 
-    Attributes:
-        images: To train on.
-        available: How many training images there are, used or not.
-        val: To choose.
-        test: To report.
-    """
+    has_classes = True
 
     def __init__(self, config: ImageRun, seeds: list[int], work: Path, device: str) -> None:
         train, self.val, self.test = cifar10(work)
@@ -61,28 +57,16 @@ class Classes:
         return self.images.batch(indices).images, self._labels[indices.to(self._labels.device)]
 
     @staticmethod
-    def truth_loss(
-        logits: Tensor, labels: Tensor, smoothing: float = 0.0, shares: Tensor | None = None
-    ) -> Tensor:
-        """Mean over each seed's labelled images, summed over seeds.
-
-        With ``shares`` `[S]` of images that are mixed with those before them in the batch.
-        """
-
-        def of(truth: Tensor) -> Tensor:
-            losses = functional.cross_entropy(
-                logits.flatten(0, 1),
-                truth.flatten(),
-                ignore_index=UNLABELLED,
-                label_smoothing=smoothing,
-                reduction="none",
-            )
-            return losses.view(truth.shape).sum(1) / (truth != UNLABELLED).sum(1)
-
-        found = of(labels)
-        if shares is not None:
-            found = shares * found + (1 - shares) * of(labels.roll(1, 1))
-        return found.sum()
+    def truth_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+        """Mean over each seed's labelled images, `[S]`."""
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1),
+            labels.flatten(),
+            ignore_index=UNLABELLED,
+            label_smoothing=smoothing,
+            reduction="none",
+        )
+        return losses.view(labels.shape).sum(1) / (labels != UNLABELLED).sum(1)
 
     @staticmethod
     def teaching_loss(logits: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from cycledistill_pose import HeatmapCodec
 from cycledistill_pose.metrics import pck
 from experiments._image_data import SeededImages, cached
+from experiments._image_goal import Goal
 from experiments._image_run import ImageRun
 from experiments._people import SIDE, THRESHOLD, People, read_lspet
 from experiments._task import data_folder, first_samples
@@ -32,15 +33,10 @@ class Truth(NamedTuple):
     weights: Tensor
 
 
-class Keypoints:
-    """Mean squared errors of heatmaps, from the truth and from teachers, and PCK.
+class Keypoints(Goal):
+    """Mean squared errors of heatmaps, from the truth and from teachers, and PCK."""
 
-    Attributes:
-        images: To train on.
-        available: How many training images there are, used or not.
-        val: To choose.
-        test: To report.
-    """
+    has_classes = False
 
     def __init__(self, config: ImageRun, seeds: list[int], work: Path, device: str) -> None:
         train, self.val, self.test, flip_indices = _lspet(work)
@@ -64,15 +60,10 @@ class Keypoints:
         return drawn.images, Truth(heatmaps.flatten(-2), weights)
 
     @staticmethod
-    def truth_loss(
-        heatmaps: Tensor, truth: Truth, smoothing: float = 0.0, shares: Tensor | None = None
-    ) -> Tensor:
-        """Squared errors of labelled keypoints, summed over pixels and seeds, mean over keypoints.
-
-        There is no smoothing, and images are not mixed.
-        """
+    def truth_loss(heatmaps: Tensor, truth: Truth, smoothing: float) -> Tensor:
+        """Squared errors of labelled keypoints, summed over pixels, mean over keypoints, `[S]`."""
         errors = (heatmaps - truth.heatmaps).square().sum(-1) * truth.weights
-        return errors.mean((1, 2)).sum()
+        return errors.mean((1, 2))
 
     @staticmethod
     def teaching_loss(heatmaps: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:

@@ -92,13 +92,8 @@ class ImageRun:
             raise ValueError("warm=True starts from the first teacher's weights, got no teachers")
         if self.unlabelled and not (self.teachers and self.train_samples):
             raise ValueError("unlabelled=True needs teachers and train_samples")
-        if self.task == "lspet" and (
-            self.mixup or self.unlabelled or self.label_smoothing or self.token_weight
-        ):
-            raise ValueError(
-                "mixup, unlabelled, label_smoothing and token_weight are for classes, got them "
-                "with task='lspet'"
-            )
+        if self.task == "lspet" and (self.unlabelled or self.label_smoothing):
+            raise ValueError("unlabelled and label_smoothing are for classes, not for task='lspet'")
         if self.prediction_weight and (self.teachers or not self.every_cycle):
             raise ValueError("prediction_weight is for every_cycle=True without teachers")
         if self.every_cycle and len(self.teachers) not in (0, 1, self.cycles):

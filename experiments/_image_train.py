@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._pytree import tree_map
 
 from experiments._exits import early_exits
 from experiments._image_classes import Classes
+from experiments._image_goal import Goal
 from experiments._image_people import Keypoints
 from experiments._image_run import ImageRun
 from experiments._record import commit, record
@@ -24,7 +26,7 @@ from experiments._results import save_weights, weights_file
 from experiments._train import macs_of_cycles
 from experiments._vit import SIZES, Found, SeededViT, initial_weights, plain_model, stacked
 
-_GOALS: dict[str, type[Classes] | type[Keypoints]] = {"cifar10": Classes, "lspet": Keypoints}
+_GOALS: dict[str, Any] = {"cifar10": Classes, "lspet": Keypoints}
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3
@@ -54,7 +56,7 @@ def train_seeds(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = True
-    goal = _GOALS[config.task](config, [one.seed for one in configs], work, device)
+    goal: Goal = _GOALS[config.task](config, [one.seed for one in configs], work, device)
     teachers = [
         SeededViT(own[0], stacked([load_file(weights_file(one.key, work), device) for one in own]))
         for own in zip(*(one.teachers for one in configs), strict=True)
@@ -85,7 +87,7 @@ def train_seeds(
 
 
 def _trained(
-    configs: Sequence[ImageRun], goal: Classes | Keypoints, teachers: list[SeededViT], work: Path
+    configs: Sequence[ImageRun], goal: Goal, teachers: list[SeededViT], work: Path
 ) -> tuple[dict[str, Tensor], bool]:
     """The weights behind the last step, and whether the run was stopped before."""
     config, data = configs[0], goal.images
@@ -165,17 +167,27 @@ def _loss(
 ) -> Tensor:
     """The seeds' losses, summed, so that each seed's gradient is that of its own loss.
 
-    With ``shares`` `[S]` images are mixed with those before them in the batch.
+    With ``shares`` `[S]` images, and what is known of them, are mixed with those before them in the
+    batch.
     """
     config = model.config
-    goal: Any = _GOALS[config.task]
+    goal = _GOALS[config.task]
     if shares is not None:
         share = shares[:, None, None, None, None]
         images = share * images + (1 - share) * images.roll(1, 1)
     with torch.no_grad():
         taught = [own.cycles(images, own.config.used)[0] for own in teachers]
     found = model.cycles(images, config.cycles, every=config.every_cycle)
-    truths = [goal.truth_loss(one.outputs, truth, config.label_smoothing, shares) for one in found]
+
+    def truth_loss(outputs: Tensor) -> Tensor:
+        losses = goal.truth_loss(outputs, truth, config.label_smoothing)
+        if shares is not None:
+            before = tree_map(lambda values: values.roll(1, 1), truth)
+            others = goal.truth_loss(outputs, before, config.label_smoothing)
+            losses = shares * losses + (1 - shares) * others
+        return losses.sum()
+
+    truths = [truth_loss(one.outputs) for one in found]
     if not teachers:
         later = [[one.outputs.detach()] for one in found[1:]]
         pairs = zip(found[:-1], later, strict=True)
@@ -202,11 +214,9 @@ def _token_distance(student: Found, teacher: Found) -> Tensor:
 
 
 @torch.no_grad()
-def _scores(
-    model: SeededViT, teachers: list[SeededViT], goal: Classes | Keypoints
-) -> dict[str, Tensor]:
+def _scores(model: SeededViT, teachers: list[SeededViT], goal: Goal) -> dict[str, Tensor]:
     """Percent after 1, 2, ... cycles, with early exit, and of the teachers together, each `[S]`."""
-    splits: dict[str, Any] = {"val": goal.val, "test": goal.test}
+    splits = {"val": goal.val, "test": goal.test}
     predicted = {
         name: _predictions(model, teachers, goal, split.images) for name, split in splits.items()
     }
@@ -215,7 +225,7 @@ def _scores(
         for name in splits
         for kind, one in predicted[name].items()
     }
-    if model.config.every_cycle and isinstance(goal, Classes):
+    if model.config.every_cycle and goal.has_classes:
         chosen_on, logits = (list(predicted[name].values()) for name in ("val", "test"))
         exits = early_exits(chosen_on, logits, goal.test.labels)
         scores |= {f"test/exit/{name}": values for name, values in exits.items()}
@@ -223,7 +233,7 @@ def _scores(
 
 
 def _predictions(
-    model: SeededViT, teachers: list[SeededViT], goal: Classes | Keypoints, images: Tensor
+    model: SeededViT, teachers: list[SeededViT], goal: Goal, images: Tensor
 ) -> dict[str, Tensor]:
     """Outputs after each cycle, by its number, and of the teachers together, `[S, images, ...]`."""
     config, data = model.config, goal.images

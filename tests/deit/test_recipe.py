@@ -171,6 +171,10 @@ def test_exported_folder_loads_strictly_into_bare_timm(tmp_path, preset):
     assert written["model_args"].get("in_chans", 3) == config.in_chans
     size = f"{config.in_chans} x {config.image_size} x {config.image_size}"
     assert f"Images: {size}, bicubic, center crop of 1.0, mean [0." in card
+    trained = "It was trained in cycles"
+    assert trained in card
+    save_plain(model, replace(config, mode="plain"), ("a", "b", "c"), folder, scores)
+    assert trained not in (folder / "README.md").read_text("utf-8")
 
 
 @pytest.fixture

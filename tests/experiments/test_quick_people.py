@@ -103,6 +103,16 @@ def test_loss_is_of_labelled_keypoints_and_of_all_the_teacher_shows() -> None:
     expected = 0.3 * labelled.sum() / (4 * 14) + 0.7 * ((own - told) ** 2).sum(-1).mean()
     torch.testing.assert_close(found, expected)
 
+    share = torch.tensor([0.25])
+    found = _image_train._loss(models[0], [models[1]], images, truth, share)
+    images = 0.25 * images + 0.75 * images[:, [3, 0, 1, 2]]
+    own, told = models[0].cycles(images, 1)[0].outputs[0], models[1].cycles(images, 2)[0].outputs[0]
+    expected = 0.7 * ((own - told) ** 2).sum(-1).mean()
+    for part, order in ((0.25, [0, 1, 2, 3]), (0.75, [3, 0, 1, 2])):
+        labelled = ((own - truth.heatmaps[0, order]) ** 2).sum(-1) * truth.weights[0, order]
+        expected = expected + part * 0.3 * labelled.sum() / (4 * 14)
+    torch.testing.assert_close(found, expected)
+
 
 def test_scores_are_pck_of_the_people(tmp_path: Path) -> None:
     (grown,) = train_seeds([GROWN.seeded(1000)], tmp_path)
@@ -127,7 +137,7 @@ def test_scores_are_pck_of_the_people(tmp_path: Path) -> None:
 
 
 def test_what_is_for_classes_alone() -> None:
-    with pytest.raises(ValueError, match="are for classes, got them with task='lspet'"):
-        replace(TINY, mixup=True)
+    with pytest.raises(ValueError, match="are for classes, not for task='lspet'"):
+        replace(TINY, label_smoothing=0.1)
     assert TINY.metric == "PCK" and replace(TINY, task="cifar10").metric == "accuracy"
     assert TINY.key != replace(TINY, task="cifar10").key

@@ -203,8 +203,9 @@ class PoseConfig(EvaluationOptions, CycledConfig):
                 f"mode=fold and --folded-from FOLDER belong together, got mode={self.mode} and "
                 f"folded_from={self.folded_from}"
             )
-        if list(self.milestones) != sorted({max(epoch, 0) for epoch in self.milestones}):
-            raise ValueError(f"milestones: expected rising epochs, got {self.milestones}")
+        rising = list(self.milestones) == sorted(set(self.milestones))
+        if not rising or min(self.milestones, default=0) < 0:
+            raise ValueError(f"milestones: expected rising epochs from 0, got {self.milestones}")
         check_people_options(self)
 
 

@@ -1,0 +1,53 @@
+"""What is learnt from images by the quick loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from experiments._image_data import SeededImages
+
+
+class Goal(ABC):
+    """A task, for several seeds at once.
+
+    Attributes:
+        images: To train on.
+        available: How many training images there are, used or not.
+        val: People or images to choose on; ``val.images`` is `[N, 3, H, W]` uint8.
+        test: Likewise, to report.
+        has_classes: Whether outputs are logits.
+    """
+
+    images: SeededImages
+    available: int
+    val: Any
+    test: Any
+    has_classes: ClassVar[bool]
+
+    @abstractmethod
+    def batch(self, indices: Tensor) -> tuple[Tensor, Any]:
+        """Augmented images `[S, B, 3, H, W]` and targets: tensors `[S, B, ...]`."""
+
+    @staticmethod
+    @abstractmethod
+    def truth_loss(outputs: Tensor, truth: Any, smoothing: float) -> Tensor:
+        """The loss of each seed, `[S]`; ``smoothing`` is for classes."""
+
+    @staticmethod
+    @abstractmethod
+    def teaching_loss(outputs: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
+        """From frozen teachers, summed over seeds; ``temperature`` is for classes."""
+
+    @staticmethod
+    @abstractmethod
+    def together(taught: Sequence[Tensor]) -> Tensor:
+        """What teachers predict together."""
+
+    @staticmethod
+    @abstractmethod
+    def score(outputs: Tensor, split: Any) -> Tensor:
+        """Percent, `[S]`, of outputs `[S, N, ...]` for a whole split."""

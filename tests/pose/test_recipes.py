@@ -118,10 +118,14 @@ def test_unknown_model_and_missing_root_are_named(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tokenpose_nano", "tokenreg_nano"])
-def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model):
+def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model, capsys):
     heatmaps = (12, 16) if model == "tokenpose_nano" else None
-    config = replace(TINY, model=model, heatmap_size=heatmaps, output_dir=tmp_path / "run")
+    easy = heatmaps is not None
+    config = replace(TINY, model=model, heatmap_size=heatmaps, easy_synthetic=easy)
+    config = replace(config, output_dir=tmp_path / "run")
     done = train(config)
+    next_step = f"evaluate {done.plain} OTHER/plain{' --easy-synthetic' * easy};"
+    assert next_step in capsys.readouterr().out
     assert {"AP/1", "AP/2", "AR/1", "AR/2"} <= done.scores.keys()
     results = json.loads(done.results.read_text())
     assert results and len(results[0]["keypoints"]) == 51

@@ -88,6 +88,7 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
     table = scores_table("Percent by number of cycles in use", ["cycles"], by_cycle)
     console = Console(markup=False, highlight=False)
     none = "No AP: the images to evaluate on have no annotated people"
+    same_people = " --easy-synthetic" * config.easy_synthetic
     console.print(table if run.scores else none)
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"
@@ -97,7 +98,8 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
         f"Log and curves:                {config.output_dir}/log.jsonl, curves.png\n"
         f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER;\n"
         "           the same with --mode plain and another --output-dir, then\n"
-        "           cycledistill-pose evaluate with both; --data-root with a COCO folder;\n"
+        f"           cycledistill-pose evaluate {run.plain} OTHER/plain{same_people};\n"
+        "           --data-root with a COCO folder;\n"
         "           --preset paper; --help for the rest (commands are beside this Python)",
         soft_wrap=True,
     )

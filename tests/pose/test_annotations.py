@@ -123,6 +123,7 @@ REFUSED = {
     "keypoints as one text": ({"keypoints": "1 2 2 3 4 2 5 6 2"}, "keypoints.*'1 2 2"),
     "keypoints as objects": ({"keypoints": [{"x": 1}] * 3}, "keypoints.*'x'"),
     "too few numbers": ({"keypoints": [1, 2, 2]}, "has 3 keypoint numbers.* need 9"),
+    "a box of 3 numbers": ({"bbox": [1, 2, 3]}, "its bbox: expected 4 numbers.*got .1.0, 2.0, 3"),
     "too many numbers": ({"keypoints": [1, 2, 2] * 4}, "has 12 keypoint numbers.* need 9"),
     "no image": ({"image_id": ...}, "no image_id"),
     "an image's name": ({"image_id": "1.jpg"}, "image ids: expected integers, got '1.jpg'"),

@@ -164,6 +164,17 @@ def test_boxes_of_other_categories_alone_are_refused() -> None:
     assert owners(found) == {"a.jpg": (1, 1)}
 
 
+@pytest.mark.parametrize("box", [[1, 2, 3], [1, 2, 3, 4, 5]])
+def test_a_box_has_four_numbers(box: list[int]) -> None:
+    images = [{"id": 1, "file_name": "1.jpg"}]
+    for entries in ([{"image_id": 1, "bbox": box}], [{"image_id": 1, "bbox": []}]):
+        with pytest.raises(ValueError, match=r"entry 0.* bbox"):
+            read_boxes(entries, ["1.jpg"], ROOT)
+    with pytest.raises(ValueError, match="entry 0: its bbox: expected 4 numbers"):
+        people = {"images": images, "annotations": [{"image_id": 1, "bbox": box}]}
+        read_boxes(people, ["1.jpg"], ROOT)
+
+
 def test_all_that_is_left_out_is_counted_with_its_reason() -> None:
     boxes: list[dict[str, Any]] = [
         {"image_id": 1, "bbox": BOX, "score": 0.9},

@@ -259,7 +259,7 @@ def test_keypoints_outside_of_the_image(folder):
 
 
 @pytest.mark.parametrize(
-    "box", [[10, 10, 0, 30], [10, 10, 20, 0], [70, 10, 20, 20], [1, 1, -5, 5], [1, 1, 2], None]
+    "box", [[10, 10, 0, 30], [10, 10, 20, 0], [70, 10, 20, 20], [1, 1, -5, 5], None]
 )
 def test_empty_boxes_are_left_out(folder, box):
     content = good_file()

@@ -455,6 +455,8 @@ def update_arguments(**changes: Any) -> dict[str, Any]:
         ({"boxes_xyxy": torch.ones(2, 5)}, r"boxes_xyxy: expected \[B, 4\]"),
         ({"box_scores": torch.ones(1)}, r"box_scores: expected \[B\] with B = 2"),
         ({"ids": [1]}, r"ids: expected \[B\] with B = 2"),
+        ({"image_ids": [100.0, 101.9]}, r"image_ids: expected integers, got 100.0, 101.9"),
+        ({"ids": [0.5, 1.0]}, "ids: expected integers, got 0.5"),
     ],
 )
 def test_wrong_updates(changes, words):

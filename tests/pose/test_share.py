@@ -100,6 +100,13 @@ def test_a_predictor_saves_what_it_predicts_with(name: str, tmp_path: Path) -> N
     assert "| 1 | 12.0 |" in (tmp_path / "b" / "README.md").read_text("utf-8")
 
 
+def test_a_skeleton_of_another_network_is_refused(tmp_path: Path) -> None:
+    model = create_model("tokenpose_nano", num_keypoints=5, **OPTIONS)
+    with pytest.raises(ValueError, match="'coco' has 17 keypoints, expected the network's 5"):
+        save_plain(model, tmp_path / "plain", "tokenpose_nano", OPTIONS, COCO)
+    assert not (tmp_path / "plain").exists()
+
+
 def test_a_network_of_parts_of_ones_own_cannot_be_saved_by_name(tmp_path: Path) -> None:
     model = create_model("tokenpose_nano", backbone=StemNet(16, 1), **OPTIONS)
     predictor = PosePredictor(model, COCO, HeatmapCodec((48, 64), (12, 16), sigma=1.0))

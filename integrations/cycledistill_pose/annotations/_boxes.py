@@ -12,10 +12,10 @@ import numpy.typing as npt
 from cycledistill_pose.annotations._images import ListedImage, read_images
 from cycledistill_pose.annotations._values import (
     FloatArray,
+    as_box,
     as_integer,
     as_list,
     as_number,
-    as_numbers,
     load_json,
 )
 
@@ -118,19 +118,11 @@ def _box(
 ) -> Box:
     needed = [] if from_people else ["bbox"]
     needed += ["score"] if default_score is None else []
-    lacking = [key for key in needed if entry.get(key) is None]
+    lacking = [key for key in needed if entry.get(key) is None or np.size(entry[key]) == 0]
     if entry.get("image_id") is None and entry.get("file_name") is None:
         lacking.insert(0, "image_id or file_name")
     if lacking:
         raise ValueError(f"{name} has no {', '.join(lacking)}")
-    bbox = entry.get("bbox")
-    values = as_numbers([] if bbox is None else bbox, f"{name}: its bbox", finite=False)
-    if from_people and len(values) != 4:  # people without a box, as in `KeypointFile`
-        values = np.full(4, np.nan)
-    if len(values) != 4:
-        raise ValueError(
-            f"{name}: its bbox: expected 4 numbers (x, y, width, height), got {values.tolist()}"
-        )
     image_id, file_name, category, score = (
         entry.get(key) for key in ("image_id", "file_name", "category_id", "score")
     )
@@ -139,7 +131,7 @@ def _box(
         None if image_id is None else _image_id(image_id, name),
         None if file_name is None else str(file_name),
         None if category is None else as_integer(category, f"{name}: category ids"),
-        values,
+        as_box(entry.get("bbox"), f"{name}: its bbox", finite=False),
         as_number(default_score if score is None else score, f"{name}: its score"),
         crowd is not None and crowd not in (0, "0", False),
     )

@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cycledistill_pose.annotations._category import Category
-from cycledistill_pose.annotations._values import FloatArray, as_integer, as_number, as_numbers
+from cycledistill_pose.annotations._values import (
+    FloatArray,
+    as_box,
+    as_integer,
+    as_number,
+    as_numbers,
+)
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -80,7 +86,7 @@ def read_people(
                 as_integer(image, f"{name}: image ids"),
                 -1 if own_id is None else as_integer(own_id, f"{name}: annotation ids"),
                 points,
-                _box(entry.get("bbox"), name),
+                as_box(entry.get("bbox"), f"{name}: its bbox"),
                 np.nan if area is None else as_number(area, f"{name}: its area"),
                 as_integer(crowd, f"{name}: iscrowd") != 0,
                 as_integer(labelled, f"{name}: num_keypoints"),
@@ -131,12 +137,6 @@ def _keypoints(values: Any, name: str, category: Category, count: int) -> FloatA
             f"got {points[wrong[0]].tolist()}"
         )
     return points
-
-
-def _box(values: Any, name: str) -> FloatArray:
-    """`[4]`, NaN where there is none."""
-    box = as_numbers([] if values is None else values, f"{name}: its bbox")
-    return box if len(box) == 4 else np.full(4, np.nan)
 
 
 def _distinct(image_ids: IntArray, ids: IntArray) -> IntArray:

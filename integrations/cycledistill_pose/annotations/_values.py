@@ -63,6 +63,14 @@ def as_number(value: Any, what: str) -> float:
     return float(as_numbers([value], what)[0])
 
 
+def as_box(values: Any, what: str, finite: bool = True) -> FloatArray:
+    """`[4]` x, y, width and height; NaN where there is none."""
+    box = as_numbers([] if values is None else values, what, finite)
+    if len(box) not in (0, 4):
+        raise ValueError(f"{what}: expected 4 numbers (x, y, width, height), got {box.tolist()}")
+    return box if len(box) else np.full(4, np.nan)
+
+
 def as_list(content: Any, key: str, title: str) -> list[Any]:
     """The objects under a key; an empty list if it is missing or null."""
     entries = content.get(key)

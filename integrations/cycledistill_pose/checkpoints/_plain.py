@@ -62,7 +62,13 @@ def save_plain(
 
     Raises:
         FileExistsError: Something else is there.
+        ValueError: The skeleton has another number of keypoints than the network.
     """
+    if model.num_keypoints != skeleton.num_keypoints:
+        raise ValueError(
+            f"skeleton {skeleton.name!r} has {skeleton.num_keypoints} keypoints, "
+            f"expected the network's {model.num_keypoints}"
+        )
     written = {
         key: dataclasses.asdict(value) if isinstance(value, TokenPruning) else value
         for key, value in options.items()

@@ -106,7 +106,7 @@ class KeypointAP(Metric):
             ValueError: A shape is wrong or an image id is unknown.
         """
         dtype = self._state_dtype
-        images = torch.as_tensor(image_ids).detach().to(self.device, torch.int64)
+        images = _integers("image_ids", image_ids).to(self.device)
         sizes = check_shape("image_ids", images, "B") | {"K": self.num_keypoints}
 
         def tensor(name: str, values: ArrayLike, axes: str, kind: torch.dtype = dtype) -> Tensor:
@@ -124,7 +124,7 @@ class KeypointAP(Metric):
         box_score = tensor("box_scores", box_scores, "B")
         people_ids = torch.full_like(images, -1)
         if ids is not None:
-            people_ids = tensor("ids", ids, "B", torch.int64)
+            people_ids = tensor("ids", _integers("ids", ids), "B", torch.int64)
         unknown = sorted(set(images.tolist()) - self.image_ids)
         if unknown:
             raise ValueError(
@@ -223,6 +223,14 @@ class KeypointAP(Metric):
                 params.imgIds = sorted(image_ids)
             evaluation.evaluate()
         return evaluation
+
+
+def _integers(name: str, values: ArrayLike) -> Tensor:
+    """As int64, which would cut fractions off without a word."""
+    found = torch.as_tensor(values).detach()
+    if found.is_floating_point() and not torch.equal(found, found.round()):
+        raise ValueError(f"{name}: expected integers, got {shortened(found.flatten().tolist())}")
+    return found.to(torch.int64)
 
 
 def _find_sigmas(

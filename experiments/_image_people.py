@@ -94,15 +94,18 @@ class Keypoints(Goal):
         return 100 * torch.stack(scores)
 
 
+def channels_first(people: People) -> People:
+    """Images `[N, 3, H, W]`."""
+    return people._replace(images=people.images.permute(0, 3, 1, 2))
+
+
 @functools.cache
 def _lspet(cache: Path) -> tuple[People, People, People, tuple[int, ...]]:
     """People to train, to choose and to report; images are `[N, 3, H, W]`."""
 
     def read(folder: Path) -> tuple[list[tuple[Tensor, ...]], tuple[int, ...]]:
         *splits, flip_indices = read_lspet(folder)
-        return [tuple(one._replace(images=one.images.permute(0, 3, 1, 2))) for one in splits], (
-            flip_indices
-        )
+        return [tuple(channels_first(one)) for one in splits], flip_indices
 
     splits, flip_indices = cached(data_folder("lspet"), cache, read)
     train, val, test = (People(*split) for split in splits)

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from experiments._results import save_weights, weights_file
 from experiments._train import macs_of_cycles
 from experiments._vit import SIZES, Found, SeededViT, initial_weights, plain_model, stacked
 
-_GOALS: dict[str, Any] = {"cifar10": Classes, "lspet": Keypoints}
+GOALS: Mapping[str, Any] = {"cifar10": Classes, "lspet": Keypoints}
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3
@@ -56,7 +56,7 @@ def train_seeds(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = True
-    goal: Goal = _GOALS[config.task](config, [one.seed for one in configs], work, device)
+    goal: Goal = GOALS[config.task](config, [one.seed for one in configs], work, device)
     teachers = [
         SeededViT(own[0], stacked([load_file(weights_file(one.key, work), device) for one in own]))
         for own in zip(*(one.teachers for one in configs), strict=True)
@@ -171,7 +171,7 @@ def _loss(
     batch.
     """
     config = model.config
-    goal = _GOALS[config.task]
+    goal = GOALS[config.task]
     if shares is not None:
         share = shares[:, None, None, None, None]
         images = share * images + (1 - share) * images.roll(1, 1)

@@ -154,13 +154,15 @@ def load_people(config: RunConfig) -> Poses:
 @functools.cache
 def read_lspet(folder: Path) -> tuple[People, People, People, tuple[int, ...]]:
     """People to train on, to choose and to report, and each keypoint's partner in the mirror."""
-    given, flip_indices = _read(folder, "train")
+    given, flip_indices = read_people(folder / "train.json", folder / "train")
     to_train, to_choose = every_tenth(len(given.images))
-    return given.take(to_train), given.take(to_choose), _read(folder, "val")[0], flip_indices
+    reported, _ = read_people(folder / "val.json", folder / "val")
+    return given.take(to_train), given.take(to_choose), reported, flip_indices
 
 
-def _read(folder: Path, name: str) -> tuple[People, tuple[int, ...]]:
-    people = CocoKeypoints(folder / f"{name}.json", folder / name, (SIDE, SIDE))
+def read_people(annotations: Path, folder: Path) -> tuple[People, tuple[int, ...]]:
+    """The people of a COCO-format file, and each keypoint's partner in the mirror."""
+    people = CocoKeypoints(annotations, folder, (SIDE, SIDE))
     samples = [people[index] for index in range(len(people))]
     matrices = torch.stack([sample["crop_matrix"] for sample in samples])
     corners = torch.stack([sample["box_xyxy"] for sample in samples]).reshape(-1, 2, 2)

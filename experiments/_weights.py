@@ -1,4 +1,4 @@
-"""The kept weights of reported runs: packed for the repository, loaded by key, scored on images."""
+"""The kept weights of reported runs: in the repository, loaded by key, scored on other images."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from experiments._image_classes import Classes
+from experiments._image_people import channels_first
 from experiments._image_run import ImageRun
+from experiments._image_train import GOALS
 from experiments._images import read_folder
+from experiments._people import People, read_people
 from experiments._results import save_weights, weights_file
 from experiments._study import Study
-from experiments._vit import SeededViT
+from experiments._vit import SIZES, SeededViT
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class Kept:
 
     @torch.no_grad()
     def predict(self, images: Tensor, cycles: int | None = None) -> Tensor:
-        """Logits `[B, 10]` of images `[B, 3, 32, 32]` uint8; ``cycles``: None for those in use."""
+        """Predictions for images uint8; ``cycles``: None for those in use.
+
+        Logits `[B, 10]` for `[B, 3, 32, 32]`, or heatmaps `[B, 14, 256]` for `[B, 3, 64, 64]`.
+        """
         normed = (images.float() - self.mean[:, None, None]) / self.deviation[:, None, None]
         model = SeededViT(self.config, {name: value[None] for name, value in self.weights.items()})
         return model.cycles(normed[None], cycles or self.config.used)[0].outputs[0]
@@ -64,7 +70,7 @@ def keep(studies: Iterable[Study], work: Path, folder: Path) -> list[Path]:
             file = folder / f"{config.key}.safetensors"
             if file.exists() or not weights_file(config.key, work).exists():
                 continue
-            data = Classes(config, [], work, "cpu").images
+            data = GOALS[config.task](config, [], work, "cpu").images
             about = {
                 "config": json.dumps(config.as_dict()),
                 "mean": json.dumps(data.mean.flatten().tolist()),
@@ -92,23 +98,40 @@ def load_kept(key: str, folder: Path) -> Kept:
     return Kept(config, load_file(file), mean, deviation)
 
 
-def score(kept: Kept, images: Path) -> dict[str, float]:
-    """Top-1 accuracy in percent after 1, 2, ... cycles, at least as many as are in use.
+def score(kept: Kept, images: Path, annotations: Path | None = None) -> dict[str, float]:
+    """Percent after 1, 2, ... cycles, at least as many as are in use: top-1 accuracy, or PCK@0.1.
 
     Args:
         kept: The network.
-        images: Folder with CLASS/*.jpg (or png), the ten classes of CIFAR-10, 32x32 pixels.
+        images: Folder with CLASS/*.jpg (or png), the ten classes of CIFAR-10, 32x32 pixels; or of
+            the people's images.
+        annotations: The people, with LSPET's keypoints, as COCO-format JSON.
 
     Raises:
-        ValueError: There are not ten classes.
+        ValueError: There are not ten classes, not LSPET's keypoints, or annotations are lacking or
+            too many.
     """
-    split = read_folder(images)
-    classes = int(split.labels.max()) + 1
-    if classes != 10:
+    of_people = kept.config.task == "lspet"
+    if of_people != (annotations is not None):
+        raise ValueError(
+            f"the network is for {'people' if of_people else 'classes'}: expected "
+            f"{'--annotations' if of_people else 'no --annotations'}, got {annotations}"
+        )
+    split: Any = read_folder(images) if annotations is None else _people_in(annotations, images)
+    classes = 0 if of_people else int(split.labels.max()) + 1
+    if classes not in (0, 10):
         raise ValueError(f"{images} has {classes} folders of classes, expected CIFAR-10's 10")
     found = {}
     for cycles in range(1, max(2, kept.config.cycles) + 1):
-        logits = torch.cat([kept.predict(part, cycles) for part in split.images.split(500)])
-        right = logits.argmax(1) == split.labels
-        found[f"accuracy/{cycles}"] = 100 * right.double().mean().item()
+        outputs = torch.cat([kept.predict(part, cycles) for part in split.images.split(500)])
+        percent = GOALS[kept.config.task].score(outputs[None], split)
+        found[f"{kept.config.metric}/{cycles}"] = float(percent)
     return found
+
+
+def _people_in(annotations: Path, images: Path) -> People:
+    people, _ = read_people(annotations, images)
+    count = people.keypoints.shape[1]
+    if count != SIZES["lspet"].read:
+        raise ValueError(f"{annotations}: expected LSPET's 14 keypoints, got {count}")
+    return channels_first(people)

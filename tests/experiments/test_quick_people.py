@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from cycledistill import CycleWrapper
 from cycledistill_pose import HeatmapCodec
 from cycledistill_pose.metrics import PCK
-from experiments import _image_people, _image_train
+from experiments import _image_people, _image_train, _weights
 from experiments._image_people import Keypoints, Truth
 from experiments._image_run import ImageRun
 from experiments._image_train import train_seeds
 from experiments._people import People
 from experiments._results import weights_file
+from experiments._study import Study
 from experiments._vit import SeededViT, initial_weights, plain_model, stacked
+from experiments._weights import keep, load_kept, score
 
 TINY = ImageRun(epochs=1, task="lspet", train_samples=20, width=32, patch_size=16, batch_size=10)
 GROWN = replace(TINY, cycles=2, used=2)
@@ -134,6 +136,28 @@ def test_scores_are_pck_of_the_people(tmp_path: Path) -> None:
         assert record["metrics"][f"test/PCK/{cycle}"] == pytest.approx(
             100 * float(metric.compute()), abs=1e-3
         )
+
+
+def test_kept_weights_are_scored_on_other_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = Study("?", {"plain": TINY}, (7,), ("plain",), kept=("plain",))
+    (record,) = train_seeds([TINY.seeded(7)], tmp_path / "work")
+    (file,) = keep([study], tmp_path / "work", tmp_path / "kept")
+    kept = load_kept(file.stem, tmp_path / "kept")
+    people = some_people(9, 2)
+    others = people._replace(images=people.images.permute(0, 2, 3, 1))
+    monkeypatch.setattr(_weights, "read_people", lambda annotations, images: (others, FLIP))
+    found = score(kept, tmp_path, tmp_path / "people.json")
+    assert {name: round(value, 4) for name, value in found.items()} == {
+        name: record["metrics"][f"test/{name}"] for name in ("PCK/1", "PCK/2")
+    }
+    with pytest.raises(ValueError, match="is for people: expected --annotations, got None"):
+        score(kept, tmp_path)
+    fewer = others._replace(keypoints=others.keypoints[:, :5])
+    monkeypatch.setattr(_weights, "read_people", lambda annotations, images: (fewer, FLIP))
+    with pytest.raises(ValueError, match="expected LSPET's 14 keypoints, got 5"):
+        score(kept, tmp_path, tmp_path / "people.json")
 
 
 def test_what_is_for_classes_alone() -> None:

@@ -68,8 +68,11 @@ class CycleRun:
         early_exit: EarlyExit | None = None
         first = previous = new_tokens = None
         pruned = False
+        connected = self.setup.grad_cycles or self.num_cycles
         for cycle in range(1, self.num_cycles + 1):
             if previous is not None and first is not None:
+                if (cycle - 1) % connected == 0:
+                    previous = previous.detach()
                 new_tokens = self.next_input(previous, first, cycle)
             active = inputs if early_exit is None else early_exit.inputs()
             try:
@@ -114,8 +117,6 @@ class CycleRun:
             cycle: Number of the cycle, 2 or more.
         """
         setup = self.setup
-        if setup.grad_cycles is not None and (cycle - 1) % setup.grad_cycles == 0:
-            previous = previous.detach()
         like = first if setup.cycle_norm == "input" else None
         if first.shape != previous.shape and (setup.input_injection or like is not None):
             option = "input_injection" if setup.input_injection else "cycle_norm='input'"

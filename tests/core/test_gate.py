@@ -72,6 +72,17 @@ def test_gated_cycles_by_hand(gate: Any, batched: bool, checkpointing: str | Non
     assert_same(cycled.eval()(x, num_cycles=2), second)
 
 
+def test_no_gradient_passes_a_gate_between_truncated_cycles() -> None:
+    cycled = CycleWrapper(sequential(), 3, gate=True, grad_cycles=1)
+    with torch.no_grad():
+        cycled.get_parameter("cycle_teacher.alpha").fill_(0.5)
+    x = tokens().requires_grad_()
+    out = cycled(x)
+    for later in out.tokens[1:]:
+        (gradient,) = torch.autograd.grad(later.sum(), x, allow_unused=True, retain_graph=True)
+        assert gradient is None
+
+
 def test_a_closed_gate_learns() -> None:
     cycled = CycleWrapper(sequential(), 2, gate=True)
     criterion = CycleDistillLoss(lambda prediction, target: (prediction - target).square().mean())

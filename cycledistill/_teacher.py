@@ -112,7 +112,9 @@ def make_teacher(
         return None
     if token_dim is None and per_channel:
         token_dim = _find_token_dim(model, setup.stack.blocks)
-    return TeacherOnly(setup, num_cycles, token_dim)
+    teacher = TeacherOnly(setup, num_cycles, token_dim)
+    parameter = next(setup.stack.blocks[0].parameters(), None)
+    return teacher if parameter is None else teacher.to(parameter.device)
 
 
 def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:

@@ -175,6 +175,12 @@ def test_every_teacher_parameter_gets_a_gradient_whatever_ran(num_cycles: int) -
         assert not any(parameter.grad.any() for parameter in own)  # type: ignore[union-attr]
 
 
+def test_teacher_parameters_are_where_the_model_is() -> None:
+    model = sequential().to("meta")
+    cycled = CycleWrapper(model, 2, cycle_embedding=True, adapter_rank=2, gate="channel")
+    assert {parameter.device.type for parameter in cycled.parameters()} == {"meta"}
+
+
 def test_one_cycle_needs_no_teacher_parameters() -> None:
     cycled = CycleWrapper(sequential(2), 1, cycle_embedding=True, adapter_rank=2)
     assert cycled.teacher_state_dict() == {}

@@ -49,9 +49,10 @@ class FoldLoss(nn.Module):
 
     Args:
         task_loss: Called as ``task_loss(prediction, *targets)``; returns a scalar.
-        teachers: One module or several. A `CycleWrapper` predicts after its ``num_cycles`` cycles;
-            any other module is called once. A teacher must not share parameters with the student,
-            which would train both: copy it.
+        teachers: One module or several. A `CycleWrapper`, also one inside of another module (an
+            average, DDP), predicts after its ``num_cycles`` cycles; any other module is called
+            once. A teacher must not share parameters with the student, which would train both:
+            copy it.
         truth_weight: Weight w of the task loss, from 0 to 1.
         prediction_distance: ``"kl"`` (class logits), ``"mse"`` (heatmaps, coordinates), or a
             function of (student, teacher) predictions that returns a scalar.
@@ -112,10 +113,15 @@ class FoldLoss(nn.Module):
         if any(module.training for module in teacher.modules()):
             teacher.eval()
         args, kwargs = as_arguments(inputs)
-        eager = getattr(teacher, "_orig_mod", teacher)  # of torch.compile
-        if isinstance(eager, CycleWrapper):
-            kwargs["num_cycles"] = eager.num_cycles
-        return teacher(*args, **kwargs)
+        cycled = [module for module in teacher.modules() if isinstance(module, CycleWrapper)]
+        before = [module._cycles_in_use for module in cycled]
+        try:
+            for module in cycled:
+                module._cycles_in_use = module.num_cycles
+            return teacher(*args, **kwargs)
+        finally:
+            for module, in_use in zip(cycled, before, strict=True):
+                module._cycles_in_use = in_use
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FoldLoss:
         for teacher in self._teachers:

@@ -134,6 +134,17 @@ def test_a_compiled_teacher_runs_its_cycles() -> None:
     assert not torch.allclose(plain(torch.zeros(7, 5), labels, inputs=inputs).total, expected)
 
 
+def test_a_teacher_inside_of_another_module_runs_its_cycles() -> None:
+    teacher = CycleWrapper(network(0), num_cycles=3)
+    inputs, labels = torch.randn(7, 5), torch.randint(0, 5, (7,))
+    expected = FoldLoss(nn.CrossEntropyLoss(), teacher)(torch.zeros(7, 5), labels, inputs=inputs)
+    average = torch.optim.swa_utils.AveragedModel(teacher)
+    for outer in (average, torch.compile(nn.Sequential(teacher), backend="eager")):
+        found = FoldLoss(nn.CrossEntropyLoss(), outer)(torch.zeros(7, 5), labels, inputs=inputs)
+        torch.testing.assert_close(found.total, expected.total)
+    assert torch.equal(teacher(inputs), teacher.plain(inputs)), "one cycle outside of the loss"
+
+
 def test_teachers_go_where_the_loss_goes() -> None:
     teacher = network(0)
     criterion = nn.ModuleDict({"loss": FoldLoss(nn.MSELoss(), teacher, prediction_distance="mse")})

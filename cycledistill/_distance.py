@@ -16,6 +16,7 @@ Distance: TypeAlias = Callable[[Any, Any], Tensor]
 
 def mse(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean of the squared differences over all elements (SDPose eq. 1 and 2)."""
+    _check_pair("mse", student, teacher)
     return F.mse_loss(student, teacher)
 
 
@@ -35,15 +36,35 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     The mean over all distributions of KL(teacher || student), times the squared temperature so
     that gradients keep their scale (Hinton et al., arXiv 1503.02531).
     """
-    if not isinstance(student, Tensor):
-        raise TypeError(
-            f"'kl': expected a prediction that is a tensor of logits, got {type(student).__name__}."
-            " Pass a function of (student, teacher) that extracts the logits"
+    _check_pair("kl", student, teacher)
+    if student.ndim < 2 or student.shape[-1] < 2:
+        raise ValueError(
+            f"'kl': expected logits [..., C] of two or more classes, got {list(student.shape)}"
         )
     student_log = F.log_softmax(student / temperature, dim=-1).flatten(0, -2)
     teacher_log = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
     divergence = F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
     return divergence * temperature**2
+
+
+def _check_pair(name: str, student: Any, teacher: Any) -> None:
+    """Check that these are tensors of the same shape, which torch would broadcast otherwise.
+
+    Raises:
+        TypeError: One is not a tensor.
+        ValueError: Their shapes differ.
+    """
+    for prediction in (student, teacher):
+        if not isinstance(prediction, Tensor):
+            raise TypeError(
+                f"{name!r}: expected predictions that are tensors, got "
+                f"{type(prediction).__name__}. Pass a function of (student, teacher) instead"
+            )
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"{name!r}: expected a teacher's prediction {list(student.shape)} like the student's, "
+            f"got {list(teacher.shape)}"
+        )
 
 
 def choose_token_distance(distance: str | Distance) -> Distance:

@@ -157,6 +157,28 @@ def test_teachers_go_where_the_loss_goes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("distance", "student", "teacher", "words"),
+    [
+        ("kl", (4, 1), (4, 1), r"'kl': expected logits .* of two or more classes, got \[4, 1\]"),
+        ("kl", (4, 5), (4, 1), r"'kl': expected a teacher's prediction \[4, 5\] .* got \[4, 1\]"),
+        ("mse", (4, 1), (4,), r"'mse': expected a teacher's prediction \[4, 1\] .* got \[4\]"),
+        ("mse", (4, 2), None, "'mse': expected predictions that are tensors, got dict"),
+        ("kl", (4, 2), None, "'kl': expected predictions that are tensors, got dict"),
+    ],
+)
+def test_predictions_that_cannot_be_compared(
+    distance: str, student: tuple[int, ...], teacher: tuple[int, ...] | None, words: str
+) -> None:
+    class Teacher(nn.Module):
+        def forward(self, _: Tensor) -> Any:
+            return {} if teacher is None else torch.zeros(teacher)
+
+    criterion = FoldLoss(lambda own: own.sum(), Teacher(), prediction_distance=distance)
+    with pytest.raises((TypeError, ValueError), match=words):
+        criterion(torch.zeros(student), inputs=torch.zeros(4))
+
+
+@pytest.mark.parametrize(
     ("changed", "words"),
     [
         ({"teachers": []}, "teachers is empty"),

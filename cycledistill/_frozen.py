@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill._checks import check_callable, check_fraction
-from cycledistill._distance import choose_prediction_distance
+from cycledistill._distance import at_least_float32, choose_prediction_distance
 from cycledistill._loss import CycleLosses
 from cycledistill._output import CycleOutput
-from cycledistill._tree import as_arguments
+from cycledistill._tree import as_arguments, map_tensors
 from cycledistill._wrapper import CycleWrapper
 
 
@@ -39,9 +39,10 @@ class FoldLoss(nn.Module):
 
     For class logits the distance is the Kullback-Leibler divergence at a temperature (Hinton et
     al., arXiv 1503.02531); its gradient is that of the divergence from the teachers' mean
-    probabilities. Folding is meant for a plain model and a teacher of the same size that was
-    trained for its last cycle (``task_cycles="last"``); docs/results/lab.md shows what it gains.
-    If the student trains with several cycles, each of them is taught, and the losses are averaged.
+    probabilities. Predictions are compared in float32 or higher. Folding is meant for a plain
+    model and a teacher of the same size that was trained for its last cycle
+    (``task_cycles="last"``); docs/results/lab.md shows what it gains. If the student trains with
+    several cycles, each of them is taught, and the losses are averaged.
 
     The teachers get exactly the student's (augmented) inputs, in eval mode and without gradients.
     They move with this module (``.to``) but are not its children, so neither ``parameters()`` nor
@@ -101,7 +102,7 @@ class FoldLoss(nn.Module):
         task = torch.stack([self.task_loss(own, *targets).reshape(()) for own in students])
         distances = [
             torch.stack([self.prediction_distance(own, told) for told in taught]).mean()
-            for own in students
+            for own in (map_tensors(at_least_float32, one) for one in students)
         ]
         predictions = torch.stack(distances)
         total = self.truth_weight * task.mean() + (1 - self.truth_weight) * predictions.mean()
@@ -118,7 +119,7 @@ class FoldLoss(nn.Module):
         try:
             for module in cycled:
                 module._cycles_in_use = module.num_cycles
-            return teacher(*args, **kwargs)
+            return map_tensors(at_least_float32, teacher(*args, **kwargs))
         finally:
             for module, in_use in zip(cycled, before, strict=True):
                 module._cycles_in_use = in_use

@@ -156,6 +156,19 @@ def test_teachers_go_where_the_loss_goes() -> None:
     assert torch.equal(again(inputs, inputs, inputs=inputs).total, total)
 
 
+def test_predictions_are_compared_in_float32() -> None:
+    class Constant(nn.Module):
+        def forward(self, logits: Tensor) -> Tensor:
+            return logits + 1 / 128
+
+    logits = torch.linspace(-1, 1, 40).view(8, 5).bfloat16()
+    given = torch.cat([logits[:, :1] + 1 / 128, logits[:, 1:]], 1)
+    criterion = FoldLoss(lambda own, _: own.sum() * 0, Constant(), truth_weight=0.0)
+    found = criterion(given, None, inputs=logits).total
+    expected = criterion(given.float(), None, inputs=logits).total
+    assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("distance", "student", "teacher", "words"),
     [

@@ -73,7 +73,9 @@ class FoldLoss(nn.Module):
         temperature: float = 2.0,
     ) -> None:
         super().__init__()
-        self._teachers = (teachers,) if isinstance(teachers, nn.Module) else tuple(teachers)
+        if isinstance(teachers, nn.Module) and not isinstance(teachers, nn.ModuleList):
+            teachers = (teachers,)
+        self._teachers = tuple(teachers)
         if not self._teachers:
             raise ValueError("teachers is empty, expected one module or several")
         for teacher in self._teachers:

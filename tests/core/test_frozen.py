@@ -42,6 +42,8 @@ def test_value_and_gradient_with_a_grown_and_a_deeper_teacher() -> None:
     torch.testing.assert_close(losses.total, 0.25 * task + 0.75 * distance)
     torch.testing.assert_close(losses.task, task.reshape(1))
     torch.testing.assert_close(losses.predictions, distance.reshape(1))
+    listed = FoldLoss(nn.CrossEntropyLoss(), nn.ModuleList([grown, deeper]), 0.25, temperature=3.0)
+    assert torch.equal(listed(student(inputs), labels, inputs=inputs).total, losses.total)
     assert losses.scalars().keys() == {"loss", "task/1", "predictions/1"}
     losses.total.backward()
     found = [parameter.grad for parameter in student.parameters()]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cycledistill._tokens import relative_changes
-from cycledistill._tree import iter_tensors, map_tensors
+from cycledistill._tree import iter_tensors, map_leaves, map_tensors
 
 
 @dataclass(frozen=True)
@@ -143,24 +143,37 @@ class EarlyExit:
             part: Outputs of the active samples in this cycle.
 
         Raises:
-            ValueError: The batch dimension of a tensor cannot be found.
+            ValueError: The batch dimension of a tensor cannot be found, or something that is not a
+                tensor changed.
         """
         active, size = self.active, self.size
+        if len(active) == size:
+            return part
 
-        def put(full: Tensor, own: Tensor) -> Tensor:
-            if len(active) == size or full.shape == own.shape:
-                return own
+        def put(full: Any, own: Any) -> Any:
+            if not isinstance(full, Tensor):
+                if full is own or (not hasattr(full, "shape") and full == own):
+                    return own
+                raise ValueError(message(full, own))
             pairs = [*zip(full.shape, own.shape, strict=False)]
             differ = [dim for dim, (a, b) in enumerate(pairs) if a != b]
             if full.ndim == own.ndim and [pairs[dim] for dim in differ] == [(size, len(active))]:
                 return full.index_copy(differ[0], active.to(full.device), own)
-            raise ValueError(
-                f"early exit: an output {list(full.shape)} of {size} samples became "
-                f"{list(own.shape)} with {len(active)}: expected a dimension that is the batch. "
-                "Call the model without early exit"
+            if full.shape == own.shape and torch.equal(full, own):
+                return own
+            raise ValueError(message([*full.shape], [*own.shape]))
+
+        def message(full: Any, own: Any) -> str:
+            return (
+                f"early exit: an output {full} of {size} samples became {own} with {len(active)}: "
+                "expected a dimension that is the batch, not something of the whole batch such as "
+                "a loss. Call the model without labels, or without early exit"
             )
 
-        return map_tensors(put, batch, part)
+        try:
+            return map_leaves(put, batch, part)
+        except IndexError as error:
+            raise ValueError(message("list", "a shorter one")) from error
 
 
 def _batch_dims(

@@ -151,6 +151,32 @@ def test_an_output_without_a_batch_dimension() -> None:
         cycled(samples(), num_cycles=9, exit_tolerance=0.25)
 
 
+@pytest.mark.parametrize(
+    ("made", "found"),
+    [
+        (lambda logits: logits.square().mean(), r"\[\] of 12 samples became \[\] with"),
+        (lambda logits: logits.sum().item(), r"-?\d+\.\d+ of 12 samples became -?\d+\.\d+ with"),
+        (lambda logits: [*logits], r"\[3\] of 12 samples became \[3\] with"),
+        (lambda logits: ["x"] * len(logits), "list of 12 samples became a shorter one with"),
+    ],
+    ids=["loss", "number", "tensors", "list"],
+)
+def test_outputs_that_belong_to_the_whole_batch(made: Any, found: str) -> None:
+    class Whole(Attending):
+        def forward(self, x: Tensor, **_: Any) -> Any:
+            logits = super().forward(x)["logits"]
+            return {"logits": logits, "whole": made(logits)}
+
+    cycled = CycleWrapper(Whole().double().eval(), 2, "layers").eval()
+    with pytest.raises(ValueError, match=f"early exit: an output {found}"):
+        cycled(samples(), num_cycles=9, exit_tolerance=0.25)
+    # As long as nothing has stopped, they are those of the last cycle.
+    out = cycled(samples(), num_cycles=2, exit_tolerance=1e-9)
+    expected = cycled(samples(), num_cycles=2)
+    assert torch.equal(out["logits"], expected["logits"])
+    assert str(out["whole"]) == str(expected["whole"])
+
+
 class Doubling(nn.Module):
     """A classifier whose tokens, and so its confidence, grow with every cycle."""
 

@@ -68,7 +68,8 @@ class EarlyExit:
     """Which samples of a batch are still active.
 
     The batch shrinks as samples stop, provided that the batch dimension of each tensor is
-    unambiguous; otherwise all samples go on until the last one has stopped.
+    unambiguous and the model draws no random numbers for its samples; otherwise all samples go on
+    until the last one has stopped.
 
     Args:
         rule: When a sample stops.
@@ -76,6 +77,7 @@ class EarlyExit:
         batch_dim: Batch dimension of the tokens.
         inputs: Everything else that depends on the sample: a tree of tensors.
         first_is_batch: Whether the first tensor of ``inputs`` must have a batch dimension.
+        draws: Whether random numbers are drawn for the samples before the first block.
 
     Attributes:
         cycles: Number of cycles that each sample has run, `[B]`.
@@ -83,7 +85,13 @@ class EarlyExit:
     """
 
     def __init__(
-        self, rule: ExitRule, tokens: Tensor, batch_dim: int, inputs: Any, first_is_batch: bool
+        self,
+        rule: ExitRule,
+        tokens: Tensor,
+        batch_dim: int,
+        inputs: Any,
+        first_is_batch: bool,
+        draws: bool,
     ) -> None:
         self.rule = rule
         self.batch_dim = batch_dim
@@ -91,7 +99,8 @@ class EarlyExit:
         self.active = torch.arange(self.size, device=tokens.device)
         self.cycles = torch.ones(self.size, dtype=torch.int64, device=tokens.device)
         self._inputs = inputs
-        self._dims = _batch_dims(inputs, self.size, tokens.ndim, batch_dim, first_is_batch)
+        dims = _batch_dims(inputs, self.size, tokens.ndim, batch_dim, first_is_batch)
+        self._dims = None if draws else dims
 
     @property
     def done(self) -> bool:

@@ -88,9 +88,8 @@ class CycleRun:
                 first = done.tokens_in
                 pruned = first.shape != tokens_out.shape
                 if self.exit_rule is not None:
-                    early_exit = EarlyExit(
-                        self.exit_rule, tokens_out, self.setup.batch_dim, inputs, of_model
-                    )
+                    dim, draws = self.setup.batch_dim, done.stem_draws
+                    early_exit = EarlyExit(self.exit_rule, tokens_out, dim, inputs, of_model, draws)
             elif early_exit is not None:
                 prediction = early_exit.merge(predictions[-1], prediction)
                 of_batch = early_exit.merge(tokens[-1], tokens_out)

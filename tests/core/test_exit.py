@@ -141,6 +141,22 @@ def test_where_the_batch_is_not_evident_it_stays_whole(batched: bool) -> None:
     torch.testing.assert_close(out["logits"], whole["logits"])
 
 
+def test_samples_keep_the_random_numbers_of_their_stem() -> None:
+    """As a masked autoencoder, which draws a mask for each sample of the batch."""
+
+    class Shuffled(Attending):
+        def forward(self, x: Tensor, **_: Any) -> Any:
+            order = torch.rand(x.shape[:2]).argsort(1)[..., None].expand_as(x)
+            mixed = super().forward(x.gather(1, order))["parts"][0]
+            return torch.zeros_like(mixed).scatter(1, order, mixed)
+
+    cycled = CycleWrapper(Shuffled().double().eval(), 2, "layers").eval()
+    out = cycled(samples(), num_cycles=9, exit_tolerance=0.25)  # seeds
+    whole = cycled.forward_cycles(samples(), num_cycles=cycled.cycles_run)
+    assert cycled.cycles_run > 2
+    torch.testing.assert_close(out, whole.predictions[-1])
+
+
 def test_an_output_without_a_batch_dimension() -> None:
     class Flat(Attending):
         def forward(self, x: Tensor, **_: Any) -> Any:

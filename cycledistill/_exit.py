@@ -99,7 +99,7 @@ class EarlyExit:
         self.active = torch.arange(self.size, device=tokens.device)
         self.cycles = torch.ones(self.size, dtype=torch.int64, device=tokens.device)
         self._inputs = inputs
-        dims = _batch_dims(inputs, self.size, tokens.ndim, batch_dim, first_is_batch)
+        dims = _batch_dims(inputs, tokens, batch_dim, first_is_batch)
         self._dims = None if draws else dims
 
     @property
@@ -186,19 +186,33 @@ class EarlyExit:
 
 
 def _batch_dims(
-    inputs: Any, size: int, ndim: int, batch_dim: int, first_is_batch: bool
+    inputs: Any, tokens: Tensor, batch_dim: int, first_is_batch: bool
 ) -> list[int | None] | None:
     """The batch dimension of each tensor, None for one without; None where one is ambiguous."""
-    dims: list[int | None] = []
+    size, dims = tokens.shape[batch_dim], list[int | None]()
+    # As many tokens as samples: what has this size may belong to either.
+    as_many = tokens.ndim > 1 and tokens.shape[1 - batch_dim] == size
+    for args, kwargs in [inputs] if first_is_batch else inputs:
+        if any(_lists_samples(value, size) for value in (*args, *kwargs.values())):
+            return None
     for place, tensor in enumerate(iter_tensors(inputs)):
+        first = first_is_batch and place == 0
         fits = [dim for dim in (0, 1) if tensor.ndim > dim and tensor.shape[dim] == size]
-        if tensor.ndim != ndim or not batch_dim:  # only tokens can be [T, B, D]
-            first = fits[:1] == [0]
-            square = first and tensor.ndim == 2 and len(fits) == 2  # [B, T], or a mask [T, T]
-            fits = [0] if first else []
-            if square and not (first_is_batch and place == 0):
-                return None
-        if len(fits) > 1 or (first_is_batch and place == 0 and not fits):
+        if tensor.ndim != tokens.ndim or not batch_dim:  # only tokens can be [T, B, D]
+            fits = [0] if fits[:1] == [0] else []
+        unclear = as_many or [*tensor.shape[:2]] == [size, size]
+        if len(fits) > 1 or (not fits if first else fits and unclear):
             return None
         dims.append(fits[0] if fits else None)
     return dims
+
+
+def _lists_samples(value: Any, size: int) -> bool:
+    """Whether an input has an item for each sample without being a tensor: a list, an array."""
+    if isinstance(value, Tensor):
+        return False
+    if isinstance(value, Mapping):
+        return any(_lists_samples(one, size) for one in value.values())
+    if isinstance(value, (tuple, list)):
+        return len(value) == size or any(_lists_samples(one, size) for one in value)
+    return [*getattr(value, "shape", ())][:1] == [size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -138,6 +139,36 @@ def test_where_the_batch_is_not_evident_it_stays_whole(batched: bool) -> None:
     assert set(cycled.plain.seen) == {5}
     assert set(cycled.sample_cycles.tolist()) == {cycled.cycles_run}
     whole = cycled(x, mask=mask, num_cycles=cycled.cycles_run)
+    torch.testing.assert_close(out["logits"], whole["logits"])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda lengths: {"of": [*lengths]}])
+def test_inputs_of_each_sample_that_are_no_tensors(kind: Any) -> None:
+    class Ragged(Attending):
+        def forward(self, x: Tensor, *, lengths: Any = (), **_: Any) -> Any:
+            found = super().forward(x)["parts"][0]
+            lengths = lengths["of"] if isinstance(lengths, dict) else lengths
+            return torch.stack([one[:n].mean(0) for one, n in zip(found, lengths, strict=False)])
+
+    cycled = CycleWrapper(Ragged().double().eval(), 2, "layers").eval()
+    lengths = [1 + i % 5 for i in range(12)]
+    out = cycled(samples(), num_cycles=9, exit_tolerance=0.25, lengths=kind(lengths))
+    whole = cycled(samples(), num_cycles=cycled.cycles_run, lengths=lengths)
+    assert cycled.cycles_run > 2
+    torch.testing.assert_close(out, whole)
+
+
+def test_positions_with_as_many_tokens_as_samples() -> None:
+    class Positions(Attending):
+        def forward(self, x: Tensor, *, scale: Tensor | None = None, **_: Any) -> Any:
+            assert scale is not None
+            return super().forward(x * scale[None, : x.shape[1], None])
+
+    cycled = CycleWrapper(Positions().double().eval(), 2, "layers").eval()
+    x, scale = samples(5), torch.linspace(1, 2, 5, dtype=torch.float64)
+    out = cycled(x, scale=scale, num_cycles=9, exit_tolerance=0.25)
+    whole = cycled(x, scale=scale, num_cycles=cycled.cycles_run)
+    assert cycled.cycles_run > 2
     torch.testing.assert_close(out["logits"], whole["logits"])
 
 

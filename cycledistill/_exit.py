@@ -40,7 +40,13 @@ class ExitRule:
         if self.tolerance is not None and before is not None:
             active &= ~(relative_changes(before, after, batch_dim) < self.tolerance)
         if self.confidence is not None:
-            active &= ~(confidences(prediction).to(active.device) >= self.confidence)
+            sure = confidences(prediction).to(active.device) >= self.confidence
+            if sure.shape != active.shape:
+                raise ValueError(
+                    f"exit_confidence: expected logits of each of the {len(active)} samples that "
+                    f"leave the blocks, got {len(sure)}. Use exit_tolerance"
+                )
+            active &= ~sure
         return active
 
 
@@ -55,11 +61,12 @@ def confidences(prediction: Any) -> Tensor:
         logits = prediction.get("logits")
     elif not isinstance(prediction, Tensor):
         logits = getattr(prediction, "logits", None)
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[1] < 2:
         found = f"shape {list(logits.shape)}" if isinstance(logits, Tensor) else "no such tensor"
         raise ValueError(
-            "exit_confidence: expected the model to return logits [B, classes], as a tensor or by "
-            f"the name 'logits', got {type(prediction).__name__} with {found}"
+            "exit_confidence: expected the model to return logits [B, classes] of two or more "
+            "classes, as a tensor or by the name 'logits', got "
+            f"{type(prediction).__name__} with {found}"
         )
     return logits.detach().float().softmax(-1).amax(-1)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleWrapper, calibrate_exit
+from tests.core.models import Frames
 
 
 class Contraction(nn.Module):
@@ -290,6 +291,16 @@ def test_confidence_without_logits_or_with_batched_cycles() -> None:
         ValueError, match=r"logits \[B, classes\].* got Tensor with shape \[2, 3, 4"
     ):
         cycled(torch.ones(2, 3, 4), num_cycles=2, exit_confidence=0.9)
+
+    class Binary(Doubling):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, :1]
+
+    with pytest.raises(ValueError, match=r"two or more classes.* got Tensor with shape \[2, 1\]"):
+        CycleWrapper(Binary(), 2).eval()(torch.ones(2, 3, 4), num_cycles=2, exit_confidence=0.9)
+    frames = CycleWrapper(Frames(), 2).eval()
+    with pytest.raises(ValueError, match=r"logits of each of the 6 samples .* got 2"):
+        frames(torch.ones(2, 3, 5, 16), num_cycles=2, exit_confidence=0.9)
     batched = CycleWrapper(Doubling(), 2, batched=True).eval()
     with pytest.raises(ValueError, match="expected batched=False, got batched=True"):
         batched(torch.ones(2, 3, 4), num_cycles=2, exit_confidence=0.9)

@@ -9,7 +9,8 @@ so to all cycles.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,8 +79,7 @@ class CycleCaches:
         if len(parts) != len(made) or not parts:
             return predictions
         joined = parts[0] if self.given is None else self.given
-        _own(joined).layers = [layer for part in parts for layer in _own(part).layers]
-        _own(joined).num_cycles = len(parts)
+        _join(joined, parts)
         return [map_leaves(lambda x: joined if _is_cache(x) else x, own) for own in predictions]
 
 
@@ -111,25 +111,28 @@ def caches_in(prediction: Any) -> list[Any]:
 
 def _shared(cache: Any, num_cycles: int) -> list[Any]:
     """A cache for each cycle, all with the same content."""
-    layers, filled = _own(cache).layers, int(cache.get_seq_length()) > 0
     # The tensors of a filled layer may have a graph, which prevents a deep copy.
-    copied = copy.copy if filled else copy.deepcopy
-    return [_with_layers(cache, [copied(layer) for layer in layers]) for _ in range(num_cycles)]
+    copied = copy.copy if int(cache.get_seq_length()) > 0 else copy.deepcopy
+    return [_with_layers(cache, lambda layers: [*map(copied, layers)]) for _ in range(num_cycles)]
 
 
 def _split(cache: Any, num_cycles: int) -> list[Any]:
     """A cache for each cycle, with only its layers."""
-    layers, known = _own(cache).layers, getattr(_own(cache), "num_cycles", 1)
+    known = getattr(cache, "num_cycles", 1)
     length = int(cache.get_seq_length())
     if length and known != num_cycles:
         raise ValueError(
             f"the key-value cache holds {length} tokens of {known} cycle{'s' * (known > 1)}, and "
             f"this call has {num_cycles}: expected a cache that was filled with as many cycles"
         )
-    size = len(layers) // known
-    found = [layers[cycle * size : (cycle + 1) * size] for cycle in range(known)]
-    found += [copy.deepcopy(layers[:size]) for _ in range(known, num_cycles)]  # empty ones
-    parts = [_with_layers(cache, own) for own in found[:num_cycles]]
+
+    def of_cycle(cycle: int, layers: list[Any]) -> list[Any]:
+        size = len(layers) // known
+        if cycle < known:
+            return layers[cycle * size : (cycle + 1) * size]
+        return copy.deepcopy(layers[:size])  # empty ones
+
+    parts = [_with_layers(cache, partial(of_cycle, cycle)) for cycle in range(num_cycles)]
     lengths = [int(part.get_seq_length()) for part in parts]
     if len(set(lengths)) > 1:
         raise ValueError(
@@ -140,17 +143,34 @@ def _split(cache: Any, num_cycles: int) -> list[Any]:
 
 
 def _own(cache: Any) -> Any:
-    """The self-attention cache, which the blocks fill; an encoder-decoder's has another one."""
+    """The cache of the decoder's self-attention; an encoder-decoder's holds two."""
     return getattr(cache, "self_attention_cache", cache)
 
 
-def _with_layers(cache: Any, layers: list[Any]) -> Any:
-    """A copy of the cache with other layers."""
+def _with_layers(cache: Any, choose: Callable[[list[Any]], list[Any]]) -> Any:
+    """A copy of the cache, and of those that it holds, with other layers."""
     part = copy.copy(cache)
-    if _own(cache) is not cache:
-        part.self_attention_cache = copy.copy(part.self_attention_cache)
-    _own(part).layers = layers
+    for name, value in vars(cache).items():
+        if _is_cache(value):
+            setattr(part, name, _with_layers(value, choose))
+        elif name == "layers":
+            part.layers = choose(value)
+        elif isinstance(value, dict):  # which layers hold the encoder's output
+            setattr(part, name, copy.copy(value))
     return part
+
+
+def _join(cache: Any, parts: list[Any]) -> None:
+    """Give a cache, and those that it holds, the layers of all cycles."""
+    for name, value in vars(cache).items():
+        own = [getattr(part, name) for part in parts]
+        if _is_cache(value):
+            _join(value, own)
+        elif name == "layers":
+            cache.layers = [layer for layers in own for layer in layers]
+        elif isinstance(value, dict):
+            setattr(cache, name, own[-1])
+    cache.num_cycles = len(parts)
 
 
 def _is_cache(value: Any) -> bool:

@@ -195,6 +195,25 @@ def test_an_encoder_decoder_generates() -> None:
     assert not torch.equal(texts[0], texts[1])
 
 
+def test_a_cycled_encoder_fills_a_cache_of_its_own_in_each_cycle() -> None:
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 3, "num_heads": 4}
+    cycled = CycleWrapper(
+        tf.T5ForConditionalGeneration(tf.T5Config(vocab_size=89, **sizes)).double().eval(),
+        2,
+        "encoder.block",
+    ).eval()
+    ids = torch.randint(1, 89, (2, 5))
+    inputs = {"input_ids": ids, "num_cycles": 2}
+    with torch.no_grad():
+        whole = cycled(decoder_input_ids=ids, use_cache=False, **inputs).logits
+        cache = tf.EncoderDecoderCache(tf.DynamicCache(), tf.DynamicCache())
+        first = cycled(decoder_input_ids=ids[:, :3], past_key_values=cache, **inputs)
+        second = cycled(decoder_input_ids=ids[:, 3:], past_key_values=cache, **inputs)
+    found = torch.cat([first.logits, second.logits], 1)
+    torch.testing.assert_close(found, whole, atol=1e-10, rtol=0)
+
+
 def test_a_cache_of_other_cycles_is_refused() -> None:
     cycled = CycleWrapper(make("llama"), 2).eval()
     ids = torch.randint(0, 89, (2, 5))

@@ -38,14 +38,14 @@ class CallResult(NamedTuple):
 
     Attributes:
         prediction: What the model returned.
-        tokens_in: Input tokens of the first block.
-        tokens_out: Output tokens of the last block.
+        tokens_in: Input tokens of the first block, or None if no block ran.
+        tokens_out: Output tokens of the last block, likewise.
         stem_draws: Whether the model drew random numbers before its first block.
     """
 
     prediction: Any
-    tokens_in: Tensor
-    tokens_out: Tensor
+    tokens_in: Tensor | None
+    tokens_out: Tensor | None
     stem_draws: bool
 
 
@@ -122,6 +122,8 @@ class CycleCall:
         # The record of this call must not hold references to the call's own graph.
         tokens_in, self.tokens_in = self.tokens_in, None
         tokens_out, self.tokens_out = self.tokens_out, None
+        if self.of_run.may_skip and not self.blocks_run:
+            return CallResult(prediction, None, None, False)
         complete = setup.layerdrop or self.blocks_run[:1] == [0]
         if tokens_in is None or tokens_out is None or not complete:
             raise_cycles_did_not_run(setup, self.of_run.plain, self.blocks_run)

@@ -44,6 +44,8 @@ class CycleRun:
         num_cycles: Number of cycles.
         exit_rule: When a sample stops early, or None.
         keep_all: Whether to return all cycles' predictions and tokens, or only the last one's.
+        may_skip: Whether a call may run none of the blocks, as in generation those do that find the
+            encoder's output in a cache. Such calls have no tokens.
     """
 
     setup: Setup
@@ -52,6 +54,7 @@ class CycleRun:
     num_cycles: int
     exit_rule: ExitRule | None = None
     keep_all: bool = True
+    may_skip: bool = False
 
     def run_cycles(
         self, run_cycle: Callable[[CycleCall, Any], CallResult], inputs: Any, of_model: bool
@@ -81,11 +84,14 @@ class CycleRun:
                 if first is None or previous is None or first.shape == previous.shape:
                     raise
                 raise_shape_changed(self.setup, first, previous, error)
-            prediction, tokens_out = done.prediction, done.tokens_out
-            check_tokens(self.setup, self.plain, done.tokens_in, tokens_out, cycle)
+            prediction, tokens_in, tokens_out = done.prediction, done.tokens_in, done.tokens_out
+            if tokens_in is None or tokens_out is None:
+                predictions = [prediction]
+                continue
+            check_tokens(self.setup, self.plain, tokens_in, tokens_out, cycle)
             of_batch = tokens_out
             if first is None:
-                first = done.tokens_in
+                first = tokens_in
                 pruned = first.shape != tokens_out.shape
                 if self.exit_rule is not None:
                     dim, draws = self.setup.batch_dim, done.stem_draws

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
 from cycledistill._checks import check_count, check_fraction, check_span
+from cycledistill._errors import raise_cycles_did_not_run
 from cycledistill._exit import ExitRule
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
@@ -264,10 +265,14 @@ class CycleWrapper(Facade):
         if self.training:
             raise RuntimeError("cycles() is for eval mode; this wrapper is in training")
 
+        calls, ran = 0, False
+
         def call(module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+            nonlocal calls, ran
             if self._setup.calls.running() is not None:  # a call of one cycle
                 return forward(*args, **kwargs)
             output = self._use(num_cycles, args, kwargs, keep_all=False, called=module)
+            calls, ran = calls + 1, ran or len(output.tokens) > 0
             return output.predictions[0]
 
         before, self._cycles_in_use = self._cycles_in_use, num_cycles
@@ -276,6 +281,8 @@ class CycleWrapper(Facade):
                 yield
         finally:
             self._cycles_in_use = before
+        if calls and not ran:
+            raise_cycles_did_not_run(self._setup, self.plain, ())
 
     def verify(self, *args: Any, num_cycles: int | None = None, **kwargs: Any) -> Verification:
         """Compare batched cycles with ordinary calls of the model on an example.
@@ -360,7 +367,8 @@ class CycleWrapper(Facade):
                 kind: type[BatchedRun | OrdinaryRun] = BatchedRun
             else:
                 kind = OrdinaryRun
-            run = kind(self._setup, plain, self._teacher, cycles, exit_rule, keep_all)
+            skips = called is not None
+            run = kind(self._setup, plain, self._teacher, cycles, exit_rule, keep_all, skips)
             result = run.run(args, kwargs)
         finally:
             if not held:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleWrapper
+from tests.core.models import holder, sequential
 from tests.core.reference import hand_fed
 
 tf = pytest.importorskip("transformers")
@@ -169,12 +170,17 @@ def test_other_caches(kind: str) -> None:
     torch.testing.assert_close(second.logits, whole[:, 4:], atol=1e-10, rtol=0)
 
 
-def test_an_encoder_decoder_generates() -> None:
+@pytest.mark.parametrize("blocks", ["decoder.block", "encoder.block"])
+def test_an_encoder_decoder_generates(blocks: str) -> None:
     torch.manual_seed(0)
     sizes = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 3, "num_heads": 4}
     config = tf.T5Config(vocab_size=89, decoder_start_token_id=0, eos_token_id=None, **sizes)
     model = tf.T5ForConditionalGeneration(config).double().eval()
-    cycled = CycleWrapper(model, 2, "decoder.block").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.4)
+    cycled = CycleWrapper(model, 2, blocks).eval()
     texts = []
     for num_cycles in (1, 2, 3):
         for options in ({"num_beams": 3}, {"num_beams": 1}):
@@ -191,8 +197,28 @@ def test_an_encoder_decoder_generates() -> None:
                         )
                     )
             assert torch.equal(*found)
+        expected = torch.zeros(3, 1, dtype=torch.int64)
+        for _ in range(6):
+            logits = cycled(
+                **prompt("t5"), decoder_input_ids=expected, use_cache=False, num_cycles=num_cycles
+            ).logits
+            expected = torch.cat([expected, logits[:, -1:].argmax(-1)], 1)
+        assert torch.equal(found[0], expected)
         texts.append(found[0])
     assert not torch.equal(texts[0], texts[1])
+
+
+def test_calls_that_run_no_block_are_plain_unless_all_are() -> None:
+    model = holder(first=sequential(2), second=sequential(2))
+    model.forward = lambda x, second: model.second(x) if second else model.first(x)  # type: ignore
+    cycled = CycleWrapper(model, 2, "first").eval()
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    with cycled.cycles(2):
+        one, other = model(x, second=False), model(x, second=True)
+    torch.testing.assert_close(one, model.first(model.first(x)))
+    torch.testing.assert_close(other, model.second(x))
+    with pytest.raises(RuntimeError, match="the cycles did not run"), cycled.cycles(2):
+        model(x, second=True)
 
 
 def test_a_cycled_encoder_fills_a_cache_of_its_own_in_each_cycle() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cycledistill._tree import map_leaves
@@ -96,6 +97,30 @@ def check_no_cache(model: str, values: Iterable[Any]) -> None:
         )
 
 
+def rewinding(function: Callable[..., Any], *inputs: Any) -> Callable[..., Any]:
+    """A function for a checkpoint of these inputs, whose caches it fills only once.
+
+    When it runs again in the backward pass, it gets copies of the caches as they were before.
+    """
+    before: dict[int, Any] = {}
+    if not torch.compiler.is_compiling():
+        before = {id(cache): _with_layers(cache, _copied) for cache in caches_in(inputs)}
+    if not before:
+        return function
+    first = True
+
+    def run(*again: Any) -> Any:
+        nonlocal first
+        if not first:
+            again = map_leaves(
+                lambda x: _with_layers(before[id(x)], _copied) if id(x) in before else x, again
+            )
+        first = False
+        return function(*again)
+
+    return run
+
+
 def caches_in(prediction: Any) -> list[Any]:
     """The caches in a model's output."""
     found: list[Any] = []
@@ -112,14 +137,32 @@ def caches_in(prediction: Any) -> list[Any]:
 def _shared(cache: Any, num_cycles: int) -> list[Any]:
     """A cache for each cycle, all with the same content."""
     # The tensors of a filled layer may have a graph, which prevents a deep copy.
-    copied = copy.copy if int(cache.get_seq_length()) > 0 else copy.deepcopy
-    return [_with_layers(cache, lambda layers: [*map(copied, layers)]) for _ in range(num_cycles)]
+    copied = _copied if _length(cache) > 0 else copy.deepcopy
+    return [_with_layers(cache, copied) for _ in range(num_cycles)]
+
+
+def _copied(layers: list[Any]) -> list[Any]:
+    """Layers with the same tensors, which can be filled on their own."""
+    made = [copy.copy(layer) for layer in layers]
+    for layer in made:
+        for name, value in vars(layer).items():
+            if isinstance(value, (dict, list)):  # the states of linear attention
+                setattr(layer, name, copy.copy(value))
+    return made
+
+
+def _length(cache: Any) -> int:
+    """The number of tokens in a cache."""
+    try:
+        return int(cache.get_seq_length())
+    except ValueError:  # linear attention has a state, not tokens
+        return int(cache.has_previous_state())
 
 
 def _split(cache: Any, num_cycles: int) -> list[Any]:
     """A cache for each cycle, with only its layers."""
     known = getattr(cache, "num_cycles", 1)
-    length = int(cache.get_seq_length())
+    length = _length(cache)
     if length and known != num_cycles:
         raise ValueError(
             f"the key-value cache holds {length} tokens of {known} cycle{'s' * (known > 1)}, and "
@@ -133,7 +176,7 @@ def _split(cache: Any, num_cycles: int) -> list[Any]:
         return copy.deepcopy(layers[:size])  # empty ones
 
     parts = [_with_layers(cache, partial(of_cycle, cycle)) for cycle in range(num_cycles)]
-    lengths = [int(part.get_seq_length()) for part in parts]
+    lengths = [_length(part) for part in parts]
     if len(set(lengths)) > 1:
         raise ValueError(
             f"the key-value cache holds {lengths} tokens of the cycles 1 to {num_cycles}: it was "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from cycledistill._caches import rewinding
 from cycledistill._calls import inside_reentrant_checkpoint
 from cycledistill._errors import (
     check_single_state,
@@ -99,7 +100,7 @@ class CycleCall:
             return replace(self).run(called, *inputs)
 
         # As arguments, because torch restores the generators of the devices of these.
-        return checkpoint(run, *inputs, use_reentrant=False)
+        return checkpoint(rewinding(run, *inputs), *inputs, use_reentrant=False)
 
     def run(self, called: Callable[..., Any], *inputs: Any) -> CallResult:
         """Call the model or the stack."""

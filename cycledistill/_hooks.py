@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
+from cycledistill._caches import rewinding
 from cycledistill._call import CycleCall
 from cycledistill._setup import Setup
 
@@ -103,7 +104,8 @@ class _CheckpointedForward(_Ours):
             number = len(values) - len(names)
             return forward(*values[:number], **dict(zip(names, values[number:], strict=True)))
 
-        return checkpoint(run, *args, *kwargs.values(), use_reentrant=False)
+        inputs = (*args, *kwargs.values())
+        return checkpoint(rewinding(run, *inputs), *inputs, use_reentrant=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.forward,)

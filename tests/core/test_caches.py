@@ -275,15 +275,69 @@ def test_a_foreign_cache_is_refused_by_name() -> None:
     cycled(torch.ones(2, 3, 4), kv_cache=[])
 
 
+def linear_attention(name: str) -> nn.Module:
+    """A decoder with linear attention, alone or beside the usual one."""
+    if not hasattr(tf.cache_utils, "LinearAttentionLayer"):
+        pytest.skip("this version of transformers has other caches for linear attention")
+    torch.manual_seed(0)
+    model: nn.Module
+    if name == "mamba":
+        sizes = {"vocab_size": 89, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 2}
+        model = tf.MambaForCausalLM(tf.MambaConfig(**sizes))
+    else:
+        ssm = {"mamba_d_ssm": 16, "mamba_n_heads": 4, "mamba_d_head": 4, "mamba_d_state": 4}
+        model = tf.FalconH1ForCausalLM(tf.FalconH1Config(**SIZES, **ssm, mamba_n_groups=1))
+    model.generation_config.eos_token_id = None  # type: ignore[union-attr]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.3)
+    return model
+
+
+@pytest.mark.parametrize("name", ["mamba", "falcon-h1"])
+def test_generation_with_linear_attention(name: str) -> None:
+    cycled = CycleWrapper(linear_attention(name), 2).eval()
+    ids = torch.randint(1, 89, (3, 5))
+    texts = []
+    for num_cycles in (1, 2):
+        for use_cache in (True, False):
+            with cycled.cycles(num_cycles):
+                texts.append(
+                    cycled.generate(ids, max_new_tokens=6, do_sample=False, use_cache=use_cache)
+                )
+        assert torch.equal(texts[-1], texts[-2])
+    assert not torch.equal(texts[0], texts[-1])
+
+
+@pytest.mark.parametrize("kind", ["block", "cycle"])
+def test_checkpoints_with_linear_attention(kind: str) -> None:
+    found = []
+    ids = torch.randint(1, 89, (3, 5))
+    for checkpointing, use_cache in ((None, False), (kind, True)):
+        model = linear_attention("falcon-h1").double()
+        cycled = CycleWrapper(model, 2, activation_checkpointing=checkpointing).train()
+        output = cycled(input_ids=ids, labels=ids, use_cache=use_cache)
+        sum(prediction.loss for prediction in output.predictions).backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(found[1], found[0], atol=1e-10, rtol=0)
+
+
+CHECKPOINTS = pytest.mark.parametrize("kind", [None, "block", "cycle"])
+
+
+@CHECKPOINTS
 @pytest.mark.parametrize("name", ["gpt2", "mixtral"])
-def test_training_with_the_default_use_cache(name: str) -> None:
+def test_training_with_the_default_use_cache(name: str, kind: str | None) -> None:
     model = make(name)
     ids = prompt(name)["input_ids"]
     expected = {}
     for use_cache in (None, False):
-        cycled = CycleWrapper(model, 2).train()
+        cycled = CycleWrapper(
+            model, 2, activation_checkpointing=None if use_cache is False else kind
+        ).train()
         model.zero_grad()
-        output = cycled(input_ids=ids, labels=ids, use_cache=use_cache)
+        output = cycled(**prompt(name), labels=ids, use_cache=use_cache)
         if use_cache is None:
             caches = [prediction.past_key_values for prediction in output.predictions]
             assert caches[0] is not caches[1]
@@ -297,7 +351,8 @@ def test_training_with_the_default_use_cache(name: str) -> None:
         assert cycled.unwrap() is model
 
 
-def test_a_learnt_prefix_enters_every_cycle() -> None:
+@CHECKPOINTS
+def test_a_learnt_prefix_enters_every_cycle(kind: str | None) -> None:
     model = make("llama")
     ids = prompt("llama")["input_ids"]
     learnt = torch.randn(3, 2, 1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
@@ -308,7 +363,7 @@ def test_a_learnt_prefix_enters_every_cycle() -> None:
             cache.update(keys.expand(3, -1, -1, -1), values.expand(3, -1, -1, -1), index)
         return cache
 
-    cycled = CycleWrapper(model, 2).train()
+    cycled = CycleWrapper(model, 2, activation_checkpointing=kind).train()
     output = cycled(input_ids=ids, past_key_values=prefix())
     first = model.train()(input_ids=ids, past_key_values=prefix())
     handles = [
@@ -320,6 +375,8 @@ def test_a_learnt_prefix_enters_every_cycle() -> None:
     handles[0].remove()
     torch.testing.assert_close(output.predictions[0].logits, first.logits, atol=1e-12, rtol=0)
     torch.testing.assert_close(output.predictions[1].logits, second.logits, atol=1e-12, rtol=0)
+    (expected,) = torch.autograd.grad(second.logits.sum(), learnt, retain_graph=True)
     output.predictions[1].logits.sum().backward()
     assert learnt.grad is not None
     assert learnt.grad.abs().min() > 0
+    torch.testing.assert_close(learnt.grad, expected, atol=1e-10, rtol=0)

@@ -148,7 +148,8 @@ class Facade(nn.Module):
         plain = self.__dict__.get("_modules", {}).get(PLAIN)
         own = name in self.__dict__ or name in (PLAIN, TEACHER) or hasattr(type(self), name)
         private = name.startswith("_")  # frameworks set these on the wrapper itself
-        if own or private or plain is None or not hasattr(plain, name):
+        child = isinstance(value, nn.Module)  # state and names are the plain model's
+        if own or private or plain is None or not (child or hasattr(plain, name)):
             super().__setattr__(name, value)
         else:
             setattr(plain, name, value)

@@ -48,6 +48,10 @@ def test_setting_an_attribute_reaches_the_model() -> None:
     assert not model.pos_embed.any()
     ours = {"cycle_teacher.embedding"}
     assert set(cycled.state_dict()) == set(model.state_dict()) | ours
+    cycled.projection = nn.Linear(16, 2)
+    assert model.projection is cycled.projection
+    assert "projection.weight" in cycled.state_dict()
+    assert "projection.weight" in dict(cycled.named_parameters())
     cycled.num_cycles = 3
     assert len(cycled(*args).tokens) == 3
     cycled.of_my_own = 4

@@ -16,7 +16,7 @@ from cycledistill._errors import raise_exit_with_cache, raise_inputs_changed
 from cycledistill._output import CycleOutput
 from cycledistill._rng import RngState
 from cycledistill._run import CycleRun, RunResult
-from cycledistill._tree import fresh_containers, iter_tensors, map_leaves
+from cycledistill._tree import fresh_containers, iter_tensors, map_leaves, map_tensors
 
 
 class OrdinaryRun(CycleRun):
@@ -40,6 +40,9 @@ class OrdinaryRun(CycleRun):
         def run_cycle(call: CycleCall, active: Any) -> CallResult:
             nonlocal rng
             call.rng = rng
+            # Torch does not count changes in place of tensors that were made in inference mode.
+            if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+                active = map_tensors(lambda t: t.clone() if t.is_inference() else t, active)
             args, kwargs = caches.inputs(call.cycle, *active)
             done = call.run_checkpointed(call_plain, plain, args, kwargs)
             if call.cycle == 1:

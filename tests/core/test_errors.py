@@ -299,6 +299,25 @@ def test_an_input_that_is_changed_in_place() -> None:
     assert cycled.eval()(tokens()).shape == (2, 5)
 
 
+def test_inputs_that_are_changed_in_place_in_inference_mode() -> None:
+    """Where torch does not count the changes."""
+
+    class Residual(LoopModel):
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            return super().forward(x.mul_(0.5), *args, **kwargs) + x.sum()
+
+    cycled = CycleWrapper(Residual(), 2).eval()
+    unchanged = LoopModel().eval()
+    unchanged.load_state_dict(cycled.state_dict())
+    with torch.inference_mode():
+        x = tokens()
+        half = 0.5 * x
+        found = cycled.forward_cycles(x).predictions
+        expected = CycleWrapper(unchanged, 2).forward_cycles(half).predictions
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other + half.sum())
+
+
 @pytest.mark.parametrize("name", ["plain", "cycle_teacher", "verify", "num_cycles"])
 def test_a_child_with_a_name_of_ours(name: str) -> None:
     model = LoopModel()

@@ -24,6 +24,7 @@ from cycledistill._errors import (
     raise_cycles_did_not_run,
     raise_ran_twice,
     raise_reentrant_checkpoint,
+    raise_tokens_changed,
 )
 from cycledistill._rng import RngState
 from cycledistill._setup import with_new_tokens
@@ -78,6 +79,7 @@ class CycleCall:
         self.tokens_out: Tensor | None = None
         self.inside_reentrant = False
         self._with_gradients = torch.is_grad_enabled()
+        self._version = 0
         self._stem_draws = False
         self._rng_after_stem: RngState | None = None
         self._block_tokens: Tensor | None = None
@@ -107,6 +109,7 @@ class CycleCall:
         setup = self.setup
         outer = setup.calls.run(self)
         record = setup.calls.begin_record() if outer is None else None
+        previous = version_of(self.previous)
         if self.rng is not None and self.cycle > 1:
             self._rng_after_stem = RngState()
             self.rng.restore()
@@ -128,6 +131,10 @@ class CycleCall:
         complete = setup.layerdrop or self.blocks_run[:1] == [0]
         if tokens_in is None or tokens_out is None or not complete:
             raise_cycles_did_not_run(setup, self.of_run.plain, self.blocks_run)
+        if self.of_run.num_cycles > 1 and previous != version_of(self.previous):
+            raise_tokens_changed(setup, f"{setup.name_of(0)} changes its input")
+        if self.of_run.num_cycles > 1 and self._version != version_of(tokens_out):
+            raise_tokens_changed(setup, f"{setup.model} changes the output of its last block")
         if self.inside_reentrant and not tokens_out.requires_grad:
             check_tokens_have_gradient(setup)
         setup.calls.end_record(record, self, tokens_out)
@@ -171,6 +178,9 @@ class CycleCall:
             self.inside_reentrant = inside_reentrant_checkpoint(self._with_gradients)
         if last or self.setup.layerdrop:
             self.tokens_out = tokens_of(output if changed is None else changed)
+            if not torch.compiler.is_compiling() and self.tokens_out.is_inference():
+                self.tokens_out = self.tokens_out.clone()  # its changes are not counted
+            self._version = version_of(self.tokens_out)
         return changed
 
     def _enter_block(
@@ -206,6 +216,13 @@ class CycleCall:
             # In a train step of one cycle, the parameters still need a gradient, of zero.
             return with_tokens(output, tokens + teacher.zero().to(tokens.dtype))
         return None
+
+
+def version_of(tensor: Tensor | None) -> int:
+    """How often a tensor was changed in place; 0 where torch does not count it."""
+    if tensor is None or torch.compiler.is_compiling() or tensor.is_inference():
+        return 0
+    return tensor._version
 
 
 def call_plain(plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cycledistill._caches import CycleCaches, caches_in
-from cycledistill._call import CallResult, CycleCall, call_plain
+from cycledistill._call import CallResult, CycleCall, call_plain, version_of
 from cycledistill._errors import raise_exit_with_cache, raise_inputs_changed
 from cycledistill._output import CycleOutput
 from cycledistill._rng import RngState
@@ -47,7 +47,7 @@ class OrdinaryRun(CycleRun):
             done = call.run_checkpointed(call_plain, plain, args, kwargs)
             if call.cycle == 1:
                 rng = rng if done.stem_draws else None
-                if versions and versions != _versions(inputs):
+                if versions != _versions(inputs):
                     raise_inputs_changed(setup)
             # The model may fill and return the same dict in every call.
             prediction = fresh_containers(done.prediction)
@@ -73,7 +73,5 @@ def _without(caches: list[Any], prediction: Any) -> Any:
 
 
 def _versions(inputs: Any) -> list[int]:
-    """How often each input tensor was changed in place; empty where torch does not count it."""
-    if torch.compiler.is_compiling():
-        return []
-    return [tensor._version for tensor in iter_tensors(inputs) if not tensor.is_inference()]
+    """How often each input tensor was changed in place."""
+    return [version_of(tensor) for tensor in iter_tensors(inputs)]

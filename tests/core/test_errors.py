@@ -318,6 +318,34 @@ def test_inputs_that_are_changed_in_place_in_inference_mode() -> None:
             torch.testing.assert_close(one, other + half.sum())
 
 
+class ChangesTokens(LoopModel):
+    """Changes the output of its last block, or the input of its first one, in place."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+        if where == "block":
+            self.blocks[0] = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(16, 16))
+
+    def forward(self, x: Tensor) -> Any:
+        x = 2 * x
+        for block in self.blocks:
+            x = block(x)
+        if self.where == "tail":
+            x += 1
+        return self.head(x)
+
+
+@pytest.mark.parametrize("where", ["tail", "block"])
+def test_tokens_that_are_changed_in_place(where: str) -> None:
+    cycled = CycleWrapper(ChangesTokens(where), 2, "blocks")
+    what = {"tail": "ChangesTokens changes the output of its", "block": "block 0 .* its input"}
+    with pytest.raises(ValueError, match=rf"{what[where]}.* in place.*x.clone\(\)"):
+        cycled(tokens())
+    assert len(cycled(tokens(), num_cycles=1).tokens) == 1
+    assert cycled.eval()(tokens()).shape == (2, 6, 5)
+
+
 @pytest.mark.parametrize("name", ["plain", "cycle_teacher", "verify", "num_cycles"])
 def test_a_child_with_a_name_of_ours(name: str) -> None:
     model = LoopModel()

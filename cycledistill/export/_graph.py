@@ -35,6 +35,11 @@ class Graph(nn.Module):
             raise ValueError(f"num_cycles must be a whole number of 1 or more, got {num_cycles!r}")
         if blocks is not None and not isinstance(blocks, str):
             raise ValueError("blocks must be a path such as 'encoder.layers', or None")
+        wrapped = isinstance(model, CycleWrapper) and num_cycles > 1
+        if wrapped and blocks not in (None, model.stack_path):
+            raise ValueError(
+                f"blocks: expected None or the {model.stack_path!r} of the wrapper, got {blocks!r}"
+            )
         model = copy.deepcopy(model)
         if num_cycles > 1 and not isinstance(model, CycleWrapper):
             model = CycleWrapper(model, num_cycles, blocks)

@@ -166,6 +166,9 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         export_model(model, tokens, tmp_path / "absent" / "model.pt2")
     with pytest.raises(ValueError, match=r"num_cycles must be .* got 0"):
         export_model(model, tokens, tmp_path / "model.pt2", num_cycles=0)
+    cycled = CycleWrapper(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2)
+    with pytest.raises(ValueError, match="None or the '' of the wrapper, got '0:1'"):
+        export_model(cycled, torch.zeros(2, 4), tmp_path / "a.pt2", num_cycles=2, blocks="0:1")
     with pytest.raises(ValueError, match="tolerance must be 0 or more, got nan"):
         export_model(model, tokens, tmp_path / "model.pt2", tolerance=float("nan"))
     with pytest.raises(ValueError, match=r"same batch, 1 or more, got \[2, 4\], \[3, 4\]"):

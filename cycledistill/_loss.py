@@ -16,7 +16,7 @@ from cycledistill._distance import (
     choose_token_distance,
 )
 from cycledistill._output import CycleOutput
-from cycledistill._schedule import Weight, weight_at
+from cycledistill._schedule import Weight, warn_of_no_progress, weight_at
 from cycledistill._tree import map_tensors
 
 
@@ -143,10 +143,13 @@ class CycleDistillLoss(nn.Module):
         self.prediction_distance = choose_prediction_distance(prediction_distance, temperature)
         self.token_dim = token_dim
         self.progress = 0.0
+        weights = (*self.token_weights.values(), prediction_weight)
+        self._needs_progress = any(map(callable, weights))
 
     def set_progress(self, progress: float) -> None:
         """Set the training progress, from 0 to 1, for weights that follow a schedule."""
         self.progress = check_fraction("progress", progress)
+        self._needs_progress = False
 
     def forward(self, output: CycleOutput, *targets: Any) -> CycleLosses:
         """Compute the loss of a cycled model's output.
@@ -165,6 +168,9 @@ class CycleDistillLoss(nn.Module):
                 "expected the CycleOutput of a CycleWrapper in training, got "
                 f"{type(output).__name__}: in eval mode use cycled.forward_cycles(...)"
             )
+        if self._needs_progress and not torch.compiler.is_compiling():
+            warn_of_no_progress("a weight of CycleDistillLoss")
+            self._needs_progress = False
         num_cycles = len(output.tokens)
         if num_cycles == 1 and self.teacher == "last":
             raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -77,3 +78,13 @@ def cycles_at(num_cycles: int, cycles_from: float, cycles_until: float, progress
     if progress >= cycles_from:
         return num_cycles
     return 1 + int((num_cycles - 1) * progress / cycles_from)
+
+
+def warn_of_no_progress(what: str) -> None:
+    """Warn that a schedule stays at its start."""
+    warnings.warn(
+        f"{what}: the schedule stays at its start, because set_progress was never called. Call "
+        "set_progress(step / total_steps) before every step",
+        UserWarning,
+        stacklevel=4,
+    )

@@ -22,7 +22,7 @@ from cycledistill._mode import NoFastPath
 from cycledistill._ordinary import OrdinaryRun
 from cycledistill._output import CycleOutput
 from cycledistill._patch import forwards_patched
-from cycledistill._schedule import cycles_at
+from cycledistill._schedule import cycles_at, warn_of_no_progress
 from cycledistill._setup import Setup, find_batch_dim, find_layerdrop
 from cycledistill._teacher import make_teacher
 from cycledistill._verify import Verification, compare
@@ -157,7 +157,7 @@ class CycleWrapper(Facade):
         self.stack_path = stack.path
         self.cycles_run = 0
         self.sample_cycles: Tensor | None = None
-        self._progress = 0.0
+        self._progress: float | None = None
         self._cycles_in_use = 1
         self._verified = declared
         self._setup = Setup(
@@ -412,7 +412,12 @@ class CycleWrapper(Facade):
             check_count("num_cycles", num_cycles)
             return num_cycles
         check_count("num_cycles", self.num_cycles)
-        cycles = cycles_at(self.num_cycles, self.cycles_from, self.cycles_until, self._progress)
+        follows = self.cycles_from > 0 or self.cycles_until < 1
+        if self._progress is None and follows and not torch.compiler.is_compiling():
+            warn_of_no_progress("cycles_from and cycles_until of CycleWrapper")
+            self._progress = 0.0
+        progress = self._progress or 0.0
+        cycles = cycles_at(self.num_cycles, self.cycles_from, self.cycles_until, progress)
         if self.min_cycles is None or self.min_cycles >= cycles:
             return cycles
         return int(torch.randint(self.min_cycles, cycles + 1, ()))

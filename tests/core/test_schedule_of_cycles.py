@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from cycledistill import CycleDistillLoss, CycleWrapper
+from cycledistill import CycleDistillLoss, CycleWrapper, Ramp
 from tests.core.models import sequential, tokens
 
 
@@ -28,6 +30,26 @@ def test_up_from_one_and_back_to_one() -> None:
     assert len(cycled(tokens(), num_cycles=2).tokens) == 2, "asked for by name"
     cycled.eval()
     assert len(cycled.forward_cycles(tokens()).tokens) == 3
+
+
+@pytest.mark.parametrize("options", [{"cycles_from": 0.5}, {"cycles_until": 0.5}])
+def test_a_schedule_that_is_never_told_of_the_progress(options: dict[str, float]) -> None:
+    cycled = CycleWrapper(sequential(), 2, **options)
+    with pytest.warns(UserWarning, match="set_progress was never called"):
+        out = cycled(tokens())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cycled(tokens())  # once is enough
+        cycled.eval()(tokens())
+        assert counts(CycleWrapper(sequential(), 2, **options))
+    criterion = CycleDistillLoss(torch.nn.MSELoss(), Ramp(0.0, 1.0))
+    with pytest.warns(UserWarning, match="a weight of CycleDistillLoss"):
+        criterion(out, tokens())
+    criterion = CycleDistillLoss(torch.nn.MSELoss(), Ramp(0.0, 1.0))
+    criterion.set_progress(0.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        criterion(out, tokens())
 
 
 def test_without_a_schedule_progress_changes_nothing() -> None:

@@ -137,6 +137,13 @@ def _means(maps: Sequence[AttentionMap], argument: str, sample: int) -> list[np.
     """The mean over heads `[T, T]` of each map, for one sample of the batch."""
     if not maps:
         raise ValueError("maps: found none, expected what record_attention returned")
+    places = [found[:2] for found in maps]
+    twice = [place for place in places if places.count(place) > 1]
+    if twice:
+        raise ValueError(
+            "maps: found {} of cycle {} and layer {}, expected one: choose those of self- or of "
+            "cross-attention, such as maps[::2]".format(places.count(twice[0]), *twice[0])
+        )
     batch = maps[0].weights.shape[0]
     if not 0 <= sample < batch:
         raise ValueError(f"{argument}: found {sample}, expected 0 to {batch - 1}")

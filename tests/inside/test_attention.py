@@ -5,7 +5,7 @@ import timm
 import torch
 
 from cycledistill import CycleWrapper
-from cycledistill.inside import plot_attention_matrices, record_attention
+from cycledistill.inside import AttentionMap, plot_attention_matrices, record_attention
 from cycledistill.inside._attention import _attend
 
 
@@ -106,3 +106,11 @@ def test_matrices_refuse_tokens_and_images_that_are_not_there(names, image):
     maps = record_attention(vit(), torch.randn(1, 3, 32, 32))
     with pytest.raises(ValueError, match=r"names: found|image: found"):
         plot_attention_matrices(maps, names=names, image=image)
+
+
+def test_matrices_of_blocks_with_two_attentions():
+    """As a decoder that attends to itself and to the output of an encoder."""
+    maps = [AttentionMap(1, 1, torch.rand(1, 2, 3, size)) for size in (3, 4)]
+    with pytest.raises(ValueError, match=r"maps: found 2 of cycle 1 and layer 1, .* maps\[::2\]"):
+        plot_attention_matrices(maps, ["a"])
+    assert plot_attention_matrices(maps[::2], ["a"])

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from cycledistill._caches import rewinding
 from cycledistill._calls import inside_reentrant_checkpoint
 from cycledistill._errors import (
+    PreviousBlock,
     check_single_state,
     check_tokens_first,
     check_tokens_have_gradient,
@@ -83,8 +84,8 @@ class CycleCall:
         self._stem_draws = False
         self._rng_after_stem: RngState | None = None
         self._block_tokens: Tensor | None = None
-        self._block_inputs: dict[int | str, Any] = {}
-        self._last_block: tuple[dict[int | str, Any], Any] | None = None
+        self._block_inputs: tuple[Tensor | None, dict[int | str, Any]] = (None, {})
+        self._last_block: PreviousBlock | None = None
 
     @property
     def checkpoints_blocks(self) -> bool:
@@ -122,7 +123,7 @@ class CycleCall:
             for norm in self.frozen_norms:
                 norm.track_running_stats = True
             self._block_tokens = self._last_block = None
-            self._block_inputs = {}
+            self._block_inputs = (None, {})
         # The record of this call must not hold references to the call's own graph.
         tokens_in, self.tokens_in = self.tokens_in, None
         tokens_out, self.tokens_out = self.tokens_out, None
@@ -169,7 +170,7 @@ class CycleCall:
         changed = self._changed(index, output)
         if recomputed:
             return changed
-        self._last_block = (self._block_inputs, output)
+        self._last_block = PreviousBlock(*self._block_inputs, output)
         last = self._is_last(index)
         if last:
             self._last_block = None
@@ -193,7 +194,7 @@ class CycleCall:
         inputs.update(kwargs)
         if self._last_block is not None:
             check_single_state(self.setup, index, tokens, inputs, self._last_block)
-        self._block_inputs = inputs
+        self._block_inputs = (tokens, inputs)
         self.blocks_run.append(index)
 
     def _is_last(self, index: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -52,23 +52,39 @@ def raise_ran_twice(setup: Setup, index: int) -> NoReturn:
     )
 
 
+class PreviousBlock(NamedTuple):
+    """The previous block: its tokens, its other inputs by position or name, and its output."""
+
+    tokens: Tensor | None
+    inputs: Mapping[int | str, Any]
+    output: Any
+
+
 def check_single_state(
     setup: Setup,
     index: int,
     tokens: Tensor,
     inputs: Mapping[int | str, Any],
-    previous: tuple[Mapping[int | str, Any], Any],
+    previous: PreviousBlock,
 ) -> None:
-    """Blocks must return their tokens first, and must not update a second tensor.
+    """Blocks must take and return their tokens first, and must not update a second tensor.
 
     Args:
         setup: The wrapper's setup.
         index: The block that is about to run.
         tokens: Its input tokens.
-        inputs: Its other inputs, by position or name.
-        previous: The other inputs of the previous block, and its output.
+        inputs: Its other inputs.
+        previous: The previous block.
     """
-    previous_inputs, output = previous
+    output = previous.output
+    if tokens is previous.tokens:
+        made = output[0] if isinstance(output, (tuple, list)) and output else output
+        for key, value in inputs.items():
+            if value is made and value is not tokens:
+                raise ValueError(
+                    f"{setup.name_of(index)} takes the output of the previous block as argument "
+                    f"{key!r}: expected blocks that take their tokens as the first argument"
+                )
     if not isinstance(output, (tuple, list)):
         return
     for place, extra in enumerate(output[1:], 1):
@@ -80,7 +96,7 @@ def check_single_state(
                 "expected blocks that return their tokens first"
             )
         for key, value in inputs.items():
-            given = previous_inputs.get(key)
+            given = previous.inputs.get(key)
             if value is extra and isinstance(given, Tensor) and given is not extra:
                 raise ValueError(
                     f"{setup.name_of(index)} takes more than tokens from the previous block (a "

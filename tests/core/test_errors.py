@@ -214,6 +214,28 @@ def test_blocks_that_return_their_tokens_second(depth: int) -> None:
         CycleWrapper(Model(), 2)(tokens(), torch.randn(2, 4, 16))
 
 
+@pytest.mark.parametrize("by_name", [False, True])
+def test_blocks_that_take_their_tokens_second(by_name: bool) -> None:
+    class PositionsFirst(Block):
+        def forward(self, positions: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x + positions)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.positions = nn.Parameter(torch.randn(2, 6, 16))
+            self.blocks = nn.ModuleList(PositionsFirst() for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                named = {"positions": self.positions, "x": x}
+                x = block(**named) if by_name else block(*named.values())
+            return x
+
+    with pytest.raises(ValueError, match=r"block 1 .* of the previous block as argument .*first"):
+        CycleWrapper(Model(), 2)(tokens())
+
+
 def test_a_stack_that_runs_twice() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:

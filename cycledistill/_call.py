@@ -26,6 +26,7 @@ from cycledistill._errors import (
     raise_ran_twice,
     raise_reentrant_checkpoint,
     raise_tokens_changed,
+    warn_of_backward_hooks,
 )
 from cycledistill._rng import RngState
 from cycledistill._setup import with_new_tokens
@@ -177,6 +178,8 @@ class CycleCall:
             if self.tokens_in is not None:
                 check_tokens_first(self.setup, index, self.tokens_in, output)
             self.inside_reentrant = inside_reentrant_checkpoint(self._with_gradients)
+            if self.cycle < self.of_run.num_cycles and not torch.compiler.is_compiling():
+                warn_of_backward_hooks(self.setup, index)
         if last or self.setup.layerdrop:
             self.tokens_out = tokens_of(output if changed is None else changed)
             if not torch.compiler.is_compiling() and self.tokens_out.is_inference():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -211,6 +212,20 @@ def check_tokens_have_gradient(setup: Setup) -> None:
             f"the tokens of {setup.stack.path!r} have no gradient: {setup.model} checkpoints its "
             "activations with use_reentrant=True, and either the checkpoint extends beyond the "
             "stack or none of its inputs requires a gradient. Use use_reentrant=False"
+        )
+
+
+def warn_of_backward_hooks(setup: Setup, index: int) -> None:
+    """Full backward hooks are added to a block's output after all of its forward hooks."""
+    block = setup.stack.blocks[index]
+    full = block._is_full_backward_hook and block._backward_hooks  # type: ignore[attr-defined]
+    if torch.is_grad_enabled() and (full or block._backward_pre_hooks):
+        warnings.warn(
+            f"{setup.name_of(index)}, the last of {setup.stack.path!r}, has backward hooks: they "
+            "see the gradient of the prediction of each cycle, not that of the next cycle, which "
+            "gets its tokens before torch adds them. Put them on a module within the block",
+            UserWarning,
+            stacklevel=4,
         )
 
 

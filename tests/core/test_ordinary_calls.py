@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from tests.core.reference import (
     check_by_hand,
     equation_4,
     gradients,
+    hand_fed,
     loss_of,
 )
 from tests.core.zoo import HUGGING_FACE_SIZES, ZOO, Case, Inputs, image, sequence, words
@@ -310,6 +312,32 @@ def test_hooks_of_a_user_belong_to_the_block() -> None:
         results.append(cycled(x))
     assert_same(results[1], results[0], tolerance=0)
     assert_same(results[2], results[0], tolerance=0)
+
+
+def test_backward_hooks_of_a_user() -> None:
+    (x,), _ = sequence(2)
+    model = LoopModel().double()
+    plain = copy.deepcopy(model)
+
+    def doubles(_: nn.Module, grad_input: Any, grad_output: Any) -> tuple[Tensor]:
+        return (2 * grad_input[0],)
+
+    for one in (model, plain):
+        one.blocks[0].register_full_backward_hook(doubles)
+        one.blocks[-1].norm1.register_full_backward_hook(doubles)
+    cycled = CycleWrapper(model, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss_of(cycled(x)).backward()
+    equation_4(hand_fed(plain, "blocks", 3, (x,), {})).backward()
+    assert_same_gradients(model, gradients(plain))
+    handle = model.blocks[-1].register_full_backward_hook(doubles)
+    with pytest.warns(UserWarning, match=r"block 2 \(Block\).* has backward hooks: they see"):
+        cycled(x)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("error")
+        cycled(x)
+    handle.remove()
 
 
 def test_a_stem_draws_the_same_in_every_cycle() -> None:

@@ -113,7 +113,7 @@ class CycleCall:
         record = setup.calls.begin_record() if outer is None else None
         previous = version_of(self.previous)
         if self.rng is not None and self.cycle > 1:
-            self._rng_after_stem = RngState()
+            self._rng_after_stem = RngState(self.rng.own)
             self.rng.restore()
         try:
             prediction = called(*inputs)

@@ -34,7 +34,7 @@ class OrdinaryRun(CycleRun):
         if caches.given is not None and self.exit_rule is not None:
             raise_exit_with_cache(setup)
         versions = _versions(inputs)
-        rng = None if torch.compiler.is_compiling() else RngState()
+        rng = None if torch.compiler.is_compiling() else RngState([*args, *kwargs.values()])
         made: list[list[Any]] = []
 
         def run_cycle(call: CycleCall, active: Any) -> CallResult:

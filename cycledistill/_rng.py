@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
 
 class RngState:
-    """A snapshot of the generators of torch (CPU and the GPUs in use), Python and NumPy."""
+    """A snapshot of the generators of torch (CPU and the GPUs in use), Python and NumPy.
 
-    def __init__(self) -> None:
+    Args:
+        inputs: A model's inputs, which may be generators, too.
+    """
+
+    def __init__(self, inputs: Iterable[Any] = ()) -> None:
+        self.own = [one for one in inputs if isinstance(one, torch.Generator)]
+        self._own = [generator.get_state() for generator in self.own]
         self._cpu = torch.get_rng_state()
         used = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
         self._gpus = torch.cuda.get_rng_state_all() if used else []
@@ -22,11 +29,9 @@ class RngState:
 
     def has_changed(self) -> bool:
         """Whether random numbers have been drawn since the snapshot."""
-        now = RngState()
-        same = all(
-            torch.equal(one, other)
-            for one, other in zip((self._cpu, *self._gpus), (now._cpu, *now._gpus), strict=True)
-        )
+        now = RngState(self.own)
+        before, after = ((rng._cpu, *rng._gpus, *rng._own) for rng in (self, now))
+        same = all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
         if self._numpy is not None and now._numpy is not None:
             same = same and self._numpy[2] == now._numpy[2]  # the position in the sequence
             same = same and bool((self._numpy[1] == now._numpy[1]).all())
@@ -35,6 +40,8 @@ class RngState:
     def restore(self, only_torch: bool = False) -> None:
         """Set the generators back: all, or those of torch, as activation checkpointing does."""
         torch.set_rng_state(self._cpu)
+        for generator, state in zip(self.own, self._own, strict=True):
+            generator.set_state(state)
         if self._gpus:
             torch.cuda.set_rng_state_all(self._gpus)
         if not only_torch:

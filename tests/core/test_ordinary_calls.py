@@ -368,6 +368,23 @@ def test_a_stem_draws_the_same_in_every_cycle() -> None:
     assert not torch.equal(out.predictions[2]["tail"], second_tail)
 
 
+@pytest.mark.parametrize("kind", [None, "block"])
+def test_a_stem_draws_the_same_from_a_generator_that_it_is_given(kind: str | None) -> None:
+    class Masked(LoopModel):
+        def forward(self, x: Tensor, generator: torch.Generator) -> Any:  # type: ignore[override]
+            keep = torch.rand(x.shape[0], 6, 1, generator=generator) > 0.5
+            return super().forward(x * keep), keep, torch.rand(3, generator=generator)
+
+    (x,), _ = sequence(2)
+    generator = torch.Generator()
+    cycled = CycleWrapper(Masked().double(), 3, activation_checkpointing=kind)
+    predictions = cycled(x, generator=generator).predictions
+    assert torch.equal(predictions[1][1], predictions[0][1])
+    assert torch.equal(predictions[2][1], predictions[0][1])
+    assert not torch.equal(predictions[1][2], predictions[0][2])
+    assert not torch.equal(predictions[2][2], predictions[1][2])
+
+
 def test_layerdrop() -> None:
     """Blocks that are skipped at random: said when wrapping, and right all the same."""
     import transformers

@@ -61,6 +61,12 @@ class Row:
             return None
         return self.value >= self.target if self.at_least else self.value <= self.target
 
+    def __str__(self) -> str:
+        target = "" if self.target is None else f"{'>=' if self.at_least else '<='} {self.target:g}"
+        met = {None: "", True: ", yes", False: ", no"}[self.met]
+        values = f"{self.value:.4g} ({self.low:.4g} - {self.high:.4g}) {self.unit}".strip()
+        return f"{values:40}  {target + met:12}  {self.name}"
+
 
 def choose_clock(name: str) -> None:
     """Measure by one of `CLOCKS` from now on."""
@@ -144,14 +150,6 @@ def machine(threads: int) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 _function: Callable[..., Any]

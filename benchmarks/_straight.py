@@ -6,94 +6,58 @@ is returned, as the released code does).
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-KEYPOINTS, DIM, HEADS, HIDDEN, CHANNELS = 17, 192, 8, 576, 256
-PATCH, HEATMAP = (4, 3), (64, 48)
-PATCHES = HEATMAP[0] * HEATMAP[1] // (PATCH[0] * PATCH[1])
-
-
-class StraightAttention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = (DIM // HEADS) ** -0.5
-        self.qkv = nn.Linear(DIM, 3 * DIM, bias=False)
-        self.proj = nn.Linear(DIM, DIM)
-
-    def forward(self, x: Tensor) -> Tensor:
-        split = "b t (h d) -> b h t d"
-        q, k, v = (rearrange(part, split, h=HEADS) for part in self.qkv(x).chunk(3, dim=-1))
-        scores = torch.einsum("bhid,bhjd->bhij", q, k) * self.scale
-        mixed = torch.einsum("bhij,bhjd->bhid", scores.softmax(dim=-1), v)
-        return self.proj(rearrange(mixed, "b h t d -> b t (h d)"))
-
-
-class StraightMlp(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(DIM, HIDDEN), nn.Linear(HIDDEN, DIM)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class StraightBlock(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(DIM), StraightAttention()
-        self.norm2, self.mlp = nn.LayerNorm(DIM), StraightMlp()
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+from cycledistill import CycleWrapper
 
 
 class StraightSDPose(nn.Module):
-    """The heatmap model of the paper on any backbone with a 64x48 feature map.
+    """The heatmap model of the paper, with the same weights and cycles as one of ours.
 
-    Its parameters are called as those of `cycledistill_pose.TokenPose`, so that both can have the
-    same weights. The fixed position embedding comes with them.
+    Only the weights, norms and backbone are ours; how they are put together is written here.
     """
 
-    def __init__(self, backbone: nn.Module, depth: int, num_cycles: int) -> None:
+    def __init__(self, cycled: CycleWrapper) -> None:
         super().__init__()
-        self.num_cycles = num_cycles
-        cells = HEATMAP[0] * HEATMAP[1]
-        self.backbone = backbone
-        self.patch_embed = nn.Linear(PATCH[0] * PATCH[1] * CHANNELS, DIM)
-        self.keypoint_tokens = nn.Parameter(torch.zeros(1, KEYPOINTS, DIM))
-        self.register_buffer("position", torch.zeros(1, PATCHES, DIM))
-        self.blocks = nn.ModuleList([StraightBlock() for _ in range(depth)])
-        self.head = nn.Sequential(
-            nn.LayerNorm(DIM),
-            nn.Linear(DIM, cells // 8),
-            nn.LayerNorm(cells // 8),
-            nn.Linear(cells // 8, cells),
-        )
+        self.parts = copy.deepcopy(cycled).unwrap()
+        self.num_cycles = cycled.num_cycles
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]] | Tensor:
         """Heatmaps and tokens of every cycle in training, the first cycle's heatmaps in use."""
-        ph, pw = PATCH
-        features = self.backbone(images)
+        parts, (ph, pw) = self.parts, self.parts.patch_size
+        features = parts.backbone(images)
         patches = rearrange(features, "b c (h ph) (w pw) -> b (h w) (ph pw c)", ph=ph, pw=pw)
-        visual = self.patch_embed(patches) + self.position
-        tokens = torch.cat([self.keypoint_tokens.repeat(len(images), 1, 1), visual], dim=1)
+        visual = parts.patch_embed(patches) + parts.position
+        tokens = torch.cat([parts.keypoint_tokens.repeat(len(images), 1, 1), visual], dim=1)
         all_heatmaps, all_tokens = [], []
         for _ in range(self.num_cycles):
             tokens = self.transformer(tokens)
-            heatmaps = self.head(tokens[:, :KEYPOINTS])
-            all_heatmaps.append(rearrange(heatmaps, "b k (h w) -> b k h w", h=HEATMAP[0]))
+            heatmaps = parts.head(tokens[:, : parts.num_keypoints])
+            height = parts.heatmap_size[1]
+            all_heatmaps.append(rearrange(heatmaps, "b k (h w) -> b k h w", h=height))
             all_tokens.append(tokens)
         return (all_heatmaps, all_tokens) if self.training else all_heatmaps[0]
 
     def transformer(self, tokens: Tensor) -> Tensor:
         """One cycle: visual tokens get their position before every block but the first."""
-        for index, block in enumerate(self.blocks):
+        count = self.parts.num_keypoints
+        for index, block in enumerate(self.parts.blocks):
             if index > 0:
-                visual = tokens[:, KEYPOINTS:] + self.position
-                tokens = torch.cat([tokens[:, :KEYPOINTS], visual], dim=1)
-            tokens = block(tokens)
+                visual = tokens[:, count:] + self.parts.position
+                tokens = torch.cat([tokens[:, :count], visual], dim=1)
+            tokens = tokens + attention(block.attn, block.norm1(tokens))
+            tokens = tokens + block.mlp(block.norm2(tokens))
         return tokens
+
+
+def attention(layer: nn.Module, x: Tensor) -> Tensor:
+    """Of all heads, with two products and a softmax."""
+    split = "b t (h d) -> b h t d"
+    q, k, v = (rearrange(part, split, h=layer.num_heads) for part in layer.qkv(x).chunk(3, dim=-1))
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) * q.shape[-1] ** -0.5
+    mixed = torch.einsum("bhij,bhjd->bhid", scores.softmax(dim=-1), v)
+    return layer.proj(rearrange(mixed, "b h t d -> b t (h d)"))

@@ -37,6 +37,9 @@ class Point(Row):
     x: int = 0
     best: dict[str, float] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}, {self.curve} {self.x}"
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -112,8 +115,16 @@ def points(
         yield Point.of(what, values, "ms", curve=curve, x=x, best=best)  # type: ignore[misc]
 
 
-def draw(found: Sequence[Point], path: Path) -> None:
-    """A curve with its quartiles, above what the machine could do at best."""
+def draw(found: Sequence[Row], folder: Path, prefix: str) -> None:
+    """A picture of each curve."""
+    points = [row for row in found if isinstance(row, Point)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for curve in dict.fromkeys(point.curve for point in points):
+        draw_curve([p for p in points if p.curve == curve], folder / f"{prefix}-{curve}.png")
+
+
+def draw_curve(found: Sequence[Point], path: Path) -> None:
+    """With its quartiles, above what the machine could do at best."""
     figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
     axes = figure.subplots()
     x = [point.x for point in found]

@@ -5,7 +5,6 @@ Single passes; on a GPU also in bfloat16, and compiled.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks._frame import Row, in_turn, ratio
 from benchmarks._straight import StraightSDPose
 from benchmarks.cycles import images
-from cycledistill import CycleWrapper, count_macs
+from cycledistill import count_macs
 from cycledistill_pose import create_sdpose
 
 MODELS = ("sdpose_t", "sdpose_nano", "sdpose_s_v1", "sdpose_reg", "sdpose_b", "sdpose_s_v2")
@@ -37,7 +36,7 @@ def of_model(
     image = images(1, cycled.plain.input_size, "cpu")
     macs = " / ".join(f"{count / 1e9:.2f}" for count in count_macs(cycled, image))
     parameters = sum(p.numel() for p in cycled.plain.parameters() if p.requires_grad) / 1e6
-    straight = translated(cycled).eval().to(device) if name in TRANSLATED else None
+    straight = StraightSDPose(cycled).eval().to(device) if name in TRANSLATED else None
     cycled.to(device)
     torch.compiler.reset()
     for batch in batches:
@@ -55,14 +54,6 @@ def of_model(
             if "straight" in taken:
                 values = ratio(taken["straight"], taken[kind])
                 yield Row.of(f"{label}: straight translation / ours, {kind}", values, "", 2.0, True)
-
-
-def translated(cycled: CycleWrapper) -> StraightSDPose:
-    """The straight translation with the same weights, trained with the same cycles."""
-    plain = cycled.plain
-    straight = StraightSDPose(copy.deepcopy(plain.backbone), len(plain.blocks), cycled.num_cycles)
-    straight.load_state_dict(cycled.state_dict())
-    return straight
 
 
 def assert_close(one: Tensor, other: Tensor) -> None:

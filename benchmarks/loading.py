@@ -18,11 +18,12 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from benchmarks import codec
 from benchmarks._frame import NoDataError, Row, in_turn, ratio, seconds
+from benchmarks.training import PoseStep
 from cycledistill_pose import HeatmapCodec, create_sdpose
 from cycledistill_pose.data import (
     IMAGENET_MEAN,
@@ -35,7 +36,6 @@ from cycledistill_pose.data import (
     normalize_images,
     transform_points,
 )
-from cycledistill_pose.models import sdpose_loss
 from cycledistill_pose.skeletons import COCO
 
 INPUT = (codec.STRIDE * codec.WIDTH, codec.STRIDE * codec.HEIGHT)
@@ -43,6 +43,11 @@ CODEC = HeatmapCodec(INPUT, (codec.WIDTH, codec.HEIGHT), codec.SIGMA, "dark")
 MEAN, STD = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
 PADDING = 1.25
 BATCH, PASSES, EPOCHS_COMPARED = 32, 2, 4
+TARGETS = {
+    "decoding each image of a batch once": 2.0,
+    "decoding each image of a batch once, reduced": 2.0,
+    "warm crop cache": 8.0,
+}
 TRAINING_BATCHES = {"cpu": 16, "cuda": 128}
 TRAINING_STEPS = {"cpu": 4, "cuda": 40}
 
@@ -114,19 +119,6 @@ class StraightPeople(Dataset[dict[str, Tensor]]):
         }
 
 
-class OneByOne(Dataset[dict[str, Tensor]]):
-    """Samples asked for one by one, as the training loop does: no image is shared in a batch."""
-
-    def __init__(self, people: CocoKeypoints) -> None:
-        self.people = people
-
-    def __len__(self) -> int:
-        return len(self.people)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return self.people[index]
-
-
 def measure(rounds: int, device: str = "cpu") -> Iterator[Row]:
     root = os.environ.get("CYCLEDISTILL_DATA")
     if not root:
@@ -140,6 +132,19 @@ def measure(rounds: int, device: str = "cpu") -> Iterator[Row]:
 
 def ours(files: PoseFiles, **options: Any) -> CocoKeypoints:
     return CocoKeypoints(*files, input_size=INPUT, augmentation=PoseAugmentation(), **options)
+
+
+def ways(files: PoseFiles, cache: str) -> dict[str, Dataset[Any]]:
+    """To load people; a ConcatDataset asks for one by one, as the training loop does."""
+    full, reduced = ours(files), ours(files, reduced_decoding=True)
+    return {
+        "straight": StraightPeople(files),
+        "decoding each person's image": ConcatDataset([full]),
+        "decoding each person's image, reduced": ConcatDataset([reduced]),
+        "decoding each image of a batch once": full,
+        "decoding each image of a batch once, reduced": reduced,
+        "warm crop cache": ConcatDataset([ours(files, crop_cache=cache)]),
+    }
 
 
 def differences(files: PoseFiles, cache: str) -> Iterator[Row]:
@@ -174,59 +179,43 @@ def differences(files: PoseFiles, cache: str) -> Iterator[Row]:
 
 def ratios(files: PoseFiles, cache: str, rounds: int, device: str) -> Iterator[Row]:
     """In this process, without workers."""
-    straight = StraightPeople(files)
+    paths = PASSES * StraightPeople(files).files
 
     def decode_alone() -> None:
-        for file in PASSES * straight.files:
-            cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR)
+        for path in paths:
+            cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
 
-    reduced = {"reduced_decoding": True}
-    kinds: dict[str, tuple[Any, float | None]] = {
-        "decoding each person's image": (OneByOne(ours(files)), None),
-        "decoding each person's image, reduced": (OneByOne(ours(files, **reduced)), None),
-        "decoding each image of a batch once": (ours(files), 2.0),
-        "decoding each image of a batch once, reduced": (ours(files, **reduced), 2.0),
-        "warm crop cache": (OneByOne(ours(files, crop_cache=cache)), 8.0),
-    }
-    count = PASSES * len(straight)
     calls: dict[str, Callable[[], None]] = {
-        "straight": Loading(straight, BATCH, count, device),
-        "decoding alone": decode_alone,
+        name: Loading(people, BATCH, len(paths), device)
+        for name, people in ways(files, cache).items()
     }
-    for name, (people, _) in kinds.items():
-        calls[name] = Loading(people, BATCH, count, device)
-    taken = in_turn(calls, rounds)
+    taken = in_turn({**calls, "decoding alone": decode_alone}, rounds)
     for name, values in taken.items():
         label = f"loading in batches of {BATCH}, {name}"
-        yield Row.of(label, [count / spent for spent in values], "images/s")
+        yield Row.of(label, [len(paths) / spent for spent in values], "images/s")
         if name != "straight":
-            target = kinds[name][1] if name in kinds else None
-            yield Row.of(
-                f"{label}: straight / it", ratio(taken["straight"], values), "", target, True
-            )
+            gained = ratio(taken["straight"], values)
+            yield Row.of(f"{label}: straight / it", gained, "", TARGETS.get(name), True)
 
 
 def keeping_up(files: PoseFiles, cache: str, rounds: int, device: str) -> Iterator[Row]:
     """With as many workers as there are other cores."""
     workers = max(1, (os.cpu_count() or 2) - 1)
     batch, steps = TRAINING_BATCHES[device], TRAINING_STEPS[device]
-    train = training_step(device)
-    kinds: dict[str, Any] = {
-        "straight": StraightPeople(files),
-        "decoding each person's image": OneByOne(ours(files)),
-        "warm crop cache": OneByOne(ours(files, crop_cache=cache)),
-    }
+    train = PoseStep(create_sdpose("sdpose_t"), device)
+    if device == "cuda":
+        train.model, train.bfloat16 = torch.compile(train.cycled, dynamic=False), True  # type: ignore[assignment]
     calls: dict[str, Callable[[], None]] = {}
-    for name, people in kinds.items():
-        load = Loading(people, batch, batch * steps, device, workers)
-        calls |= {f"loading, {name}": load, f"loading and training, {name}": partial(load, train)}
+    for name, people in ways(files, cache).items():
+        if name in ("straight", "decoding each person's image", "warm crop cache"):
+            load = Loading(people, batch, batch * steps, device, workers)
+            calls |= {
+                f"loading, {name}": load,
+                f"loading and training, {name}": partial(load, train),
+            }
     given = next(iter(load))
-
-    def train_alone() -> None:
-        for _ in range(steps):
-            train(*given)
-
-    taken = in_turn({**calls, "training": train_alone}, rounds, partial(seconds, clock="wall"))
+    calls["training"] = lambda: [train(*given) for _ in range(steps)]  # type: ignore[assignment]
+    taken = in_turn(calls, rounds, partial(seconds, clock="wall"))
     for what, values in taken.items():
         label = f"{what}, {workers} workers, batch {batch}"
         yield Row.of(label, [batch * steps / spent for spent in values], "images/s")
@@ -262,22 +251,3 @@ def finished(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     if "target" in batch:
         return batch["image"], batch["target"], batch["weight"]
     return normalize_images(batch["image"]), *CODEC.encode(batch["keypoints"], batch["visible"])
-
-
-def training_step(device: str) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """A step of SDPose-T and Adam."""
-    cycled = create_sdpose("sdpose_t").train().to(device)
-    criterion = sdpose_loss(cycled.plain).to(device)
-    optimizer = torch.optim.Adam(cycled.parameters(), lr=1e-4)
-    model: nn.Module = cycled
-    if device == "cuda":
-        model = torch.compile(cycled, dynamic=False)  # type: ignore[assignment]
-
-    def step(images: Tensor, target: Tensor, weight: Tensor) -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = criterion(model(images), target, weight).total
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-
-    return step

@@ -17,9 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks._arithmetic import saved_bytes
 from benchmarks._frame import Apart, Row
 from benchmarks.cycles import images
+from benchmarks.training import PoseStep
 from cycledistill import CycleWrapper
 from cycledistill_pose import create_model
-from cycledistill_pose.models import sdpose_loss
 
 BATCHES = {"cpu": 16, "cuda": 128}
 CASES: dict[str, tuple[int, dict[str, Any]]] = {
@@ -55,40 +55,32 @@ def build(
     name: str, batch: int, device: str, num_cycles: int, options: dict[str, Any]
 ) -> Callable[[], dict[str, float]]:
     """Training steps of one case, with Adam; returns MiB."""
-    cycled = CycleWrapper(create_model(name), num_cycles, "blocks", **options).train().to(device)
-    criterion = sdpose_loss(cycled).to(device)
-    optimizer = torch.optim.Adam([*cycled.parameters(), *criterion.parameters()], lr=1e-4)
+    cycled = CycleWrapper(create_model(name), num_cycles, "blocks", **options)
+    step = PoseStep(cycled, device)
     given = images(batch, cycled.plain.input_size, device)
     with torch.no_grad():
         target = torch.rand_like(cycled.eval()(given))
-    weight = torch.ones(target.shape[:2], device=device)
+    everything = given, target, torch.ones(target.shape[:2], device=device)
     cycled.train()
-
-    def forward() -> Any:
-        return criterion(cycled(given), target, weight)
-
-    def step() -> None:
-        losses = forward()
-        optimizer.zero_grad()
-        losses.total.backward()
-        optimizer.step()
 
     def run() -> dict[str, float]:
         before = _resident("VmRSS")
-        step()
+        step(*everything)
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        step()
+        step(*everything)
         found = {}
         if device == "cuda":
             found["tensors alive"] = torch.cuda.max_memory_allocated()
         else:
             found["resident set"] = _resident("VmHWM") - before
-            optimizer.zero_grad()
-            state = [t for values in optimizer.state.values() for t in values.values()]
+            step.optimizer.zero_grad()
+            state = [t for values in step.optimizer.state.values() for t in values.values()]
             held = [*cycled.parameters(), *cycled.buffers(), given, target, *state]
-            found["tensors alive"] = sum(t.nbytes for t in held) + _most_bytes(step)
-        found["kept for backward"] = saved_bytes(forward)
+            found["tensors alive"] = sum(t.nbytes for t in held) + _most_bytes(
+                lambda: step(*everything)
+            )
+        found["kept for backward"] = saved_bytes(lambda: step.forward(*everything))
         return {what: count / 2**20 for what, count in found.items()}
 
     return run

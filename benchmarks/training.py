@@ -9,26 +9,26 @@ draws on the device. Each in a process of its own, Adam's step included.
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks._frame import Apart, Row, in_turn, ratio
+from benchmarks._straight import StraightSDPose
 from benchmarks.codec import draw_all, draw_whole
-from benchmarks.inference import translated
 from cycledistill import CycleWrapper
 from cycledistill_pose import HeatmapCodec, create_sdpose
 from cycledistill_pose.data import normalize_images
 from cycledistill_pose.models import sdpose_loss
+from tests.core.reference import HandFed, equation_4
 
 # Above 16 images PyTorch takes another convolution on one thread, the one that batches of use take.
 BATCHES = {"cpu": 17, "cuda": 128}
 TARGETS = {"cpu": 1.25, "cuda": 3.0}
-TOKEN_WEIGHT = 5e-6
+TOKEN_WEIGHT = 5e-6  # the paper's, and our default
 PLAIN = {"cpu": (), "cuda": ("not compiled", "in float32")}
 PARTS: dict[str, list[tuple[str, ...]]] = {
     "cpu": [("channels-first",), ("attention in two products",), ("in bfloat16",)],
@@ -69,38 +69,56 @@ def of_model(
             yield Row.of(label, ratio(values, taken["ours"]), "", target, True)
 
 
+class PoseStep:
+    """A training step as the pose recipe and `fit` do it, with Adam; from images and targets."""
+
+    def __init__(self, cycled: CycleWrapper, device: str) -> None:
+        self.cycled = cycled.train().to(device)
+        self.model: nn.Module = self.cycled
+        self.criterion = sdpose_loss(cycled).to(device)
+        self.optimizer = torch.optim.Adam(cycled.parameters(), lr=1e-4)
+        self.bfloat16 = False
+
+    def forward(self, images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """The loss."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
+            total: Tensor = self.criterion(self.model(images), target, weight).total
+        return total
+
+    def __call__(self, images: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        loss = self.forward(images, target, weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
 def build_ours(name: str, batch: int, device: str) -> Callable[..., float]:
-    """The step as the pose recipe and `fit` do it; its arguments change parts of it."""
-    cycled = same_model(name).train().to(device)
-    compiled = torch.compile(cycled) if device == "cuda" else cycled
-    criterion = sdpose_loss(cycled.plain, token_weight=TOKEN_WEIGHT).to(device)
+    """The step from bytes and keypoints; its arguments change parts of it."""
+    ours = PoseStep(same_model(name), device)
+    compiled = torch.compile(ours.cycled) if device == "cuda" else ours.cycled
     codec = HeatmapCodec((192, 256), (48, 64))
-    optimizer = torch.optim.Adam(cycled.parameters(), lr=1e-4)
     images, keypoints = (values.to(device) for values in people(batch))
 
     def step(*changes: str) -> float:
         products = "attention in two products" in changes
         attention = sdpa_kernel(SDPBackend.MATH) if products else contextlib.nullcontext()
-        bfloat16 = "in float32" not in changes if device == "cuda" else "in bfloat16" in changes
+        ours.bfloat16 = (
+            "in float32" not in changes if device == "cuda" else "in bfloat16" in changes
+        )
+        ours.model = ours.cycled if "not compiled" in changes else compiled
         with attention, exactly("exact" in changes):
             given = normalize_images(images)
             if "channels-first" in changes:
                 given = given.contiguous()
-            target, weight = codec.encode(keypoints)
-            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-                output = (cycled if "not compiled" in changes else compiled)(given)
-                loss = criterion(output, target, weight).total
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return float(loss.detach())
+            return float(ours(given, *codec.encode(keypoints)))
 
     return step
 
 
 def build_straight(name: str, batch: int, device: str) -> Callable[..., float]:
     """The step as one writes it with the paper beside."""
-    straight = translated(same_model(name)).train().to(device)
+    straight = StraightSDPose(same_model(name)).train().to(device)
     optimizer = torch.optim.Adam(straight.parameters(), lr=1e-4)
     raw, keypoints = people(batch)
     images = normalize_images(raw).contiguous().to(device)
@@ -113,29 +131,20 @@ def build_straight(name: str, batch: int, device: str) -> Callable[..., float]:
 
     def step(*changes: str) -> float:
         target, weight = given if "targets given" in changes else targets()
+
+        def task(heatmaps: Tensor) -> Tensor:
+            return ((heatmaps - target) * weight[..., None, None]).square().mean()
+
+        groups = slice(0, weight.shape[1]), slice(weight.shape[1], None)
         with exactly("exact" in changes):
-            loss = equation_4(*straight(images), target, weight)
+            made = HandFed(*straight(images))
+            loss = equation_4(made, task, (TOKEN_WEIGHT,) * 2, groups, detach=False)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         return float(loss.detach())
 
     return step
-
-
-def equation_4(
-    heatmaps: list[Tensor], tokens: list[Tensor], target: Tensor, weight: Tensor
-) -> Tensor:
-    """Of the paper: heatmaps of every cycle, tokens of every pair of cycles."""
-    loss = torch.zeros((), device=target.device)
-    for predicted in heatmaps:
-        loss = loss + ((predicted - target) * weight[..., None, None]).square().mean()
-    keypoints = weight.shape[1]
-    for student, teacher in itertools.pairwise(tokens):
-        for part in (slice(0, keypoints), slice(keypoints, None)):
-            distance = (student[:, part] - teacher[:, part]).square().mean()
-            loss = loss + TOKEN_WEIGHT * distance
-    return loss
 
 
 def exactly(wanted: bool) -> contextlib.AbstractContextManager[object]:

@@ -21,7 +21,9 @@ class HandFed(NamedTuple):
 
 
 def stack_of(model: nn.Module, path: str) -> list[nn.Module]:
-    """The modules at a path such as `blocks`, `encoder.layer`, `blocks.1:3`, `1:4` or ``."""
+    """The modules at a path such as `blocks`, `blocks.1:3`, `1:4` or ``, or at several of them."""
+    if ", " in path:
+        return [block for part in path.split(", ") for block in stack_of(model, part)]
     found = re.match(r"^(.*?)\.?(\d*):(\d*)$", path)
     if found is None:
         target = model.get_submodule(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -124,8 +123,7 @@ def test_libraries_that_are_missing_are_left_out(
     missing = Library("Missing", "no-package-of-this-name", refuse)
     monkeypatch.setattr(compatibility, "libraries", lambda: [there, missing])
     out = tmp_path / "page.md"
-    monkeypatch.setattr(sys, "argv", ["compatibility.py", "--out", str(out)])
-    compatibility.main()
+    compatibility.main(out)
     assert "left out, not installed: no-package-of-this-name" in capsys.readouterr().out
     page = out.read_text(encoding="utf-8")
     assert "not installed: no-package-of-this-name." in page

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
+import tyro
 
 from benchmarks import cycles, growth, inference, loading, memory, run, training, wrapper
 from benchmarks._frame import Apart, Row, in_turn, ratio, seconds
@@ -49,19 +49,16 @@ def test_quick_run_without_data_for_one(
 ) -> None:
     monkeypatch.delenv("CYCLEDISTILL_DATA", raising=False)
     out = tmp_path / "record.json"
-    command = ["run.py", "--quick", "--only", "loading", "codec", "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", command)
-    run.main()
+    tyro.cli(run.main, args=["--quick", "--only", "loading", "codec", "--out", str(out)])
     shown = capsys.readouterr().out
-    assert "DARK" in shown and "not measured: set CYCLEDISTILL_DATA" in shown
+    assert "DARK" in shown and "loading not measured: set CYCLEDISTILL_DATA" in shown
     record = json.loads(out.read_text())
     assert record["machine"]["torch"] and record["date"]
     assert len(record["results"]) == 3
     assert all(row["low"] <= row["value"] <= row["high"] for row in record["results"])
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
-    monkeypatch.setattr(sys, "argv", [*command[:2], "--only", "loading"])
     with pytest.raises(SystemExit, match="1"):
-        run.main()
+        run.main(("loading",), quick=True)
 
 
 @pytest.mark.slow
@@ -139,7 +136,7 @@ def test_growth_in_small_is_drawn(tmp_path: Path) -> None:
         ("cycles", 1), ("cycles", 2), ("tokens", 16), ("tokens", 32), ("batch", 1), ("batch", 2),
     ]  # fmt: skip
     assert all(min(point.value, *point.best.values()) > 0 for point in points)
-    run.draw([*points], tmp_path, "growth")
+    growth.draw(points, tmp_path, "growth")
     assert {path.name for path in tmp_path.iterdir() if path.stat().st_size > 5000} == {
         "growth-cycles.png", "growth-tokens.png", "growth-batch.png",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Small models written by hand, each with something that real ones do."""
+"""Small models, each with something that a foreign one may do in, between or around its blocks."""
 
 from __future__ import annotations
 
@@ -9,9 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-
-from benchmarks.families._candidate import Candidate
-from benchmarks.families._inputs import Inputs
 
 
 def layer() -> nn.TransformerEncoderLayer:
@@ -188,16 +185,16 @@ class OwnLoss(Plain):
 
 
 class Checkpoints(Plain):
-    def __init__(self, reentrant: bool | None) -> None:
-        super().__init__()
-        self.reentrant = reentrant
+    """Switched on and off as in transformers."""
+
+    gradient_checkpointing = False
+
+    def gradient_checkpointing_enable(self, options: dict[str, bool]) -> None:
+        self.gradient_checkpointing, self.options = True, options
 
     def run(self, x: Tensor) -> Tensor:
         for block in self.blocks:
-            if self.reentrant is None:
-                x = block(x)
-            else:
-                x = checkpoint(block, x, use_reentrant=self.reentrant)
+            x = checkpoint(block, x, **self.options) if self.gradient_checkpointing else block(x)
         return x
 
 
@@ -340,67 +337,3 @@ class SkipsAtRandom(Plain):
             if not self.training or random.random() < 0.5:
                 x = block(x)
         return x
-
-
-def by_hand() -> list[Candidate]:
-    def sequence() -> Inputs:
-        return (torch.randn(2, 6, 8),), {}
-
-    def even() -> Inputs:
-        return (torch.randn(2, 8, 8),), {}
-
-    def pair() -> Inputs:
-        return (torch.randn(2, 6, 8), torch.randn(2, 6, 8)), {}
-
-    def batch() -> Inputs:
-        return ({"x": torch.randn(2, 6, 8)},), {}
-
-    def labelled() -> Inputs:
-        return (torch.randn(2, 6, 8),), {"labels": torch.tensor([1, 3])}
-
-    def picture() -> Inputs:
-        return (torch.randn(2, 3, 16, 16),), {}
-
-    return [
-        Candidate("U-shaped", UShaped, sequence),
-        Candidate("mixture of experts with a balancing loss", MixtureOfExperts, sequence),
-        Candidate("balancing loss that goes through the blocks", RunningLoss, sequence),
-        Candidate("value residual", ValueResidual, sequence),
-        Candidate("first half without gradients", FrozenHalf, sequence),
-        Candidate("positions added between blocks", PositionsBetween, sequence),
-        Candidate("batch norms before and behind the blocks", BatchNorms, sequence),
-        Candidate("a prediction of every block", EveryBlockPredicts, sequence),
-        Candidate("samples compared with one another", Contrast, sequence),
-        Candidate("writes into the dict that it is given", WritesIntoItsInput, batch),
-        Candidate("makes its own loss", OwnLoss, labelled),
-        Candidate(
-            "checkpoints its blocks",
-            lambda: Checkpoints(False),
-            sequence,
-            reference=lambda model: setattr(model, "reentrant", None),
-        ),
-        Candidate("checkpoints its blocks, reentrant", lambda: Checkpoints(True), sequence),
-        Candidate("convolutional blocks with batch norms", Convolutions, picture),
-        Candidate("tokens in random order", Shuffles, sequence),
-        Candidate("blocks skipped at random", SkipsAtRandom, sequence),
-        Candidate("two inputs through the same blocks", Siamese, pair),
-        Candidate("the stack runs twice", Twice, sequence),
-        Candidate("one block in all places", OneBlockForAll, sequence),
-        Candidate("two sequences side by side", TwoStreams, sequence),
-        Candidate("blocks that take a dict", DictBlocks, sequence),
-        Candidate("calls block.forward()", CallsForward, sequence),
-        Candidate("every block merges tokens", Shrinks, even),
-        Candidate("blocks in an nn.ModuleDict", Named, sequence),
-        Candidate(
-            "blocks in an nn.ModuleDict, named one by one",
-            Named,
-            sequence,
-            lambda model: [*model.blocks.values()],
-        ),
-        Candidate(
-            "blocks in no list, named one by one",
-            Attributes,
-            sequence,
-            lambda model: [model.first, model.second],
-        ),
-    ]

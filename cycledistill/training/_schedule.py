@@ -95,6 +95,13 @@ class RateSetter:
     def __init__(self, optimizer: Optimizer, schedule: Any) -> None:
         if isinstance(schedule, ReduceLROnPlateau):
             raise TypeError("ReduceLROnPlateau needs a metric for each step; use another schedule")
+        if getattr(schedule, "t_in_epochs", False):
+            raise ValueError(
+                "schedule: expected a timm scheduler that counts updates (t_in_epochs=False, or "
+                "step_on_epochs=False of create_scheduler_v2), got one that counts epochs"
+            )
+        if getattr(schedule, "optimizer", optimizer) is not optimizer:
+            raise ValueError("schedule: expected one of the run's optimizer, got one of another")
         self.optimizer = optimizer
         self.schedule = schedule
         self.base_rates = [

@@ -18,6 +18,7 @@ from cycledistill import CycleDistillLoss, CycleWrapper
 from cycledistill.training import (
     CycledConfig,
     TrainConfig,
+    Trainer,
     WarmupCosine,
     WarmupSteps,
     budget_rows,
@@ -127,6 +128,31 @@ def test_kinds_of_schedules(toy: Any, tmp_path: Path, kind: str) -> None:
     second = optimizer.param_groups[1]["lr"]
     last = {"torch": 0.2 * 0.125, "timm": 0.025, "function": 0.2 * 0.5 * 0.25, "none": 0.1}
     assert second == pytest.approx(last[kind])
+
+
+def test_schedules_that_would_never_change_the_rates(toy: Any, tmp_path: Path) -> None:
+    """timm's own default counts epochs, and ignores the updates that it is told of."""
+    scheduler = pytest.importorskip("timm.scheduler")
+    model, criterion = plain_parts(toy)
+    parameters = [*model.parameters(), *criterion.parameters()]
+    optimizer, other = (torch.optim.SGD(parameters, lr=0.1) for _ in range(2))
+
+    def trainer(schedule: Any) -> Trainer:
+        return Trainer(
+            toy.default_config(tmp_path),
+            model=model,
+            criterion=criterion,
+            optimizer=optimizer,
+            train_dataset=toy.Points(32),
+            forward_loss=toy.forward_loss,
+            schedule=schedule,
+        )
+
+    trainer(scheduler.CosineLRScheduler(optimizer, t_initial=12, t_in_epochs=False))
+    with pytest.raises(ValueError, match="got one that counts epochs"):
+        trainer(scheduler.CosineLRScheduler(optimizer, t_initial=12))
+    with pytest.raises(ValueError, match="one of the run's optimizer, got one of another"):
+        trainer(StepLR(other, step_size=4))
 
 
 def test_hooks_progress_and_draws(toy: Any, tmp_path: Path) -> None:

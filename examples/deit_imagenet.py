@@ -116,6 +116,7 @@ def train(config: ClassificationConfig) -> None:
             example_input(config),
             num_samples=len(data.train),  # type: ignore[arg-type]
         ),
+        settings={"classes": data.class_names},
     )
     finish(config, result, data.val, data.class_names)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,21 @@ def _choose(config: TrainConfig, store: CheckpointStore) -> Checkpoint | None:
 
 def _check_settings(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
     then = checkpoint.state["settings"]
-    differences = ", ".join(
-        f"{name} ({then.get(name, 'absent')} then, {settings.get(name, 'absent')} now)"
+    pairs = {
+        name: (then.get(name, "absent"), settings.get(name, "absent"))
         for name in {**then, **settings}
-        if then.get(name, "absent") != settings.get(name, "absent")
+    }
+    differences = ", ".join(
+        f"{name} ({_short(former)} then, {_short(present)} now)"
+        for name, (former, present) in pairs.items()
+        if former != present
     )
     if differences:
         raise ValueError(
             f"cannot continue from {checkpoint.folder}: settings differ: {differences}. Use the "
             "same ones, another output_dir for a new run, or --allow-changes to continue anyway"
         )
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(str(value), 200, placeholder=" ...")

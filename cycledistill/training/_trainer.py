@@ -22,7 +22,7 @@ from cycledistill.training._accelerator import (
 )
 from cycledistill.training._checkpoint import Checkpoint, CheckpointStore
 from cycledistill.training._config import TrainConfig
-from cycledistill.training._config_file import save_config
+from cycledistill.training._config_file import plain, save_config
 from cycledistill.training._curves import draw_curves
 from cycledistill.training._errors import Interrupted, TrainingError
 from cycledistill.training._evaluator import BestEvaluation, Evaluate, Evaluator
@@ -153,6 +153,7 @@ class Trainer:
         collate_fn: As for ``DataLoader``.
         before_epoch: Called with the epoch (from 0) when it begins or is resumed.
         summary: More lines for the summary at the start, such as those of `budget_rows`.
+        settings: What else must not change when the run is resumed, such as the names of classes.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class Trainer:
         collate_fn: Callable[[list[Any]], Any] | None = None,
         before_epoch: Sequence[Callable[[int], None]] = (),
         summary: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         config.validate()
         self.config = config = check_launcher_and_device(config)
@@ -179,7 +181,7 @@ class Trainer:
         check_optimizer(optimizer, self.module)
         self.dataset = KeyedDataset(train_dataset, config.seed)
         self.order = GlobalOrder(config, len(self.dataset))
-        self.settings = settings_of(config, len(self.dataset))
+        self.settings = settings_of(config, len(self.dataset)) | plain(settings or {})
         self.folder = Path(config.output_dir)
         self.store = self.origin = CheckpointStore(self.folder / "checkpoints")
         self.log = RunLog(self.folder / "log.jsonl")

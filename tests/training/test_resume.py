@@ -206,6 +206,17 @@ def test_continue_a_finished_run_and_extend_it(toy: Any, tmp_path: Path, capsys:
     assert longer.steps == 15
 
 
+def test_classes_that_changed_in_between(toy: Any, tmp_path: Path) -> None:
+    """A renamed class folder gives its images another label; their number stays the same."""
+    config = toy.default_config(tmp_path, epochs=2)
+    toy.train(config, settings={"classes": ("cat", "dog")})
+    with pytest.raises(
+        ValueError, match=r"differ: classes \(\['cat', 'dog'\] then, \['a dog', 'cat'\] now\)"
+    ):
+        toy.train(config, settings={"classes": ("a dog", "cat")})
+    assert toy.train(config, settings={"classes": ("cat", "dog")}).steps == 10
+
+
 def test_resume_from_another_folder(toy: Any, uninterrupted: Any, tmp_path: Path) -> None:
     folder, reference = uninterrupted
     checkpoint = folder / "checkpoints" / "step-00000010"

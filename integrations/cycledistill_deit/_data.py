@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from cycledistill.saving._files import IMAGES
 from cycledistill.saving._pixels import to_eight_bits
 from cycledistill.training.processes import is_main_process
 from cycledistill_deit._config import ClassificationConfig
@@ -140,12 +142,20 @@ class _ClassFolders(ImageFolder):
     """torchvision's, without hidden folders and files, such as those of Jupyter and macOS."""
 
     def __init__(self, root: Path, mode: str) -> None:
+        others: Counter[str] = Counter()
+
         def shown(path: str) -> bool:
-            parts = Path(path).relative_to(root).parts
-            return path.lower().endswith(IMG_EXTENSIONS) and not any(p[0] == "." for p in parts)
+            if any(part[0] == "." for part in Path(path).relative_to(root).parts):
+                return False
+            is_image = path.lower().endswith((*IMG_EXTENSIONS, *IMAGES))
+            others[Path(path).suffix.lower() or "without ending"] += not is_image
+            return is_image
 
         opened = functools.partial(open_image, mode=mode)
         super().__init__(str(root), loader=opened, is_valid_file=shown)
+        if others.total() and is_main_process():
+            counts = ", ".join(f"{count} {ending}" for ending, count in others.items() if count)
+            warnings.warn(f"{root}: files that are no images are left out: {counts}", stacklevel=1)
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """The names of the classes, and the label of each."""

@@ -93,6 +93,17 @@ def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
     assert [data.val[i][1] for i in range(4)] == [0, 0, 1, 1]
 
 
+def test_files_that_are_no_images_are_counted(tmp_path):
+    root = make_folder(tmp_path / "d")
+    Image.new("RGB", (8, 8)).save(root / "train" / "cat" / "2.gif")
+    for name in ("cat/3.heic", "dog/3.HEIC", "cat/notes"):
+        (root / "train" / name).write_bytes(b"x")
+    (root / "train" / "cat" / ".DS_Store").write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"train: files that .* left out: 2 \.heic, 1 without end"):
+        data = load_data(config_for(root))
+    assert len(data.train) == 5
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_greys_of_16_bits_keep_their_upper_8(tmp_path, mode):
     values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 16

@@ -136,7 +136,8 @@ def finish(
         batches = evaluation_loader(images, config.eval_batch_size, config.num_workers)
         return cycle_accuracies(wrapped, batches, len(class_names), num_cycles=1)["accuracy/1"]
 
-    loaded = load_plain(folder).to(next(plain.parameters()).device)
+    device = next(plain.parameters()).device
+    loaded = load_plain(folder).to(device)
     transform = create_transform(**resolve_model_data_config(loaded))
     trained, again = accuracy(plain, val), accuracy(loaded, load_data(config, transform).val)
     if again != trained:
@@ -144,14 +145,14 @@ def finish(
             f"the model reloaded from {folder} has top-1 {again:.3f} %, the trained one "
             f"{trained:.3f} %"
         )
-    others = compare(config, len(class_names))
+    others = compare(config, len(class_names), device)
     if is_main_process():
         report(config, result, folder, again, len(val))
         if others:
             Console().print(others)
 
 
-def compare(config: ClassificationConfig, num_classes: int) -> Table | None:
+def compare(config: ClassificationConfig, num_classes: int, device: Any) -> Table | None:
     """The folded network, its teachers and other runs, each with its cost at inference."""
     if config.mode != "fold":
         return None
@@ -159,10 +160,10 @@ def compare(config: ClassificationConfig, num_classes: int) -> Table | None:
     for column in ("network", "cycles", "MACs of an image", "top-1 accuracy"):
         table.add_column(column, justify="left" if column == "network" else "right")
     for folder in (*config.beside, *config.teacher, Path(config.output_dir)):
-        trained = load_trained(folder).eval()
+        trained = load_trained(folder).eval().to(device)
         cycles = trained.num_cycles
         prepared = resolve_model_data_config(trained.plain)  # of this network, not of this run
-        example = torch.zeros(1, *prepared["input_size"])
+        example = torch.zeros(1, *prepared["input_size"], device=device)
         macs = count_macs(trained, example, num_cycles=cycles).with_attention_products
         val = load_data(config, create_transform(**prepared)).val
         batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pose_coco import train
+from torchmetrics import Metric
 
 from cycledistill import CycleOutput, CycleWrapper
 from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
@@ -189,6 +190,16 @@ def test_detected_boxes_are_evaluated(shared_data):
     model = build_model(config, 17)
     scores = scores_by_cycle(evaluate(model, people, codec_for(model), 2))
     assert 0 <= scores["AP/1"] <= 100
+
+
+def test_metrics_are_on_the_device_of_the_network(monkeypatch):
+    """NCCL, through which processes with GPUs communicate, exchanges no tensors of the CPU."""
+    moved = []
+    to = Metric.to
+    monkeypatch.setattr(Metric, "to", lambda self, device: moved.append(self) or to(self, device))
+    people = open_people(replace(TINY, num_synthetic_val=2))[1]
+    model = build_model(TINY, 17)
+    assert moved == [*evaluate(model, people, codec_for(model), 1)[0]]
 
 
 def test_crowdpose_layout_joins_train_and_val_and_tests_on_test(tmp_path, shared_data):

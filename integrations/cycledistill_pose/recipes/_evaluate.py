@@ -61,8 +61,12 @@ def evaluate_cycles(
     device = next(model.parameters()).device
     crops = people.crops(codec.input_size, codec.udp_crops)
     num_keypoints = people.skeleton.num_keypoints
+    # On the device, because processes that train on GPUs cannot exchange states on the CPU.
     metrics = [
-        CycleMetrics(people.metric(), None if people.boxes else PCK(num_keypoints, PCK_THRESHOLD))
+        CycleMetrics(
+            people.metric().to(device),
+            None if people.boxes else PCK(num_keypoints, PCK_THRESHOLD).to(device),
+        )
         for _ in range(num_cycles)
     ]
     for batch in evaluation_loader(crops, people.options.eval_batch_size, num_workers):
@@ -76,7 +80,8 @@ def evaluate_cycles(
                 batch["image_id"], found, scores.cpu(), batch["box_xyxy"], batch["box_score"]
             )
             if metric.pck is not None:
-                metric.pck.update(found, truth, batch["visible"], batch["box_xyxy"])
+                seen = (found, truth, batch["visible"], batch["box_xyxy"])
+                metric.pck.update(*(values.to(device) for values in seen))
     return metrics
 
 

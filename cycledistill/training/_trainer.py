@@ -270,6 +270,10 @@ class Trainer:
                 incident = self.incidents.report(done)
         if not incident:
             self.optimizer.step()
+            # At a scale below 1 it is not the scaling of the loss that overflows in fp16.
+            if self.optimizer.step_was_skipped and self.accelerator.scaler.get_scale() < 1:
+                incident = self.incidents.report(done)
+        if not incident:
             if self.average is not None and not self.optimizer.step_was_skipped:
                 self.average.update_parameters(self.module.model)
             self.window += [(m.num_samples, m.scalars) for m in done if m.num_samples]

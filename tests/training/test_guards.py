@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -16,6 +17,7 @@ from cycledistill.training import (
     NonFiniteLossError,
     TrainingError,
     _output_dir,
+    _trainer,
     fit,
     read_log,
     replay,
@@ -260,6 +262,29 @@ def test_nonfinite_gradient_of_a_finite_loss(toy: Any, tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLossError, match=r"non-finite gradient in step 1 .*model\.embed"):
         toy.train(toy.default_config(tmp_path), forward_loss=forward_loss)
     assert list((tmp_path / "nonfinite").iterdir())
+
+
+def test_nonfinite_gradient_at_any_scale_of_the_loss(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fp16, on a pretended GPU: a step is left out in silence only to lower the scale."""
+    made = _trainer.make_accelerator
+
+    def in_fp16(config: Any) -> Any:
+        accelerator = made(dataclasses.replace(config, mixed_precision="no"))
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        return accelerator
+
+    monkeypatch.setattr(_trainer, "make_accelerator", in_fp16)
+    monkeypatch.setattr(_trainer, "check_launcher_and_device", lambda config: config)
+
+    def forward_loss(model: Any, criterion: Any, batch: Any) -> Any:
+        out = model(Explosive.apply(model.embed(batch["points"]) * 0) + batch["points"])
+        return criterion(out, batch["label"]), len(batch["label"])
+
+    config = toy.default_config(tmp_path, mixed_precision="fp16", epochs=5, drop_last=True)
+    with pytest.raises(NonFiniteLossError, match=r"gradient in step 17 .*model\.embed"):
+        toy.train(config, forward_loss=forward_loss, evaluate=None, best_metric=None)
 
 
 def test_nonfinite_weights_blame_no_sample(toy: Any, tmp_path: Path) -> None:

@@ -37,6 +37,12 @@ def check_launcher_and_device(config: TrainConfig) -> TrainConfig:
             raise ValueError(
                 f"{variable}=true: DeepSpeed and Megatron are not supported; use DDP or FSDP2"
             )
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    if steps != "1":
+        raise ValueError(
+            f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS={steps} would divide the loss: unset it, and "
+            f"give the script --accumulate {steps}"
+        )
     if os.environ.pop("ACCELERATE_USE_FSDP", "false").lower() == "true":
         version = os.environ.get("FSDP_VERSION", "1")
         if version != "2":

@@ -63,6 +63,13 @@ def read_config(path: str | Path, config: Any) -> list[str]:
 class _Loader(yaml.SafeLoader):
     """YAML whose scalars are all texts but for null: ``no`` is a precision, ``1e-3`` a number."""
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = [key for number, key in enumerate(keys) if key in keys[:number]]
+        if twice:
+            raise yaml.YAMLError(f"it has {twice[0]} twice")
+        return super().construct_mapping(node, deep)
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]

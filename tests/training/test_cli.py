@@ -116,6 +116,7 @@ def test_saved_config_gives_the_same_run(tmp_path: Path, preset: str) -> None:
         ("model: {wdth: 3}", "there is no option model.wdth; did you mean width?"),
         ("- 1", "must hold a mapping from options to values"),
         ("a: [", "is no YAML: while parsing"),
+        ("epochs: 3\nmodel: {width: 3, width: 4}", "is no YAML: it has width twice"),
         ("drop_last: maybe", "drop_last must be true or false, got 'maybe'"),
     ],
 )

@@ -95,6 +95,10 @@ def test_launcher_and_options_disagree(
     with pytest.raises(ValueError, match="DeepSpeed and Megatron are not supported"):
         toy.train(config)
     monkeypatch.delenv("ACCELERATE_USE_DEEPSPEED")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(ValueError, match="unset it, and give the script --accumulate 4"):
+        toy.train(config)
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match="asked for FSDP version 1; only version 2"):
         toy.train(config)

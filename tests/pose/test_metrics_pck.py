@@ -59,6 +59,15 @@ def test_measured_by_the_torso():
     assert metric.compute().item() == pytest.approx(expected)
 
 
+def test_whole_pixels():
+    metric = PCK(2, threshold=0.2)
+    boxes, visible = torch.tensor([[0, 0, 50, 100]]), torch.ones(1, 2)
+    metric.update(torch.tensor([[[3, 4], [30, 40]]]), torch.zeros(1, 2, 2).long(), visible, boxes)
+    assert metric.compute() == 0.5
+    with pytest.raises(ValueError, match=r"boxes_xyxy: expected \[B, 4\]"):
+        metric.update(torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), visible, boxes[:, 1:])
+
+
 def test_nobody_counted_is_not_a_number():
     metric = PCK(num_keypoints=5)
     keypoints, targets, visible, boxes = people(0)

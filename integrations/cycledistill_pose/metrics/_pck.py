@@ -121,11 +121,12 @@ class PCK(Metric):
         check_shape("targets", targets, "B K 2", K=self.num_keypoints)
         if not isinstance(self.size, str):
             first, second = self.size
-            sizes = (targets[:, first] - targets[:, second]).norm(dim=-1)
+            sizes = _distances(targets[:, first], targets[:, second])
             sizes = sizes * ((visible[:, first] > 0) & (visible[:, second] > 0))
         elif boxes_xyxy is None:
             raise ValueError('boxes_xyxy: expected boxes, because size is "box", got None')
         else:
+            check_shape("boxes_xyxy", boxes_xyxy, "B 4", B=len(targets))
             sizes = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).amax(dim=-1)
         correct, counted = _count(keypoints, targets, visible, sizes, self.threshold)
         self.correct += correct
@@ -151,8 +152,14 @@ def _count(
     counted = (visible > 0) & (sizes > 0)[:, None]
     if not targets[visible > 0].isfinite().all():
         raise ValueError("targets: expected finite numbers where visible, got NaN or infinity")
-    near = (keypoints - targets).norm(dim=-1) < threshold * sizes[:, None]
+    near = _distances(keypoints, targets) < threshold * sizes[:, None]
     return (near & counted).sum(dim=0), counted.sum(dim=0)
+
+
+def _distances(points: Tensor, others: Tensor) -> Tensor:
+    """`[...]` between points `[..., 2]`, in float32 or float64."""
+    difference = points - others
+    return difference.to(torch.promote_types(difference.dtype, torch.float32)).norm(dim=-1)
 
 
 def _mean_share(correct: Tensor, counted: Tensor) -> Tensor:

@@ -311,7 +311,11 @@ class Trainer:
         """
         state, what = checkpoint.state, f"checkpoint {checkpoint.folder}"
         load_module_state(self.module, state["module"], what)
+        decays = [group.get("weight_decay") for group in self.raw_optimizer.param_groups]
         load_optimizer_state(self.module, self.raw_optimizer, state["optimizer"], what)
+        if self.config.allow_changes:
+            for group, decay in zip(self.raw_optimizer.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
         self.rates.load_state_dict(state["schedule"])
         if self.average is not None:
             averages = state["average"] or module_state(self.module.model)

@@ -206,6 +206,21 @@ def test_continue_a_finished_run_and_extend_it(toy: Any, tmp_path: Path, capsys:
     assert longer.steps == 15
 
 
+def test_weight_decay_may_change(toy: Any, tmp_path: Path) -> None:
+    """A checkpoint of the optimiser has one, too."""
+    made = []
+
+    def optimizer(parameters: Any, lr: float) -> Any:
+        made.append(torch.optim.AdamW(parameters, lr=lr, weight_decay=0.1 * len(made)))
+        return made[-1]
+
+    toy.train(toy.default_config(tmp_path, epochs=1), optimizer=optimizer)
+    changed = toy.default_config(tmp_path, epochs=2, allow_changes=True)
+    toy.train(changed, optimizer=optimizer)
+    assert [found.param_groups[0]["weight_decay"] for found in made] == [0.0, 0.1]
+    assert made[1].state[made[1].param_groups[0]["params"][0]]["step"] == 10
+
+
 def test_classes_that_changed_in_between(toy: Any, tmp_path: Path) -> None:
     """A renamed class folder gives its images another label; their number stays the same."""
     config = toy.default_config(tmp_path, epochs=2)

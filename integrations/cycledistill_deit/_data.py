@@ -57,9 +57,16 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
         ValueError: A class folder has no image, train/ and val/ have other classes, or timm cannot
             read what is named.
     """
+    prefixed = config.data_dir is not None and has_prefix(config.data_dir)
+    for option in ("data_root", "train_split", "val_split", "input_key", "target_key"):
+        if not prefixed and (value := getattr(config, option)) is not None:
+            raise ValueError(
+                f"{option}={value} is for data with a prefix, such as hfds/NAME, got "
+                f"data_dir={config.data_dir}"
+            )
     if config.data_dir is None:
         train, val = _digits()
-    elif has_prefix(config.data_dir):
+    elif prefixed:
         train, val = open_named(config)
     else:
         train, val = _folders(Path(config.data_dir), image_mode(config.in_chans))

@@ -67,6 +67,12 @@ def test_missing_folders_are_named(tmp_path):
         load_data(config_for(tmp_path / "half"))
 
 
+def test_class_folders_have_no_other_splits(tmp_path):
+    root = make_folder(tmp_path / "d")
+    with pytest.raises(ValueError, match="val_split=test is for data with a prefix, such as hfds/"):
+        load_data(config_for(root, val_split="test"))
+
+
 def test_empty_class_is_named(tmp_path):
     root = make_folder(tmp_path / "d")
     (root / "train" / "bird").mkdir()

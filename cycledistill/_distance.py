@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
@@ -43,6 +44,10 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
         )
     student_log = F.log_softmax(student / temperature, dim=-1).flatten(0, -2)
     teacher_log = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
+    # A class without probability, such as one that is masked with -inf, adds 0, not 0 * inf.
+    none = teacher_log == -math.inf
+    student_log = student_log.masked_fill(none, 0.0)
+    teacher_log = teacher_log.masked_fill(none, torch.finfo(teacher_log.dtype).min)
     divergence = F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
     return divergence * temperature**2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -262,6 +263,22 @@ def test_kl_of_maps_of_logits_is_a_mean_over_positions() -> None:
     criterion = CycleDistillLoss(lambda p: p.sum(), prediction_weight=1.0)
     losses = criterion(CycleOutput((student, teacher), tokens))
     torch.testing.assert_close(losses.predictions[0], divergence(student, teacher, 1.0))
+
+
+def test_kl_of_masked_classes_is_that_of_the_others() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 4, 5).double().requires_grad_()
+    student, teacher = logits
+    masked = tuple(F.pad(one, (0, 2), value=-math.inf) for one in (student, teacher))
+    criterion = CycleDistillLoss(
+        lambda p: p.sum() * 0, prediction_weight=1.0, temperature=2.0, detach_teacher=False
+    )
+    tokens = (torch.zeros(2, 3, 1).double(),) * 2
+    found = [
+        criterion(CycleOutput(pair, tokens)).predictions[0] for pair in ((student, teacher), masked)
+    ]
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*(torch.autograd.grad(one, logits)[0] for one in found))
 
 
 @given(

@@ -335,6 +335,13 @@ class CycleWrapper(Facade):
             self._attach(mode)
         return self
 
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Add a child to the plain model; its batch norms, as after a conversion, get our hooks."""
+        super().add_module(name, module)
+        if self._attached:
+            self._attach(False)
+            self._attach(True)
+
     def teacher_state_dict(self) -> dict[str, Tensor]:
         """The teacher-only parameters by their own names; empty if there are none."""
         return {} if self._teacher is None else self._teacher.state_dict()

@@ -51,6 +51,14 @@ def test_the_head_runs_once_for_each_cycle_and_the_stem_once(momentum: float | N
     assert_same(cycled(x, num_cycles=3), plain.head(plain.bn(t.mean(1))))
 
 
+def test_converted_batch_norms_see_the_batch_once() -> None:
+    model = BothEnds()
+    cycled = nn.SyncBatchNorm.convert_sync_batchnorm(CycleWrapper(model, 3))
+    assert isinstance(model.first, nn.SyncBatchNorm)
+    cycled(tokens(4).float())
+    assert (model.first.num_batches_tracked, model.bn.num_batches_tracked) == (1, 3)
+
+
 def test_a_batch_norm_without_running_statistics_mixes_in_eval_too() -> None:
     model = BothEnds().double()
     model.bn = nn.BatchNorm1d(16, track_running_stats=False).double()

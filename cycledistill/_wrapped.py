@@ -6,9 +6,10 @@ import gc
 import weakref
 from collections.abc import Collection, Sequence
 
+import torch
 from torch import nn
 
-from cycledistill._facade import Facade
+from cycledistill._facade import PLAIN, TEACHER, Facade
 
 _wrappers: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Facade]] = weakref.WeakKeyDictionary()
 
@@ -68,6 +69,22 @@ def check_names_are_free(model: nn.Module, reserved: Collection[str]) -> None:
                 f"{type(model).__name__} has a child named {name!r}, which is a name of "
                 "CycleWrapper itself: expected another name for the child"
             )
+
+
+def check_children(wrapper: Facade) -> None:
+    """Check that no tool has put children into the wrapper itself, where the model lacks them.
+
+    Raises:
+        RuntimeError: One has.
+    """
+    if torch.compiler.is_compiling():
+        return
+    found = [name for name in wrapper._modules if name not in (PLAIN, TEACHER)]
+    if found:
+        raise RuntimeError(
+            f"a tool replaced {', '.join(found)} in the _modules of the CycleWrapper, not of its "
+            "model: apply it to the plain model, and wrap the result"
+        )
 
 
 def _wrapped_with(model: nn.Module, blocks: Sequence[nn.Module]) -> nn.Module | None:

@@ -27,6 +27,7 @@ from cycledistill._setup import Setup, find_batch_dim, find_layerdrop
 from cycledistill._teacher import make_teacher
 from cycledistill._verify import Verification, compare
 from cycledistill._wrapped import (
+    check_children,
     check_names_are_free,
     check_no_wrapper_within,
     check_not_wrapped,
@@ -138,6 +139,8 @@ class CycleWrapper(Facade):
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise TypeError("model: expected a model that Python runs, got one of torch.jit")
         check_no_wrapper_within(model)
         check_names_are_free(model, _OWN_NAMES)
         check_count("num_cycles", num_cycles)
@@ -221,6 +224,7 @@ class CycleWrapper(Facade):
             In training, a `CycleOutput`; in eval mode, the plain model's own output, computed from
             the last cycle's tokens.
         """
+        check_children(self)
         exit_rule = None
         if exit_tolerance is not None or exit_confidence is not None:
             exit_rule = ExitRule(exit_tolerance, exit_confidence)
@@ -241,6 +245,7 @@ class CycleWrapper(Facade):
         self, *args: Any, num_cycles: int | None = None, **kwargs: Any
     ) -> CycleOutput:
         """All cycles' predictions and tokens, in training and in eval mode."""
+        check_children(self)
         cycles = self.num_cycles if num_cycles is None else num_cycles
         check_count("num_cycles", cycles)
         return (self._run if self.training else self._use)(cycles, args, kwargs)
@@ -321,6 +326,7 @@ class CycleWrapper(Facade):
         Teacher-only parameters are dropped. The wrapper cannot be used afterwards.
         """
         plain = self.plain
+        check_children(self)
         self._attach(False)
         unregister(plain)
         del self._modules[PLAIN]

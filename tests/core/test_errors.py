@@ -77,6 +77,8 @@ def test_bad_arguments(kwargs: dict[str, Any], text: str) -> None:
 def test_arguments_of_the_wrong_kind() -> None:
     with pytest.raises(TypeError, match=r"model: expected a torch.nn.Module, got function"):
         CycleWrapper(lambda x: x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model: expected a model that Python runs, got one of to"):
+        CycleWrapper(torch.jit.script(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))))
     with pytest.raises(ValueError, match=r"exit_tolerance and exit_confidence are for eval mode"):
         CycleWrapper(LoopModel(), 2)(tokens(), exit_tolerance=0.1)
     with pytest.raises(ValueError, match=r"infer the token width of Conv2d; pass token_dim="):

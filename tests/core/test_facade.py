@@ -134,6 +134,17 @@ def test_replicas_of_data_parallel() -> None:
     assert got.tokens[0].grad_fn is not None
 
 
+def test_children_that_a_tool_replaces_beside_the_model_are_an_error() -> None:
+    cycled = CycleWrapper(ZOO["vit"].build(), 2).double()
+    args, _ = ZOO["vit"].batch()
+    cycled._modules["head"] = nn.Identity()  # as torch.ao.quantization does
+    for use in (cycled.eval(), cycled.forward_cycles, lambda *_: cycled.unwrap(), cycled.train()):
+        with pytest.raises(RuntimeError, match=r"replaced head in the _modules of the CycleWrapp"):
+            use(*args)
+    cycled.plain.head = cycled._modules.pop("head")
+    cycled(*args)
+
+
 def test_compiled_regions_of_accelerate() -> None:
     from accelerate.utils import compile_regions
 

@@ -82,6 +82,7 @@ class CycleCall:
         self.inside_reentrant = False
         self._with_gradients = torch.is_grad_enabled()
         self._version = 0
+        self._version_in = 0
         self._stem_draws = False
         self._rng_after_stem: RngState | None = None
         self._block_tokens: Tensor | None = None
@@ -163,11 +164,13 @@ class CycleCall:
                 changed = with_new_tokens(args, kwargs, name, tokens)
             if not recomputed:
                 self.tokens_in = tokens
-        self._block_tokens = tokens
+        self._block_tokens, self._version_in = tokens, version_of(tokens)
         return changed
 
     def after_block(self, index: int, output: Any, recomputed: bool) -> Any:
         """Record the output tokens of the last block; apply the teacher-only parameters."""
+        if self._version_in != version_of(self._block_tokens) and self._needs_input(index):
+            raise_tokens_changed(self.setup, f"{self.setup.name_of(index)} changes its input")
         changed = self._changed(index, output)
         if recomputed:
             return changed
@@ -199,6 +202,13 @@ class CycleCall:
             check_single_state(self.setup, index, tokens, inputs, self._last_block)
         self._block_inputs = (tokens, inputs)
         self.blocks_run.append(index)
+
+    def _needs_input(self, index: int) -> bool:
+        """Whether a block's input tokens are used after it."""
+        if self.cycle > 1:
+            return self.of_run.teacher is not None and self.setup.adapter_rank > 0
+        later = self.setup.input_injection or self.setup.cycle_norm == "input"
+        return bool(later) and index == self.blocks_run[0] and self.of_run.num_cycles > 1
 
     def _is_last(self, index: int) -> bool:
         return index == len(self.setup.stack.blocks) - 1

@@ -148,10 +148,10 @@ def raise_inputs_changed(setup: Setup) -> NoReturn:
 
 
 def raise_tokens_changed(setup: Setup, what: str) -> NoReturn:
-    """The tokens of a cycle must stay as they are: the next cycle and the loss get them."""
+    """The tokens of a cycle must stay as they are: the next cycle, options and loss get them."""
     raise ValueError(
-        f"{what} in place, and with it the tokens of {setup.stack.path!r} that the next cycle and "
-        "the loss get: make it work on a copy, such as x = x.clone()"
+        f"{what} in place, and with it tokens of {setup.stack.path!r} that the next cycle, an "
+        "option of CycleWrapper or the loss gets: make it work on a copy, such as x = x.clone()"
     )
 
 

@@ -370,6 +370,21 @@ def test_tokens_that_are_changed_in_place(where: str) -> None:
     assert cycled.eval()(tokens()).shape == (2, 6, 5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input_injection": 0.5},
+        {"cycle_norm": "input"},
+        {"cycle_norm": "rms", "adapter_rank": 2, "token_dim": 16},
+    ],
+)
+def test_inputs_of_blocks_that_an_option_needs(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"block 0 .* its input in place.* option.*x.clone\(\)"):
+        CycleWrapper(ChangesTokens("block"), 2, "blocks", **options)(tokens())
+    embedded = {"cycle_norm": "rms", "cycle_embedding": True, "token_dim": 16}
+    assert len(CycleWrapper(ChangesTokens("block"), 2, "blocks", **embedded)(tokens()).tokens) == 2
+
+
 @pytest.mark.parametrize("name", ["plain", "cycle_teacher", "verify", "num_cycles"])
 def test_a_child_with_a_name_of_ours(name: str) -> None:
     model = LoopModel()

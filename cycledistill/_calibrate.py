@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -96,7 +97,10 @@ def calibrate_exit(
     if not first <= target <= cycles:
         raise ValueError(f"target: expected {first} to num_cycles={cycles} cycles, got {target}")
     measure = _changes if by == "tokens" else _doubts
-    found = [measure(cycled, _chosen(batch, inputs), cycles) for batch in loader]
+    found: list[Tensor] = []
+    for batch in loader:
+        chosen = _chosen(batch, inputs)
+        found.append(measure(cycled, chosen, cycles))
     if not found:
         raise ValueError("loader is empty, expected at least one batch")
     # A sample stops once its smallest value so far is at most the limit.
@@ -111,9 +115,28 @@ def calibrate_exit(
     mean = float(run.double().mean())
     counts = tuple(torch.bincount(run, minlength=cycles + 1)[1:].tolist())
     if by == "confidence":
-        return ExitCalibration(None, mean, cycles, counts, -float(limit))
-    tolerance = torch.nextafter(limit, torch.full_like(limit, math.inf)).clamp_min(0)
-    return ExitCalibration(float(tolerance), mean, cycles, counts)
+        calibration = ExitCalibration(None, mean, cycles, counts, -float(limit))
+    else:
+        tolerance = torch.nextafter(limit, torch.full_like(limit, math.inf)).clamp_min(0)
+        calibration = ExitCalibration(float(tolerance), mean, cycles, counts)
+    if len(run[-found[-1].shape[1] :].unique()) > 1:
+        _warn_if_whole(cycled, chosen, calibration)
+    return calibration
+
+
+def _warn_if_whole(cycled: CycleWrapper, chosen: Any, found: ExitCalibration) -> None:
+    """Warn if all samples of a batch stop at once, although their thresholds differ."""
+    args, kwargs = as_arguments(chosen)
+    limits = {"exit_tolerance": found.tolerance, "exit_confidence": found.confidence}
+    cycled(*args, num_cycles=found.num_cycles, **limits, **kwargs)
+    if cycled.sample_cycles is not None and len(cycled.sample_cycles.unique()) == 1:
+        warnings.warn(
+            f"the samples of a batch of {type(cycled.plain).__name__} run as many cycles as the "
+            "slowest of them, because the batch dimension of an input is unclear or random numbers "
+            f"are drawn for them: {found.mean_cycles:.2f} cycles are the mean of single samples",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _changes(cycled: CycleWrapper, chosen: Any, cycles: int) -> Tensor:

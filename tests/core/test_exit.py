@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import SimpleNamespace
 from typing import Any
 
@@ -347,6 +348,16 @@ def test_batches_of_other_kinds() -> None:
     assert calibrate_exit(cycled, named, 3.0, 6) == expected
     deep = [{"deep": part} for part in x.split(10)]
     assert calibrate_exit(cycled, deep, 3.0, 6, inputs=lambda batch: batch["deep"]) == expected
+
+
+def test_calibration_of_batches_that_stay_whole() -> None:
+    cycled = attending(batched=False)
+    named = {"x": samples(5), "scale": torch.ones(5).double()}  # as many tokens as samples
+    with pytest.warns(UserWarning, match=r"as many cycles as the slowest of them.*: 3.00 cycles"):
+        found = calibrate_exit(cycled, [named], 3.0, 6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert calibrate_exit(cycled, [named["x"]], 3.0, 6) == found
 
 
 def test_bad_calibrations() -> None:

@@ -14,7 +14,7 @@ from cycledistill._caches import CycleCaches, caches_in
 from cycledistill._call import CallResult, CycleCall, call_plain, version_of
 from cycledistill._errors import raise_exit_with_cache, raise_inputs_changed
 from cycledistill._output import CycleOutput
-from cycledistill._rng import RngState
+from cycledistill._rng import RngState, generators_in
 from cycledistill._run import CycleRun, RunResult
 from cycledistill._tree import fresh_containers, iter_tensors, map_leaves, map_tensors
 
@@ -34,7 +34,9 @@ class OrdinaryRun(CycleRun):
         if caches.given is not None and self.exit_rule is not None:
             raise_exit_with_cache(setup)
         versions = _versions(inputs)
-        rng = None if torch.compiler.is_compiling() else RngState([*args, *kwargs.values()])
+        rng = None
+        if not torch.compiler.is_compiling():
+            rng = RngState((*setup.generators, *generators_in(inputs)))
         made: list[list[Any]] = []
 
         def run_cycle(call: CycleCall, active: Any) -> CallResult:

@@ -8,17 +8,20 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import nn
+
+from cycledistill._tree import map_leaves
 
 
 class RngState:
     """A snapshot of the generators of torch (CPU and the GPUs in use), Python and NumPy.
 
     Args:
-        inputs: A model's inputs, which may be generators, too.
+        own: Further generators, which a model holds or is given.
     """
 
-    def __init__(self, inputs: Iterable[Any] = ()) -> None:
-        self.own = [one for one in inputs if isinstance(one, torch.Generator)]
+    def __init__(self, own: Iterable[torch.Generator] = ()) -> None:
+        self.own = [*own]
         self._own = [generator.get_state() for generator in self.own]
         self._cpu = torch.get_rng_state()
         used = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
@@ -48,3 +51,13 @@ class RngState:
             random.setstate(self._python)
             if self._numpy is not None:
                 sys.modules["numpy"].random.set_state(self._numpy)
+
+
+def generators_in(tree: Any) -> tuple[torch.Generator, ...]:
+    """The generators of torch in a tree, or among the attributes of a model's modules."""
+    found: list[Any] = []
+    if isinstance(tree, nn.Module):
+        found = [value for module in tree.modules() for value in vars(module).values()]
+    else:
+        map_leaves(found.append, tree)
+    return tuple({id(one): one for one in found if isinstance(one, torch.Generator)}.values())

@@ -6,6 +6,7 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cycledistill._calls import Calls
@@ -32,6 +33,7 @@ class Setup:
         layerdrop: The setting that makes the model skip blocks at random, such as
             ``"config.layerdrop=0.1"``, or "".
         has_fast_path: Whether the model contains a `torch.nn.TransformerEncoder`.
+        generators: The random number generators that the model holds.
         calls: The calls that run or may be recomputed.
     """
 
@@ -48,6 +50,7 @@ class Setup:
     check_finite: bool = False
     layerdrop: str = ""
     has_fast_path: bool = False
+    generators: tuple[torch.Generator, ...] = ()
     calls: Calls = field(default_factory=Calls)
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from cycledistill._mode import NoFastPath
 from cycledistill._ordinary import OrdinaryRun
 from cycledistill._output import CycleOutput
 from cycledistill._patch import forwards_patched
+from cycledistill._rng import generators_in
 from cycledistill._schedule import cycles_at, warn_of_no_progress
 from cycledistill._setup import Setup, find_batch_dim, find_layerdrop
 from cycledistill._teacher import make_teacher
@@ -177,6 +178,7 @@ class CycleWrapper(Facade):
             check_finite=check_finite,
             layerdrop=find_layerdrop(model),
             has_fast_path=any(isinstance(m, nn.TransformerEncoder) for m in model.modules()),
+            generators=generators_in(model),
         )
         if self._setup.layerdrop:
             warnings.warn(

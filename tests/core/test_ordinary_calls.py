@@ -385,6 +385,24 @@ def test_a_stem_draws_the_same_from_a_generator_that_it_is_given(kind: str | Non
     assert not torch.equal(predictions[2][2], predictions[1][2])
 
 
+def test_a_stem_draws_the_same_from_a_generator_that_it_holds() -> None:
+    class Masked(LoopModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = torch.Generator()
+
+        def forward(self, x: Tensor, given: Any) -> Any:  # type: ignore[override]
+            keep = [torch.rand(6, 1, generator=one) > 0.5 for one in (self.generator, given["g"])]
+            return super().forward(x * keep[0] * keep[1]), keep
+
+    (x,), _ = sequence(2)
+    cycled = CycleWrapper(Masked().double(), 3)
+    for each in (cycled, copy.deepcopy(cycled)):
+        predictions = each(x, {"g": torch.Generator()}).predictions
+        for _, keep in predictions[1:]:
+            assert all(map(torch.equal, keep, predictions[0][1]))
+
+
 def test_layerdrop() -> None:
     """Blocks that are skipped at random: said when wrapping, and right all the same."""
     import transformers

@@ -260,6 +260,18 @@ FOLD_PEOPLE_CHOICES = replace(
     teachers=(GROWN,),
 )
 
+FOLD_PEOPLE = _reported(
+    "one block x 64 on the people of LSPET, with heatmaps",
+    {
+        "plain": PEOPLE,
+        GROWN: grown_from(PEOPLE),
+        _CHOSEN: _chosen(PEOPLE, grown_from(PEOPLE)),
+        _BEST_PLAIN[1]: replace(PEOPLE, epochs=2 * PEOPLE.epochs),
+    },
+    "one block x 64, people, heatmaps (PCK)",
+    kept=(_CHOSEN,),
+)
+
 ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
 
 
@@ -290,6 +302,22 @@ FOLD_128_ALL = _reported(
     _patient(replace(ALL, width=128), equal=5.16),
     "one block x 128, 45,000 images",
     "folded",
+)
+
+_LONG = replace(ALL, epochs=200, precision="bfloat16")
+_LONG_GROWN = grown_from(replace(_LONG, epochs=80))
+
+FOLD_ALL_CHOICES = replace(
+    _choosing(
+        "On 45,000 images, is folding one block x 64 ahead of plain training that is as long?",
+        {
+            "plain": _LONG,
+            GROWN: _LONG_GROWN,
+            "folded": folded_from(_LONG, _LONG_GROWN),
+        },
+        "folded",
+    ),
+    teachers=(GROWN,),
 )
 
 # ViT-Ti with patches of 4 px: hours of a GPU.
@@ -346,7 +374,9 @@ FOLD_STUDIES = {
     "fold-three-blocks": FOLD_THREE_BLOCKS,
     "fold-64-all": FOLD_64_ALL,
     "fold-128-all": FOLD_128_ALL,
+    "fold-all-choices": FOLD_ALL_CHOICES,
     "fold-people-choices": FOLD_PEOPLE_CHOICES,
+    "fold-people": FOLD_PEOPLE,
     "fold-tiny-all": FOLD_TINY_ALL,
     "lspet-fold": LSPET_FOLD,
     "lspet-fold-regression": LSPET_FOLD_REGRESSION,

@@ -140,4 +140,4 @@ def _draw_differences(axes: Axes, found: list[Row], baseline: str) -> None:
         labels.append(f"{row.name} ({difference.seeds}), {cost:.1f}x the training")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(labels)), labels, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.5, -0.5)  # the first on top

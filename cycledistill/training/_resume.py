@@ -83,15 +83,23 @@ def _check_settings(checkpoint: Checkpoint, settings: dict[str, Any]) -> None:
         for name in {**then, **settings}
     }
     differences = ", ".join(
-        f"{name} ({_short(former)} then, {_short(present)} now)"
-        for name, (former, present) in pairs.items()
-        if former != present
+        "{} ({} then, {} now)".format(name, *map(_short, _differing(*pair)))
+        for name, pair in pairs.items()
+        if pair[0] != pair[1]
     )
     if differences:
         raise ValueError(
             f"cannot continue from {checkpoint.folder}: settings differ: {differences}. Use the "
             "same ones, another output_dir for a new run, or --allow-changes to continue anyway"
         )
+
+
+def _differing(then: Any, now: Any) -> tuple[Any, Any]:
+    """Two values; of long lists, such as names of classes, only the items that differ."""
+    if not isinstance(then, list) or not isinstance(now, list) or not len(then) == len(now) > 10:
+        return then, now
+    pairs = [pair for pair in zip(then, now, strict=True) if pair[0] != pair[1]]
+    return [former for former, _ in pairs], [present for _, present in pairs]
 
 
 def _short(value: Any) -> str:

@@ -232,6 +232,13 @@ def test_classes_that_changed_in_between(toy: Any, tmp_path: Path) -> None:
     assert toy.train(config, settings={"classes": ("cat", "dog")}).steps == 10
 
 
+def test_of_many_classes_those_that_changed_are_named(toy: Any, tmp_path: Path) -> None:
+    config, names = toy.default_config(tmp_path, epochs=1), [f"kind {n}" for n in range(100)]
+    toy.train(config, settings={"classes": names})
+    with pytest.raises(ValueError, match=r"classes \(\['kind 99'\] then, \['zebra'\] now\)"):
+        toy.train(config, settings={"classes": [*names[:-1], "zebra"]})
+
+
 def test_resume_from_another_folder(toy: Any, uninterrupted: Any, tmp_path: Path) -> None:
     folder, reference = uninterrupted
     checkpoint = folder / "checkpoints" / "step-00000010"

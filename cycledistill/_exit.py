@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cycledistill._checks import check_fraction
 from cycledistill._tokens import relative_changes
 from cycledistill._tree import iter_tensors, map_leaves, map_tensors
 
@@ -19,11 +21,20 @@ class ExitRule:
 
     Attributes:
         tolerance: Its tokens change by less than this part of their norm.
-        confidence: The highest probability of its prediction is at least this.
+        confidence: The highest probability of its prediction is at least this; infinite: never.
+
+    Raises:
+        ValueError: A limit is out of range.
     """
 
     tolerance: float | None = None
     confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and not self.tolerance >= 0:
+            raise ValueError(f"exit_tolerance: expected 0 or more, got {self.tolerance}")
+        if self.confidence is not None and self.confidence != math.inf:
+            check_fraction("exit_confidence", self.confidence)
 
     def goes_on(
         self, before: Tensor | None, after: Tensor, batch_dim: int, prediction: Any
@@ -196,6 +207,8 @@ def _batch_dims(
     inputs: Any, tokens: Tensor, batch_dim: int, first_is_batch: bool
 ) -> list[int | None] | None:
     """The batch dimension of each tensor, None for one without; None where one is ambiguous."""
+    if tokens.ndim < 3:  # a batch of samples of one token each, or the tokens of one sample
+        return None
     size, dims = tokens.shape[batch_dim], list[int | None]()
     # As many tokens as samples: what has this size may belong to either.
     as_many = tokens.ndim > 1 and tokens.shape[1 - batch_dim] == size

@@ -226,6 +226,26 @@ def test_outputs_that_belong_to_the_whole_batch(made: Any, found: str) -> None:
     assert str(out["whole"]) == str(expected["whole"])
 
 
+def test_tokens_without_a_batch_dimension_stay_together() -> None:
+    torch.manual_seed(0)
+    layers = [nn.TransformerEncoderLayer(8, 2, 16, dropout=0, batch_first=True) for _ in range(2)]
+    cycled = CycleWrapper(nn.Sequential(*layers).double(), 2).eval()
+    x = samples(6)[:, 0]
+    out = cycled(x, num_cycles=9, exit_tolerance=0.2)
+    assert 2 < cycled.cycles_run < 9
+    torch.testing.assert_close(out, cycled(x, num_cycles=cycled.cycles_run))
+
+
+def test_limits_out_of_range() -> None:
+    cycled = CycleWrapper(Doubling(), 2).eval()
+    for limit in (90, -0.1, float("nan")):
+        with pytest.raises(ValueError, match=f"exit_confidence: .* from 0 to 1, got {limit}"):
+            cycled(torch.ones(2, 3, 4), num_cycles=2, exit_confidence=limit)
+    for limit in (-0.1, float("nan")):
+        with pytest.raises(ValueError, match=f"exit_tolerance: expected 0 or more, got {limit}"):
+            cycled(torch.ones(2, 3, 4), num_cycles=2, exit_tolerance=limit)
+
+
 class Doubling(nn.Module):
     """A classifier whose tokens, and so its confidence, grow with every cycle."""
 

@@ -25,6 +25,14 @@ def raise_cycles_did_not_run(setup: Setup, plain: nn.Module, blocks_run: Sequenc
     )
 
 
+def raise_not_for_wrappers(tool: str) -> NoReturn:
+    """What a tool turns into a graph must be the plain model."""
+    raise TypeError(
+        f"{tool}: expected a plain model, got a CycleWrapper: give it cycled.unwrap(), or "
+        "cycled.plain in eval mode"
+    )
+
+
 def _why_not(setup: Setup, plain: nn.Module) -> str:
     parts = set(plain.modules())
     if not parts.issuperset(setup.stack.blocks):

@@ -7,7 +7,10 @@ import types
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
+
+from cycledistill._errors import raise_not_for_wrappers
 
 PLAIN = "plain"
 TEACHER = "cycle_teacher"
@@ -61,6 +64,8 @@ class Facade(nn.Module):
 
     def named_children(self) -> Iterator[tuple[str, nn.Module]]:
         """The plain model's children, then the teacher-only one."""
+        if torch.jit._trace._trace_module_map is not None:  # tracing, which needs true names
+            raise_not_for_wrappers("torch.jit.trace")
         for name, module in self._modules.items():
             if name == PLAIN and module is not None:
                 yield from module.named_children()
@@ -159,6 +164,10 @@ class Facade(nn.Module):
             super().__delattr__(name)
         else:
             delattr(self.plain, name)
+
+    def __prepare_scriptable__(self) -> Facade:
+        """Called by torch.jit.script."""
+        raise_not_for_wrappers("torch.jit.script")
 
     # Signature and copies
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
 from cycledistill._checks import check_count, check_fraction, check_span
-from cycledistill._errors import raise_cycles_did_not_run
+from cycledistill._errors import raise_cycles_did_not_run, raise_not_for_wrappers
 from cycledistill._exit import ExitRule
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
@@ -227,6 +227,8 @@ class CycleWrapper(Facade):
             the last cycle's tokens.
         """
         check_children(self)
+        if isinstance(num_cycles, torch.fx.Proxy):
+            raise_not_for_wrappers("torch.fx")
         exit_rule = None
         if exit_tolerance is not None or exit_confidence is not None:
             exit_rule = ExitRule(exit_tolerance, exit_confidence)

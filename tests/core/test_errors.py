@@ -88,6 +88,22 @@ def test_arguments_of_the_wrong_kind() -> None:
         CycleWrapper(LoopModel(), 2, cycle_embedding=True, token_dim=8)(tokens())
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_tools_that_take_the_plain_model(mode: bool) -> None:
+    x = torch.randn(2, 5, 4)
+    cycled = CycleWrapper(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 2, ":").train(mode)
+    tools: dict[str, Callable[[nn.Module], Any]] = {
+        "torch.jit.trace": lambda model: torch.jit.trace(model, x),
+        "torch.jit.script": torch.jit.script,
+        "torch.fx": torch.fx.symbolic_trace,
+    }
+    for name, tool in tools.items():
+        with pytest.raises(TypeError, match=f"{name}: expected a plain model, got a CycleWrapper"):
+            tool(cycled)
+        assert torch.equal(tool(cycled.eval().plain)(x), cycled.plain(x))
+        cycled.train(mode)
+
+
 # Wrapping twice
 
 

@@ -260,16 +260,28 @@ FOLD_PEOPLE_CHOICES = replace(
     teachers=(GROWN,),
 )
 
+
+def _of_people(plain: ImageRun) -> dict[str, ImageRun]:
+    """Grown, folded, and the plain network of once and twice the length."""
+    return {
+        "plain": plain,
+        GROWN: grown_from(plain),
+        _CHOSEN: _chosen(plain, grown_from(plain)),
+        _BEST_PLAIN[1]: replace(plain, epochs=2 * plain.epochs),
+    }
+
+
 FOLD_PEOPLE = _reported(
     "one block x 64 on the people of LSPET, with heatmaps",
-    {
-        "plain": PEOPLE,
-        GROWN: grown_from(PEOPLE),
-        _CHOSEN: _chosen(PEOPLE, grown_from(PEOPLE)),
-        _BEST_PLAIN[1]: replace(PEOPLE, epochs=2 * PEOPLE.epochs),
-    },
+    _of_people(PEOPLE),
     "one block x 64, people, heatmaps (PCK)",
     kept=(_CHOSEN,),
+)
+
+FOLD_COORDINATES = _reported(
+    "one block x 64 on the people of LSPET, with coordinates",
+    _of_people(replace(PEOPLE, task="lspet-coordinates")),
+    "one block x 64, people, coordinates (PCK)",
 )
 
 ALL = ImageRun(epochs=40, batch_size=250, lr=3e-3)
@@ -377,6 +389,7 @@ FOLD_STUDIES = {
     "fold-all-choices": FOLD_ALL_CHOICES,
     "fold-people-choices": FOLD_PEOPLE_CHOICES,
     "fold-people": FOLD_PEOPLE,
+    "fold-coordinates": FOLD_COORDINATES,
     "fold-tiny-all": FOLD_TINY_ALL,
     "lspet-fold": LSPET_FOLD,
     "lspet-fold-regression": LSPET_FOLD_REGRESSION,

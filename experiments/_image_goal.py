@@ -32,14 +32,14 @@ class Goal(ABC):
     def batch(self, indices: Tensor) -> tuple[Tensor, Any]:
         """Augmented images `[S, B, 3, H, W]` and targets: tensors `[S, B, ...]`."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def truth_loss(outputs: Tensor, truth: Any, smoothing: float) -> Tensor:
+    def truth_loss(cls, outputs: Tensor, truth: Any, smoothing: float) -> Tensor:
         """The loss of each seed, `[S]`; ``smoothing`` is for classes."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def teaching_loss(outputs: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
+    def teaching_loss(cls, outputs: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
         """From frozen teachers, summed over seeds; ``temperature`` is for classes."""
 
     @staticmethod
@@ -47,7 +47,7 @@ class Goal(ABC):
     def together(taught: Sequence[Tensor]) -> Tensor:
         """What teachers predict together."""
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def score(outputs: Tensor, split: Any) -> Tensor:
+    def score(cls, outputs: Tensor, split: Any) -> Tensor:
         """Percent, `[S]`, of outputs `[S, N, ...]` for a whole split."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from cycledistill_pose import HeatmapCodec
+from cycledistill_pose import HeatmapCodec, RegressionCodec
 from cycledistill_pose.metrics import pck
 from experiments._image_data import SeededImages, cached
 from experiments._image_goal import Goal
@@ -18,25 +18,24 @@ from experiments._image_run import ImageRun
 from experiments._people import SIDE, THRESHOLD, People, read_lspet
 from experiments._task import data_folder, first_samples
 
-_CODEC = HeatmapCodec((SIDE, SIDE), (SIDE // 4, SIDE // 4), sigma=1.5)
-
 
 class Truth(NamedTuple):
     """Targets.
 
     Attributes:
-        heatmaps: `[S, B, K, pixels]`.
+        targets: Heatmaps `[S, B, K, pixels]` or coordinates `[S, B, K, 2]`.
         weights: `[S, B, K]`, 0 where a keypoint has no label.
     """
 
-    heatmaps: Tensor
+    targets: Tensor
     weights: Tensor
 
 
-class Keypoints(Goal):
+class Heatmaps(Goal):
     """Mean squared errors of heatmaps, from the truth and from teachers, and PCK."""
 
     has_classes = False
+    codec: ClassVar[Any] = HeatmapCodec((SIDE, SIDE), (SIDE // 4, SIDE // 4), sigma=1.5)
 
     def __init__(self, config: ImageRun, seeds: list[int], work: Path, device: str) -> None:
         train, self.val, self.test, flip_indices = _lspet(work)
@@ -50,48 +49,63 @@ class Keypoints(Goal):
         self.images = SeededImages(train.images, seeds, device)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Truth]:
-        """Augmented images `[S, B, 3, H, W]` and their heatmaps."""
+        """Augmented images `[S, B, 3, H, W]` and their targets."""
         drawn = self.images.batch(indices)
         place = drawn.mirrored, indices.to(self._keypoints.device)
         shift = torch.stack([drawn.right, drawn.down], -1)
         keypoints = self._keypoints[place] + shift[:, :, None]
-        found = _CODEC.encode(keypoints.flatten(0, 1), self._visible[place].flatten(0, 1))
-        heatmaps, weights = (one.unflatten(0, indices.shape) for one in found)
-        return drawn.images, Truth(heatmaps.flatten(-2), weights)
+        found = self.codec.encode(keypoints.flatten(0, 1), self._visible[place].flatten(0, 1))
+        targets, weights = (one.unflatten(0, indices.shape) for one in found)
+        return drawn.images, Truth(targets.flatten(3), weights)
 
     @staticmethod
-    def truth_loss(heatmaps: Tensor, truth: Truth, smoothing: float) -> Tensor:
-        """Squared errors of labelled keypoints, summed over pixels, mean over keypoints, `[S]`."""
-        errors = (heatmaps - truth.heatmaps).square().sum(-1) * truth.weights
-        return errors.mean((1, 2))
+    def errors(outputs: Tensor, targets: Tensor) -> Tensor:
+        """Squared errors, summed over pixels, `[S, B, K]`."""
+        return (outputs - targets).square().sum(-1)
 
-    @staticmethod
-    def teaching_loss(heatmaps: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
-        """Likewise, of all keypoints, from the teachers' mean heatmaps; there is no temperature."""
-        errors = (heatmaps - Keypoints.together(taught)).square().sum(-1)
-        return errors.mean((1, 2)).sum()
+    @classmethod
+    def truth_loss(cls, outputs: Tensor, truth: Truth, smoothing: float) -> Tensor:
+        """Errors of labelled keypoints, mean over all keypoints, `[S]`."""
+        return (cls.errors(outputs, truth.targets) * truth.weights).mean((1, 2))
+
+    @classmethod
+    def teaching_loss(cls, outputs: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
+        """Likewise, of all keypoints, from the teachers' mean; there is no temperature."""
+        return cls.errors(outputs, cls.together(taught)).mean((1, 2)).sum()
 
     @staticmethod
     def together(taught: Sequence[Tensor]) -> Tensor:
         """What teachers predict together."""
         return torch.stack(list(taught)).mean(0)
 
-    @staticmethod
-    def score(heatmaps: Tensor, split: People) -> Tensor:
-        """PCK@0.1 of the box's longest side in percent, `[S]`, of heatmaps `[S, N, K, pixels]`."""
+    @classmethod
+    def places(cls, outputs: Tensor) -> Tensor:
+        """Keypoints `[N, K, 2]` in px of the image, of outputs `[N, K, pixels]`."""
+        width, height = cls.codec.heatmap_size
+        return cls.codec.decode(outputs.unflatten(-1, (height, width)))[0]
+
+    @classmethod
+    def score(cls, outputs: Tensor, split: People) -> Tensor:
+        """PCK@0.1 of the box's longest side in percent, `[S]`, of outputs `[S, N, K, ...]`."""
         sizes = (split.boxes[:, 2:] - split.boxes[:, :2]).amax(-1)
-        width, height = _CODEC.heatmap_size
-        scores = [
-            pck(
-                _CODEC.decode(own.unflatten(-1, (height, width)))[0],
-                split.keypoints,
-                split.visible,
-                sizes,
-                THRESHOLD,
-            )
-            for own in heatmaps
-        ]
-        return 100 * torch.stack(scores)
+        truth = split.keypoints, split.visible, sizes, THRESHOLD
+        return 100 * torch.stack([pck(cls.places(own), *truth) for own in outputs])
+
+
+class Coordinates(Heatmaps):
+    """Absolute errors of coordinates, as parts of the image's side, and PCK."""
+
+    codec = RegressionCodec((SIDE, SIDE))
+
+    @staticmethod
+    def errors(outputs: Tensor, targets: Tensor) -> Tensor:
+        """Absolute errors, summed over both axes, `[S, B, K]`."""
+        return (outputs - targets).abs().sum(-1)
+
+    @classmethod
+    def places(cls, outputs: Tensor) -> Tensor:
+        """Keypoints `[N, K, 2]` in px of the image, of outputs `[N, K, 2]`."""
+        return SIDE * outputs
 
 
 def channels_first(people: People) -> People:

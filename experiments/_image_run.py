@@ -55,7 +55,7 @@ class ImageRun:
         warmup: Part of the training that is warm-up.
         precision: Of products in training; bfloat16 is torch's autocast. Scores are always those
             of float32.
-        task: Classes of CIFAR-10's images, or heatmaps of LSPET's keypoints.
+        task: Classes of CIFAR-10's images, or LSPET's keypoints as heatmaps or as coordinates.
     """
 
     epochs: int
@@ -85,15 +85,17 @@ class ImageRun:
     weight_decay: float = 0.05
     warmup: float = 0.05
     precision: Literal["float32", "bfloat16"] = "float32"
-    task: Literal["cifar10", "lspet"] = "cifar10"
+    task: Literal["cifar10", "lspet", "lspet-coordinates"] = "cifar10"
 
     def __post_init__(self) -> None:
         if self.warm and not self.teachers:
             raise ValueError("warm=True starts from the first teacher's weights, got no teachers")
         if self.unlabelled and not (self.teachers and self.train_samples):
             raise ValueError("unlabelled=True needs teachers and train_samples")
-        if self.task == "lspet" and (self.unlabelled or self.label_smoothing):
-            raise ValueError("unlabelled and label_smoothing are for classes, not for task='lspet'")
+        if self.of_people and (self.unlabelled or self.label_smoothing):
+            raise ValueError(
+                f"unlabelled and label_smoothing are for classes, not for task={self.task!r}"
+            )
         if self.prediction_weight and (self.teachers or not self.every_cycle):
             raise ValueError("prediction_weight is for every_cycle=True without teachers")
         if self.every_cycle and len(self.teachers) not in (0, 1, self.cycles):
@@ -113,9 +115,14 @@ class ImageRun:
         return self.used
 
     @property
+    def of_people(self) -> bool:
+        """Whether the images are people with keypoints."""
+        return self.task != "cifar10"
+
+    @property
     def metric(self) -> Literal["accuracy", "PCK"]:
         """The task's score, in percent: top-1 accuracy, or PCK@0.1."""
-        return "PCK" if self.task == "lspet" else "accuracy"
+        return "PCK" if self.of_people else "accuracy"
 
     @property
     def key(self) -> str:

@@ -19,14 +19,18 @@ from torch.utils._pytree import tree_map
 from experiments._exits import early_exits
 from experiments._image_classes import Classes
 from experiments._image_goal import Goal
-from experiments._image_people import Keypoints
+from experiments._image_people import Coordinates, Heatmaps
 from experiments._image_run import ImageRun
 from experiments._record import commit, record
 from experiments._results import save_weights, weights_file
 from experiments._train import macs_of_cycles
 from experiments._vit import SIZES, Found, SeededViT, initial_weights, plain_model, stacked
 
-GOALS: Mapping[str, Any] = {"cifar10": Classes, "lspet": Keypoints}
+GOALS: Mapping[str, Any] = {
+    "cifar10": Classes,
+    "lspet": Heatmaps,
+    "lspet-coordinates": Coordinates,
+}
 
 _CHECKPOINT_SECONDS = 60.0
 _FORWARD_AND_BACKWARD = 3

@@ -23,7 +23,7 @@ class Size(NamedTuple):
     Attributes:
         side: Of an image, in pixels.
         read: Tokens before those of the patches, which are read: one class or K keypoints.
-        outputs: Of each: classes, or pixels of a heatmap.
+        outputs: Of each: classes, pixels of a heatmap, or 2 coordinates.
     """
 
     side: int
@@ -31,7 +31,11 @@ class Size(NamedTuple):
     outputs: int
 
 
-SIZES = {"cifar10": Size(32, 1, 10), "lspet": Size(64, 14, 16 * 16)}
+SIZES = {
+    "cifar10": Size(32, 1, 10),
+    "lspet": Size(64, 14, 16 * 16),
+    "lspet-coordinates": Size(64, 14, 2),
+}
 
 
 def plain_model(config: ImageRun) -> nn.Module:
@@ -81,7 +85,7 @@ class Found:
     """What a cycle predicts.
 
     Attributes:
-        outputs: Logits `[S, B, classes]`, or heatmaps `[S, B, K, pixels]`.
+        outputs: Logits `[S, B, classes]`, or `[S, B, K, pixels or 2]`.
         tokens: Those that are read, behind the last block, before the norm, `[S, B, 1 or K, D]`.
     """
 

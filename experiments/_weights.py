@@ -111,7 +111,7 @@ def score(kept: Kept, images: Path, annotations: Path | None = None) -> dict[str
         ValueError: There are not ten classes, not LSPET's keypoints, or annotations are lacking or
             too many.
     """
-    of_people = kept.config.task == "lspet"
+    of_people = kept.config.of_people
     if of_people != (annotations is not None):
         raise ValueError(
             f"the network is for {'people' if of_people else 'classes'}: expected "

@@ -14,7 +14,7 @@ from cycledistill import CycleWrapper
 from cycledistill_pose import HeatmapCodec
 from cycledistill_pose.metrics import PCK
 from experiments import _image_people, _image_train, _weights
-from experiments._image_people import Keypoints, Truth
+from experiments._image_people import Coordinates, Heatmaps, Truth
 from experiments._image_run import ImageRun
 from experiments._image_train import train_seeds
 from experiments._people import People
@@ -51,12 +51,12 @@ def people(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_heatmaps_follow_the_augmented_images(tmp_path: Path) -> None:
-    goal = Keypoints(TINY, [0, 1], tmp_path, "cpu")
+    goal = Heatmaps(TINY, [0, 1], tmp_path, "cpu")
     indices = torch.stack([torch.arange(20).repeat(40), torch.arange(20).repeat(40).flip(0)])
     images, truth = goal.batch(indices)
-    assert truth.heatmaps.shape == (2, 800, 14, 256) and truth.weights.shape == (2, 800, 14)
+    assert truth.targets.shape == (2, 800, 14, 256) and truth.weights.shape == (2, 800, 14)
     found, _ = HeatmapCodec((64, 64), (16, 16), 1.5).decode(
-        truth.heatmaps.flatten(0, 1).unflatten(-1, (16, 16))
+        truth.targets.flatten(0, 1).unflatten(-1, (16, 16))
     )
     brightest = images.flatten(0, 1)[:, :2].flatten(2).argmax(-1)
     shown = torch.stack([brightest % 64, brightest // 64], -1)
@@ -67,6 +67,39 @@ def test_heatmaps_follow_the_augmented_images(tmp_path: Path) -> None:
     hidden = indices % 3 == 0
     assert bool((truth.weights[..., 5][hidden] == 0).all())
     assert bool((truth.weights[..., 5][~hidden] == 1).all())
+
+
+def test_coordinates_follow_the_augmented_images(tmp_path: Path) -> None:
+    config = replace(TINY, task="lspet-coordinates")
+    maps, goal = Heatmaps(TINY, [3], tmp_path, "cpu"), Coordinates(config, [3], tmp_path, "cpu")
+    indices = torch.arange(20)[None]
+    (images, shown), (same, found) = maps.batch(indices), goal.batch(indices)
+    torch.testing.assert_close(images, same)
+    torch.testing.assert_close(found.weights, shown.weights)
+    assert found.targets.shape == (1, 20, 14, 2)
+    in_view = shown.weights[0] > 0
+    error = (Coordinates.places(found.targets[0]) - Heatmaps.places(shown.targets[0])).abs()
+    assert float(error[in_view].max()) < 2.5  # the codec near the border
+
+
+def test_networks_of_coordinates_are_taught_and_scored(tmp_path: Path) -> None:
+    config = replace(TINY, task="lspet-coordinates")
+    grown = replace(config, cycles=2, used=2)
+    train_seeds([grown.seeded(1000)], tmp_path)
+    folded = replace(config, teachers=(grown,), truth_weight=0.3)
+    (record,) = train_seeds([folded.seeded(0)], tmp_path)
+    assert {"test/PCK/1", "test/PCK/2", "test/PCK/teachers"} <= set(record["metrics"])
+    people = some_people(9, 2)
+    right = (people.keypoints / 64)[None]
+    assert float(Coordinates.score(right, people)) == 100
+    assert float(Coordinates.score(right + 0.2, people)) == 0
+    outputs, told = torch.rand(1, 4, 14, 2), torch.rand(1, 4, 14, 2)
+    truth = Truth(told, torch.zeros(1, 4, 14).index_fill_(2, torch.tensor([0, 1]), 1.0))
+    errors = (outputs - told).abs().sum(-1)
+    torch.testing.assert_close(
+        Coordinates.truth_loss(outputs, truth, 0.0), errors[..., :2].sum()[None] / (4 * 14)
+    )
+    torch.testing.assert_close(Coordinates.teaching_loss(outputs, [told], 2.0), errors.mean())
 
 
 def heatmaps_of(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -101,7 +134,7 @@ def test_loss_is_of_labelled_keypoints_and_of_all_the_teacher_shows() -> None:
     found = _image_train._loss(models[0], [models[1]], images, truth)
     own = models[0].cycles(images, 1)[0].outputs[0]
     told = models[1].cycles(images, 2)[0].outputs[0]
-    labelled = ((own - truth.heatmaps[0]) ** 2).sum(-1) * truth.weights[0]
+    labelled = ((own - truth.targets[0]) ** 2).sum(-1) * truth.weights[0]
     expected = 0.3 * labelled.sum() / (4 * 14) + 0.7 * ((own - told) ** 2).sum(-1).mean()
     torch.testing.assert_close(found, expected)
 
@@ -111,7 +144,7 @@ def test_loss_is_of_labelled_keypoints_and_of_all_the_teacher_shows() -> None:
     own, told = models[0].cycles(images, 1)[0].outputs[0], models[1].cycles(images, 2)[0].outputs[0]
     expected = 0.7 * ((own - told) ** 2).sum(-1).mean()
     for part, order in ((0.25, [0, 1, 2, 3]), (0.75, [3, 0, 1, 2])):
-        labelled = ((own - truth.heatmaps[0, order]) ** 2).sum(-1) * truth.weights[0, order]
+        labelled = ((own - truth.targets[0, order]) ** 2).sum(-1) * truth.weights[0, order]
         expected = expected + part * 0.3 * labelled.sum() / (4 * 14)
     torch.testing.assert_close(found, expected)
 
@@ -122,7 +155,7 @@ def test_scores_are_pck_of_the_people(tmp_path: Path) -> None:
     (record,) = train_seeds([FOLDED.seeded(0)], tmp_path)
     assert {"val/PCK/1", "test/PCK/2", "test/PCK/teachers"} <= set(record["metrics"])
     weights = load_file(weights_file(FOLDED.seeded(0).key, tmp_path))
-    goal = Keypoints(FOLDED, [0], tmp_path, "cpu")
+    goal = Heatmaps(FOLDED, [0], tmp_path, "cpu")
     model = plain_model(FOLDED)
     model.load_state_dict(weights)
     cycled = CycleWrapper(model.eval(), num_cycles=2, blocks="blocks").eval()

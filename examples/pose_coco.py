@@ -155,6 +155,7 @@ def train(config: PoseConfig) -> PoseRun:
         best_metric=f"AP/{config.inference_cycles}" if val_people.has_truth else None,
         before_epoch=[network.set_epoch],
         summary=summary,
+        settings={"keypoints": skeleton.keypoint_names},
     )
     return finish_run(config, result.model, val_people, codec, summary)
 

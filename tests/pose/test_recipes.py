@@ -125,8 +125,8 @@ def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model, caps
     config = replace(TINY, model=model, heatmap_size=heatmaps, easy_synthetic=easy)
     config = replace(config, output_dir=tmp_path / "run")
     done = train(config)
-    next_step = f"evaluate {done.plain} OTHER/plain{' --easy-synthetic' * easy};"
-    assert next_step in capsys.readouterr().out
+    next_step = f"evaluate {done.plain} OTHER/plain{' --easy-synthetic' * easy}"
+    assert f"{next_step} --num-synthetic-val 6;" in capsys.readouterr().out
     assert {"AP/1", "AP/2", "AR/1", "AR/2"} <= done.scores.keys()
     results = json.loads(done.results.read_text())
     assert results and len(results[0]["keypoints"]) == 51

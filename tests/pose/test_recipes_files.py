@@ -143,6 +143,20 @@ def test_a_run_fails_before_its_first_step(root: Path, spoil: Any, words: str | 
     assert not (root / "run").exists()
 
 
+def test_a_run_is_not_continued_with_other_keypoints(root: Path, capsys: Any) -> None:
+    """In another order they would give the network's outputs other names."""
+    run = train(config_for(root, easy_synthetic=True))
+    words = (
+        f"evaluate {run.plain} OTHER/plain --data-root {root} --dataset files "
+        "--val-annotations val.json --val-images images;"
+    )
+    assert words in capsys.readouterr().out
+    for name in ("train.json", "val.json"):
+        write_file(root / name, NAMES[::-1])
+    with pytest.raises(ValueError, match=r"keypoints \(\['head', .* then, \['tail', .* now\)"):
+        train(config_for(root, easy_synthetic=True))
+
+
 def test_a_category_is_chosen_for_all_files(root: Path) -> None:
     for name in ("train.json", "val.json"):
         content = json.loads((root / name).read_text())

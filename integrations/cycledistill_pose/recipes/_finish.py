@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from rich.console import Console
 from cycledistill.training.processes import gather_over_processes, is_main_process
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.prediction import PosePredictor
-from cycledistill_pose.recipes._config import PoseConfig
+from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig
 from cycledistill_pose.recipes._evaluate import (
     CycleMetrics,
     evaluate_cycles,
@@ -88,7 +89,13 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
     table = scores_table("Percent by number of cycles in use", ["cycles"], by_cycle)
     console = Console(markup=False, highlight=False)
     none = "No AP: the images to evaluate on have no annotated people"
-    same_people = " --easy-synthetic" * config.easy_synthetic
+    same_people = ""
+    for field in dataclasses.fields(EvaluationOptions):
+        value = getattr(config, field.name)
+        generated = config.data_root is None or "synthetic" not in field.name
+        if value != field.default and generated:
+            given = "" if value is True else f" {shlex.quote(str(value))}"
+            same_people += f" --{field.name.replace('_', '-')}{given}"
     console.print(table if run.scores else none)
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"

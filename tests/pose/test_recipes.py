@@ -110,6 +110,8 @@ def test_bad_options_are_named(changes, text):
 def test_unknown_model_and_missing_root_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"model: expected .*, got 'tokenpose_xl'"):
         train(replace(TINY, model="tokenpose_xl", output_dir=tmp_path / "run"))
+    with pytest.raises(ValueError, match="heatmap_size: expected None, because tokenreg_nano"):
+        train(replace(TINY, model="tokenreg_nano", output_dir=tmp_path / "run"))
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         train(replace(TINY, data_root=tmp_path / "no", output_dir=tmp_path / "run"))
     with pytest.raises(ValueError, match="--dataset files needs --train-annotations"):

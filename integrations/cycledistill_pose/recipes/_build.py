@@ -21,11 +21,20 @@ from cycledistill_pose.recipes._config import PoseConfig
 
 
 def model_options(config: PoseConfig) -> dict[str, Any]:
-    """Options of ``create_model`` that a config sets."""
+    """Options of ``create_model`` that a config sets.
+
+    Raises:
+        ValueError: One is not for this model.
+    """
     names = ("input_size", "heatmap_size", "patch_size", "dim", "depth", "num_heads")
     options = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     if config.pruning:
         options["pruning"] = TokenPruning()
+    if config.heatmap_size is not None and config.model.startswith("tokenreg"):
+        raise ValueError(
+            f"heatmap_size: expected None, because {config.model} predicts coordinates, "
+            f"got {config.heatmap_size}"
+        )
     return options
 
 

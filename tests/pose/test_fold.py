@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from cycledistill import CycleWrapper, FoldLoss
 from cycledistill_pose import COCO, Skeleton, load_plain, save_plain
 from cycledistill_pose.losses import HeatmapMSELoss, RLELoss, as_truth
 from cycledistill_pose.recipes import build_criterion, build_model, build_teacher, open_people
+from tests.examples import EXAMPLES
 from tests.pose.tiny import TINY
 
 
@@ -95,6 +98,26 @@ def test_both_stages_in_one_run(tmp_path: Path) -> None:
     assert TINY.stages() == (TINY,)
     for stage in (grown, folded):
         stage.validate()
+
+
+@pytest.mark.slow
+def test_both_stages_on_two_processes(tmp_path: Path) -> None:
+    """The second process must not look for the grown network before the first has written it."""
+    options = (
+        "--mode grow-fold --input-size 48 64 --heatmap-size 12 16 --dim 48 --epochs 1 "
+        "--milestones --num-synthetic 32 --num-synthetic-val 2 --device cpu --num-workers 0"
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+            *(EXAMPLES / "pose_coco.py", *options.split(), "--output-dir", tmp_path / "run"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("The plain network:") == 2
 
 
 def test_a_fresh_student_keeps_its_own_weights(tmp_path: Path) -> None:

@@ -74,8 +74,8 @@ def finish_run(
         predictor = PosePredictor(trained.unwrap(), people.skeleton, codec)
         predictor.save_pretrained(run.plain, training, run.scores)
         _report(config, run, metrics)
+    gather_over_processes([])  # wait for the files
     if config.folded_from is not None and people.has_truth:
-        gather_over_processes([])  # wait for the files
         folders = (*config.beside, config.folded_from, out)
         table = table_in_use(folders, people, config.flip_test, device, config.num_workers)
         if is_main_process():

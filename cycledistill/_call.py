@@ -28,7 +28,7 @@ from cycledistill._errors import (
     raise_tokens_changed,
     warn_of_backward_hooks,
 )
-from cycledistill._rng import RngState
+from cycledistill._rng import RngState, replaying
 from cycledistill._setup import with_new_tokens
 from cycledistill._tokens import tokens_of, with_tokens
 from cycledistill._tree import fresh_containers
@@ -105,7 +105,9 @@ class CycleCall:
             return replace(self).run(called, *inputs)
 
         # As arguments, because torch restores the generators of the devices of these.
-        return checkpoint(rewinding(run, *inputs), *inputs, use_reentrant=False)
+        own = self.setup.generators if self.rng is None else self.rng.own
+        run = replaying(rewinding(run, *inputs), own)
+        return checkpoint(run, *inputs, use_reentrant=False)
 
     def run(self, called: Callable[..., Any], *inputs: Any) -> CallResult:
         """Call the model or the stack."""

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from cycledistill._caches import rewinding
 from cycledistill._call import CycleCall
+from cycledistill._rng import replaying
 from cycledistill._setup import Setup
 
 
@@ -105,7 +106,9 @@ class _CheckpointedForward(_Ours):
             return forward(*values[:number], **dict(zip(names, values[number:], strict=True)))
 
         inputs = (*args, *kwargs.values())
-        return checkpoint(rewinding(run, *inputs), *inputs, use_reentrant=False)
+        own = self.setup.generators if self.setup is not None else ()
+        run = replaying(rewinding(run, *inputs), own)
+        return checkpoint(run, *inputs, use_reentrant=False)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.forward,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -51,6 +51,30 @@ class RngState:
             random.setstate(self._python)
             if self._numpy is not None:
                 sys.modules["numpy"].random.set_state(self._numpy)
+
+
+def replaying(function: Callable[..., Any], own: Iterable[torch.Generator]) -> Callable[..., Any]:
+    """A function for a checkpoint that draws the same numbers when it runs again for the backward.
+
+    Torch restores only some of its own generators.
+    """
+    if torch.compiler.is_compiling():
+        return function
+    before, first = RngState(own), True
+
+    def run(*inputs: Any) -> Any:
+        nonlocal first
+        if first:
+            first = False
+            return function(*inputs)
+        now = RngState(before.own)
+        before.restore()
+        try:
+            return function(*inputs)
+        finally:
+            now.restore()
+
+    return run
 
 
 def generators_in(tree: Any) -> tuple[torch.Generator, ...]:

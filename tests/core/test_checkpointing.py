@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -89,6 +91,42 @@ def test_checkpointing_runs_dropout_the_same_again(kind: str) -> None:
         loss.backward()
         results.append((loss.detach(), gradients(model)))
     assert torch.equal(results[0][0], results[1][0])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["block", "cycle"])
+def test_checkpointing_draws_the_same_again_from_generators_that_torch_does_not_restore(
+    kind: str,
+) -> None:
+    class Draws(Block):
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            x = x * torch.tensor([random.random(), np.random.rand()]).repeat(8)
+            return super().forward(x, *args, **kwargs)
+
+    class Masked(LoopModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = torch.Generator()
+            self.blocks = nn.ModuleList(Draws() for _ in range(3))
+
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            keep = torch.rand(6, 1, generator=self.generator) + np.random.rand(6, 1)
+            return super().forward(x * keep)
+
+    results = []
+    for option in (None, kind):
+        torch.manual_seed(0)
+        model = Masked().double()
+        cycled = CycleWrapper(model, 3, activation_checkpointing=option)
+        random.seed(1)
+        np.random.seed(1)
+        loss = loss_of(cycled(tokens()))
+        loss.backward()
+        drawn = torch.rand(1, generator=model.generator).item(), random.random(), np.random.rand()
+        results.append((loss.detach(), gradients(model), drawn))
+    assert torch.equal(results[0][0], results[1][0])
+    assert results[0][2] == results[1][2]  # and nothing more than without checkpoints
     for name, gradient in results[0][1].items():
         torch.testing.assert_close(results[1][1][name], gradient, rtol=0, atol=1e-12)
 

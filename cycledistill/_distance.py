@@ -97,6 +97,18 @@ def choose_prediction_distance(distance: str | Distance, temperature: float) -> 
     return _choose("prediction_distance", distance, known)
 
 
+def as_scalar(name: str, loss: Any) -> Tensor:
+    """A loss or a distance as a tensor without dimensions.
+
+    Raises:
+        ValueError: It is not one number.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ValueError(f"{name}: expected it to return a scalar tensor, got {found}")
+    return loss.reshape(())
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half-precision tensors in float32, others unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill._checks import check_callable, check_fraction
-from cycledistill._distance import at_least_float32, choose_prediction_distance
+from cycledistill._distance import as_scalar, at_least_float32, choose_prediction_distance
 from cycledistill._loss import CycleLosses
 from cycledistill._output import CycleOutput
 from cycledistill._tree import as_arguments, map_tensors
@@ -101,14 +101,17 @@ class FoldLoss(nn.Module):
         """
         taught = [self._prediction(teacher, inputs) for teacher in self._teachers]
         students = output.predictions if isinstance(output, CycleOutput) else (output,)
-        task = torch.stack([self.task_loss(own, *targets).reshape(()) for own in students])
+        task = torch.stack([as_scalar("task_loss", self.task_loss(p, *targets)) for p in students])
         distances = [
-            torch.stack([self.prediction_distance(own, told) for told in taught]).mean()
+            torch.stack([self._distance(own, told) for told in taught]).mean()
             for own in (map_tensors(at_least_float32, one) for one in students)
         ]
         predictions = torch.stack(distances)
         total = self.truth_weight * task.mean() + (1 - self.truth_weight) * predictions.mean()
         return CycleLosses(total, task, {}, predictions)
+
+    def _distance(self, own: Any, told: Any) -> Tensor:
+        return as_scalar("prediction_distance", self.prediction_distance(own, told))
 
     @staticmethod
     @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from cycledistill._checks import check_callable, check_choice, check_fraction
 from cycledistill._distance import (
     Distance,
+    as_scalar,
     at_least_float32,
     choose_prediction_distance,
     choose_token_distance,
@@ -199,7 +200,7 @@ class CycleDistillLoss(nn.Module):
         predictions = torch.zeros(0, device=device)
         if weight:
             made = [map_tensors(at_least_float32, prediction) for prediction in output.predictions]
-            predictions = self._pairs(made, self.prediction_distance, weight, device)
+            predictions = self._pairs(made, self._prediction_distance, weight, device)
             if num_cycles > 1:
                 total = total + weight * predictions.sum()
         return CycleLosses(total, torch.stack(task), tokens, predictions, _scales(output.tokens))
@@ -207,10 +208,7 @@ class CycleDistillLoss(nn.Module):
     def _task(self, prediction: Any, targets: tuple[Any, ...], trains: bool) -> Tensor:
         with torch.set_grad_enabled(trains and torch.is_grad_enabled()):
             loss = self.task_loss(prediction, *targets)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"task_loss: expected it to return a scalar tensor, got {found}")
-        return loss.reshape(())
+        return as_scalar("task_loss", loss)
 
     def _task_weights(self, num_cycles: int) -> tuple[float, ...]:
         if self.task_cycles == "all":
@@ -264,7 +262,10 @@ class CycleDistillLoss(nn.Module):
         return torch.stack(values)
 
     def _token_distance(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self.distance(at_least_float32(student), at_least_float32(teacher))
+        return as_scalar("distance", self.distance(*map(at_least_float32, (student, teacher))))
+
+    def _prediction_distance(self, student: Any, teacher: Any) -> Tensor:
+        return as_scalar("prediction_distance", self.prediction_distance(student, teacher))
 
     def extra_repr(self) -> str:
         """Options in the module's ``repr``."""

@@ -193,6 +193,18 @@ def test_predictions_that_cannot_be_compared(
         criterion(torch.zeros(student), inputs=torch.zeros(4))
 
 
+def test_losses_that_are_no_scalars() -> None:
+    teacher, logits, labels = nn.Linear(2, 5), torch.zeros(4, 5), torch.tensor([0, 1, 2, 3])
+    each = nn.CrossEntropyLoss(reduction="none")
+    with pytest.raises(ValueError, match=r"task_loss: .* return a scalar tensor, got shape \[4\]"):
+        FoldLoss(each, teacher)(logits, labels, inputs=torch.zeros(4, 2))
+    criterion = FoldLoss(
+        nn.CrossEntropyLoss(), teacher, prediction_distance=nn.MSELoss(reduction="none")
+    )
+    with pytest.raises(ValueError, match=r"prediction_distance: .* got shape \[4, 5\]"):
+        criterion(logits, labels, inputs=torch.zeros(4, 2))
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

@@ -416,6 +416,13 @@ def test_other_errors() -> None:
         CycleDistillLoss(nn.CrossEntropyLoss(reduction="none"))(output(2), TARGETS)
     with pytest.raises(ValueError, match=r"task_loss: .* return a scalar.*got float"):
         CycleDistillLoss(lambda p, y: 1.0)(output(2), TARGETS)  # type: ignore[arg-type,return-value]
+    each = nn.MSELoss(reduction="none")
+    with pytest.raises(ValueError, match=r"^distance: .* return a scalar.*got shape \[4, 6, 3\]"):
+        CycleDistillLoss(cross_entropy, distance=each)(output(2), TARGETS)
+    with pytest.raises(ValueError, match=r"prediction_distance: .* return a scalar.*\[4, 5\]"):
+        CycleDistillLoss(cross_entropy, prediction_weight=1.0, prediction_distance=each)(
+            output(2), TARGETS
+        )
     with pytest.raises(TypeError, match=r"CycleOutput.*got Tensor: in eval mode use"):
         CycleDistillLoss(cross_entropy)(torch.zeros(4, 5), TARGETS)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"progress: expected a number from 0 to 1, got 1.5"):

@@ -42,6 +42,11 @@ def kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
         raise ValueError(
             f"'kl': expected logits [..., C] of two or more classes, got {list(student.shape)}"
         )
+    if student.ndim > 3:  # of segmentation, most likely, whose classes are not last
+        raise ValueError(
+            f"'kl': expected logits [B, C] or [B, T, C], the classes last, got "
+            f"{list(student.shape)}. For maps [B, C, H, W] pass a function of (student, teacher)"
+        )
     student_log = F.log_softmax(student / temperature, dim=-1).flatten(0, -2)
     teacher_log = F.log_softmax(teacher / temperature, dim=-1).flatten(0, -2)
     # A class without probability, such as one that is masked with -inf, adds 0, not 0 * inf.

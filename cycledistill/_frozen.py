@@ -55,8 +55,8 @@ class FoldLoss(nn.Module):
             once. A teacher must not share parameters with the student, which would train both:
             copy it.
         truth_weight: Weight w of the task loss, from 0 to 1.
-        prediction_distance: ``"kl"`` (class logits), ``"mse"`` (heatmaps, coordinates), or a
-            function of (student, teacher) predictions that returns a scalar.
+        prediction_distance: ``"kl"`` (class logits, the classes last), ``"mse"`` (heatmaps,
+            coordinates), or a function of (student, teacher) predictions that returns a scalar.
         temperature: Softening of ``"kl"``.
 
     Raises:

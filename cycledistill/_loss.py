@@ -101,8 +101,9 @@ class CycleDistillLoss(nn.Module):
             ``"last"``, or one weight for each cycle.
         prediction_weight: Weight of the distance between predictions, 0 for none; a number or a
             function of the progress. Predictions are compared in float32 or higher.
-        prediction_distance: ``"kl"`` (class logits), ``"mse"`` (maps, coordinates), or a function
-            of (student, teacher) predictions, of any type that the model returns.
+        prediction_distance: ``"kl"`` (class logits, the classes last), ``"mse"`` (maps,
+            coordinates), or a function of (student, teacher) predictions, of any type that the
+            model returns.
         temperature: Softening of ``"kl"``.
         token_dim: Dimension T of the tokens, 1 for `[B, T, D]`.
 

@@ -176,6 +176,7 @@ def test_predictions_are_compared_in_float32() -> None:
     [
         ("kl", (4, 1), (4, 1), r"'kl': expected logits .* of two or more classes, got \[4, 1\]"),
         ("kl", (4, 5), (4, 1), r"'kl': expected a teacher's prediction \[4, 5\] .* got \[4, 1\]"),
+        ("kl", (2, 3, 8, 8), (2, 3, 8, 8), r"'kl': expected .* classes last, got \[2, 3, 8, 8\]"),
         ("mse", (4, 1), (4,), r"'mse': expected a teacher's prediction \[4, 1\] .* got \[4\]"),
         ("mse", (4, 2), None, "'mse': expected predictions that are tensors, got dict"),
         ("kl", (4, 2), None, "'kl': expected predictions that are tensors, got dict"),

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from cycledistill._mode import NoFastPath, eval_mode
 
 _BATCHED_PRODUCTS = ("bmm", "baddbmm")
+
+
+def _grouped(tokens: Any, *_: Any, out_shape: Any, **__: Any) -> int:
+    """The operations of a linear layer of all experts in one."""
+    return 2 * int(tokens[-1]) * math.prod(out_shape)
+
+
+def _recurrent(tokens: Tensor, *others: Any, out_val: Any, **__: Any) -> int:
+    """Those of a recurrent layer, each of whose matrices is multiplied with each token."""
+    given = tree_leaves(others[:2])  # two matrices, or a list of all weights
+    weights = [t for t in given if isinstance(t, Tensor) and t.ndim == 2]
+    return 2 * sum(w.numel() for w in weights) * tokens.shape[:-1].numel()
+
+
+_recurrent._get_raw = True  # type: ignore[attr-defined]
+
+# What torch's counter does not know.
+_FORMULAS: dict[Any, Any] = {
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent,
+    torch.ops.aten._cudnn_rnn: _recurrent,
+}
+if hasattr(torch.ops.aten, "_grouped_mm"):  # not in older versions of torch
+    _FORMULAS[torch.ops.aten._grouped_mm] = _grouped
 
 
 class MacCount(NamedTuple):
@@ -55,7 +80,7 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
             the forward pass of a train step, in which every cycle has its prediction.
         **kwargs: Keyword arguments of the call, such as ``num_cycles``.
     """
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
     verified = getattr(model, "_verified", True)
     if not verified:  # do not count the comparison that batched cycles run on the first batch
         model._verified = True  # type: ignore[assignment]

@@ -56,3 +56,32 @@ def test_modes_and_the_fast_path_are_left_as_they_were(training: bool) -> None:
     assert torch.backends.mha.get_fastpath_enabled() == fast_path
     output = cycled(torch.zeros(2, 3, 16, 16))
     assert isinstance(output, torch.Tensor) != training  # the cycles are on, or off, as before
+
+
+@pytest.mark.parametrize("way", ["grouped_mm", "eager"])
+def test_a_mixture_of_experts_counted_by_hand(way: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        vocab_size=50,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=32,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        experts_implementation=way,
+    )
+    words, width = torch.arange(8)[None], 16
+    block = 4 * width * width + width * 4 + 2 * 3 * width * 32
+    plain = 8 * (2 * block + width * 50)
+    found = count_macs(transformers.MixtralForCausalLM(config), words, use_cache=False)
+    assert found == MacCount(plain, plain + 2 * 2 * 8 * 8 * width)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_recurrent_layers_counted_by_hand(kind: type[nn.RNNBase]) -> None:
+    gates = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}[kind]
+    model = kind(16, 32, num_layers=2, bidirectional=True)
+    by_hand = 15 * 2 * gates * (32 * 16 + 32 * 32 + 32 * 64 + 32 * 32)
+    assert count_macs(model, torch.zeros(5, 3, 16)) == MacCount(by_hand, by_hand)

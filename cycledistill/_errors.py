@@ -147,6 +147,15 @@ def raise_exit_with_cache(setup: Setup) -> NoReturn:
     )
 
 
+def raise_exit_failed(setup: Setup, active: int, size: int, error: Exception) -> NoReturn:
+    """The model ran on all samples, and failed on those that go on."""
+    raise ValueError(
+        f"early exit: {setup.model} failed on the {active} of {size} samples that go on: {error}. "
+        "If an input holds its samples in another way than along its first dimension, such as "
+        "patches of all images in one sequence, call it without early exit"
+    ) from error
+
+
 def raise_inputs_changed(setup: Setup) -> NoReturn:
     """The model must not change its input tensors, which every cycle gets."""
     raise ValueError(

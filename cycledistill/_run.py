@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cycledistill._call import CallResult, CycleCall
-from cycledistill._errors import check_tokens, raise_shape_changed
+from cycledistill._errors import check_tokens, raise_exit_failed, raise_shape_changed
 from cycledistill._exit import EarlyExit, ExitRule
 from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
@@ -80,7 +80,9 @@ class CycleRun:
             active = inputs if early_exit is None else early_exit.inputs()
             try:
                 done = run_cycle(CycleCall(self, cycle, previous, new_tokens), active)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError, IndexError) as error:
+                if early_exit is not None and len(early_exit.active) < early_exit.size:
+                    raise_exit_failed(self.setup, len(early_exit.active), early_exit.size, error)
                 if first is None or previous is None or first.shape == previous.shape:
                     raise
                 raise_shape_changed(self.setup, first, previous, error)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleWrapper, calibrate_exit
+from cycledistill._tokens import relative_changes
 from tests.core.models import Frames
 
 
@@ -391,3 +392,20 @@ def test_bad_calibrations() -> None:
     with pytest.raises(ValueError, match="eval mode"):
         calibrate_exit(cycled.train(), [samples()], 2.0, 4)
     assert calibrate_exit(cycled.eval(), [samples()], 2.0, 2).counts == (0, 12)
+
+
+def test_samples_in_one_sequence_are_an_error() -> None:
+    """Which patches belong to the samples that go on cannot be known."""
+
+    class Packed(Attending):
+        def forward(self, x: Tensor, patches: Tensor, counts: Tensor) -> Any:  # type: ignore[override]
+            means = [part.mean(0) for part in patches.split(counts.tolist())]
+            return super().forward(x + torch.stack(means)[:, None])
+
+    torch.manual_seed(0)
+    cycled = CycleWrapper(Packed().eval(), 3)
+    inputs = torch.randn(3, 5, 8), torch.randn(9, 8), torch.tensor([2, 4, 3])
+    changes = cycled.forward_cycles(*inputs).tokens
+    tolerance = float(relative_changes(*changes[:2], 0).sort().values[:2].mean())
+    with pytest.raises(ValueError, match=r"Packed failed on the 2 of 3 samples that go on: .*sum"):
+        cycled(*inputs, num_cycles=3, exit_tolerance=tolerance)

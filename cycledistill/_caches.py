@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cycledistill._tree import map_leaves
 
 _NAMES = ("past_key_values", "past_key_value", "kv_cache", "cache", "cache_params", "mems")
+_PREFIX = "A learnt prefix, as of prefix tuning, generates with one cycle only"
 
 
 class CycleCaches:
@@ -46,7 +47,9 @@ class CycleCaches:
     ) -> None:
         given = [value for value in (*args, *kwargs.values()) if _is_cache(value)]
         foreign = [name for name in _NAMES if _is_foreign(kwargs.get(name))]
-        if foreign or len(given) > 1 or not all(hasattr(_own(one), "layers") for one in given):
+        if len(given) > 1:
+            raise ValueError(f"{model} got {len(given)} key-value caches: expected one. {_PREFIX}")
+        if foreign or not all(hasattr(_own(one), "layers") for one in given):
             kind = type(given[0] if given else kwargs[foreign[0]]).__name__
             raise ValueError(
                 f"{model} got a key-value cache ({kind}) that cannot be split into {num_cycles} "
@@ -166,7 +169,8 @@ def _split(cache: Any, num_cycles: int) -> list[Any]:
     if length and known != num_cycles:
         raise ValueError(
             f"the key-value cache holds {length} tokens of {known} cycle{'s' * (known > 1)}, and "
-            f"this call has {num_cycles}: expected a cache that was filled with as many cycles"
+            f"this call has {num_cycles}: expected a cache that was filled with as many cycles. "
+            f"{_PREFIX}"
         )
 
     def of_cycle(cycle: int, layers: list[Any]) -> list[Any]:

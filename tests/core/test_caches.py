@@ -113,6 +113,22 @@ def test_generation_is_that_of_cycles_fed_by_hand(name: str) -> None:
     assert not torch.equal(texts[1], texts[2])
 
 
+@pytest.mark.filterwarnings("ignore:.*`past_key_values`:FutureWarning")  # what PEFT does
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_learnt_prefix_generates_with_one_cycle(use_cache: bool) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    cycled = CycleWrapper(peft.get_peft_model(make("llama").float(), config), 2).eval()
+    options = {**prompt("llama"), "max_new_tokens": 2, "use_cache": use_cache}
+    with cycled.cycles(1):
+        assert cycled.generate(**options).shape == (3, 7)
+    with (
+        pytest.raises(ValueError, match=r"A learnt prefix, .*, generates with one cycle only"),
+        cycled.cycles(2),
+    ):
+        cycled.generate(**options)
+
+
 @pytest.mark.parametrize("peft_kind", ["lora", "plain part"])
 def test_a_model_that_has_another_one_generate(peft_kind: str) -> None:
     ids = prompt("llama")["input_ids"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cycledistill._tree import map_leaves
 
@@ -20,40 +21,31 @@ class RngState:
         own: Further generators, which a model holds or is given.
     """
 
-    def __init__(self, own: Iterable[torch.Generator] = ()) -> None:
+    def __init__(self, own: Iterable[Any] = ()) -> None:
         self.own = [*own]
-        self._own = [generator.get_state() for generator in self.own]
-        self._cpu = torch.get_rng_state()
+        numpy: Any = sys.modules.get("numpy")
+        of_numpy = [] if numpy is None else [numpy.random]
+        self._generators = [torch.default_generator, random, *self.own, *of_numpy]
+        self._states = [_state(generator) for generator in self._generators]
         used = torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing()
         self._gpus = torch.cuda.get_rng_state_all() if used else []
-        self._python = random.getstate()
-        numpy: Any = sys.modules.get("numpy")
-        self._numpy = None if numpy is None else numpy.random.get_state()
 
     def has_changed(self) -> bool:
         """Whether random numbers have been drawn since the snapshot."""
         now = RngState(self.own)
-        before, after = ((rng._cpu, *rng._gpus, *rng._own) for rng in (self, now))
-        same = all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
-        if self._numpy is not None and now._numpy is not None:
-            same = same and self._numpy[2] == now._numpy[2]  # the position in the sequence
-            same = same and bool((self._numpy[1] == now._numpy[1]).all())
-        return not same or self._python != now._python
+        pairs = [(self._states, now._states), (self._gpus, now._gpus)]
+        return not all(_same(a, b) for pair in pairs for a, b in zip(*pair, strict=False))
 
     def restore(self, only_torch: bool = False) -> None:
         """Set the generators back: all, or those of torch, as activation checkpointing does."""
-        torch.set_rng_state(self._cpu)
-        for generator, state in zip(self.own, self._own, strict=True):
-            generator.set_state(state)
+        for generator, state in zip(self._generators, self._states, strict=True):
+            if isinstance(generator, torch.Generator) or not only_torch:
+                _restore(generator, state)
         if self._gpus:
             torch.cuda.set_rng_state_all(self._gpus)
-        if not only_torch:
-            random.setstate(self._python)
-            if self._numpy is not None:
-                sys.modules["numpy"].random.set_state(self._numpy)
 
 
-def replaying(function: Callable[..., Any], own: Iterable[torch.Generator]) -> Callable[..., Any]:
+def replaying(function: Callable[..., Any], own: Iterable[Any]) -> Callable[..., Any]:
     """A function for a checkpoint that draws the same numbers when it runs again for the backward.
 
     Torch restores only some of its own generators.
@@ -77,11 +69,42 @@ def replaying(function: Callable[..., Any], own: Iterable[torch.Generator]) -> C
     return run
 
 
-def generators_in(tree: Any) -> tuple[torch.Generator, ...]:
-    """The generators of torch in a tree, or among the attributes of a model's modules."""
+def generators_in(tree: Any) -> tuple[Any, ...]:
+    """The generators in a tree, or among the attributes of a model's modules."""
     found: list[Any] = []
     if isinstance(tree, nn.Module):
         found = [value for module in tree.modules() for value in vars(module).values()]
     else:
         map_leaves(found.append, tree)
-    return tuple({id(one): one for one in found if isinstance(one, torch.Generator)}.values())
+    return tuple({id(one): one for one in found if _is_generator(one)}.values())
+
+
+def _is_generator(value: Any) -> bool:
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.random.Generator, numpy.random.RandomState)):
+        return True
+    python = isinstance(value, random.Random) and not isinstance(value, random.SystemRandom)
+    return python or isinstance(value, torch.Generator)
+
+
+def _state(generator: Any) -> Any:
+    if hasattr(generator, "getstate"):
+        return generator.getstate()
+    if hasattr(generator, "get_state"):
+        return generator.get_state()
+    return generator.bit_generator.state
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if hasattr(generator, "setstate"):
+        generator.setstate(state)
+    elif hasattr(generator, "set_state"):
+        generator.set_state(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def _same(before: Any, after: Any) -> bool:
+    if isinstance(before, Tensor):
+        return torch.equal(before, after)
+    return pickle.dumps(before) == pickle.dumps(after)

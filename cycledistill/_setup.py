@@ -6,7 +6,6 @@ import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from cycledistill._calls import Calls
@@ -50,7 +49,7 @@ class Setup:
     check_finite: bool = False
     layerdrop: str = ""
     has_fast_path: bool = False
-    generators: tuple[torch.Generator, ...] = ()
+    generators: tuple[Any, ...] = ()
     calls: Calls = field(default_factory=Calls)
 
     def __post_init__(self) -> None:

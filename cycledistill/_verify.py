@@ -17,7 +17,7 @@ from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
 from cycledistill._ordinary import OrdinaryRun
 from cycledistill._output import CycleOutput
-from cycledistill._rng import RngState
+from cycledistill._rng import RngState, generators_in
 from cycledistill._setup import Setup
 from cycledistill._teacher import TeacherOnly
 from cycledistill._tree import iter_tensors
@@ -70,7 +70,8 @@ def compare(
         unchecked = "gradients were not compared: " + (
             "several processes may share the parameters" if distributed else "they are disabled"
         )
-    with _deterministic(plain) as rng:
+    rng = RngState((*setup.generators, *generators_in((args, kwargs))))
+    with _deterministic(plain, rng):
         try:
             result = batched.run(args, kwargs)
             pruned, got = result.pruned, _by_name(result.output, parameters)
@@ -181,7 +182,7 @@ _REASONS = {
 
 
 @contextlib.contextmanager
-def _deterministic(plain: nn.Module) -> Iterator[RngState]:
+def _deterministic(plain: nn.Module, rng: RngState) -> Iterator[None]:
     """Disable randomness, and restore buffers and generators afterwards."""
     buffers = [
         (module, name, buffer, buffer.clone())
@@ -189,10 +190,9 @@ def _deterministic(plain: nn.Module) -> Iterator[RngState]:
         for name, buffer in module._buffers.items()
         if buffer is not None
     ]
-    rng = RngState()
     with _NoRandomness():
         try:
-            yield rng
+            yield
         finally:
             rng.restore()
             with torch.no_grad():

@@ -403,6 +403,30 @@ def test_a_stem_draws_the_same_from_a_generator_that_it_holds() -> None:
             assert all(map(torch.equal, keep, predictions[0][1]))
 
 
+@pytest.mark.parametrize(
+    "made",
+    [random.Random, np.random.default_rng, np.random.RandomState],
+    ids=["python", "numpy", "legacy"],
+)
+def test_a_stem_draws_the_same_from_generators_of_python_and_numpy(made: Any) -> None:
+    class Masked(LoopModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = made(1)
+
+        def forward(self, x: Tensor, given: Any) -> Any:  # type: ignore[override]
+            keep = self.generator.random(), given.random()
+            return super().forward(x * keep[0] * keep[1]), keep, self.generator.random()
+
+    (x,), _ = sequence(2)
+    cycled = CycleWrapper(Masked().double(), 3)
+    for each in (cycled, copy.deepcopy(cycled)):
+        first, second, third = each(x, made(2)).predictions
+        assert first[1] == second[1] == third[1]
+        assert first[2] != second[2] != third[2]
+        assert each.plain.generator.random() != first[1][0]
+
+
 def test_layerdrop() -> None:
     """Blocks that are skipped at random: said when wrapping, and right all the same."""
     import transformers

@@ -207,11 +207,18 @@ def test_dropout_and_other_chance_are_held_still() -> None:
 
 def test_chance_of_other_libraries_is_held_still_before_the_blocks() -> None:
     class Masks(LoopModel):
-        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
-            return super().forward(x * random.random() + np.random.rand())
+        def __init__(self) -> None:
+            super().__init__()
+            self.generator = np.random.default_rng(1)
 
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            drawn = random.random() + self.generator.random()
+            return super().forward(x * drawn + np.random.rand())
+
+    model = Masks()
     states = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
-    assert not CycleWrapper(Masks(), 2, batched=True).verify(tokens()).unchecked
+    assert not CycleWrapper(model, 2, batched=True).verify(tokens()).unchecked
+    assert model.generator.random() == np.random.default_rng(1).random()
     assert random.getstate() == states[0]
     assert (np.random.get_state()[1] == states[1]).all()  # type: ignore[index]
 

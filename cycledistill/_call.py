@@ -162,10 +162,12 @@ class CycleCall:
             if self.new_tokens is not None:
                 if inside_reentrant_checkpoint(self._with_gradients):
                     raise_reentrant_checkpoint(setup, index)
-                tokens = self.new_tokens.to(tokens.device)
+                tokens = kept(self.new_tokens.to(tokens.device))
                 changed = with_new_tokens(args, kwargs, name, tokens)
-            if not recomputed:
-                self.tokens_in = tokens
+        if self._needs_input(index):
+            tokens = kept(tokens)
+        if index == self.blocks_run[0] and not recomputed:
+            self.tokens_in = tokens
         self._block_tokens, self._version_in = tokens, version_of(tokens)
         return changed
 
@@ -186,9 +188,7 @@ class CycleCall:
             if self.cycle < self.of_run.num_cycles and not torch.compiler.is_compiling():
                 warn_of_backward_hooks(self.setup, index)
         if last or self.setup.layerdrop:
-            self.tokens_out = tokens_of(output if changed is None else changed)
-            if not torch.compiler.is_compiling() and self.tokens_out.is_inference():
-                self.tokens_out = self.tokens_out.clone()  # its changes are not counted
+            self.tokens_out = kept(tokens_of(output if changed is None else changed))
             self._version = version_of(self.tokens_out)
         return changed
 
@@ -236,9 +236,16 @@ class CycleCall:
 
 def version_of(tensor: Tensor | None) -> int:
     """How often a tensor was changed in place; 0 where torch does not count it."""
-    if tensor is None or torch.compiler.is_compiling() or tensor.is_inference():
-        return 0
-    return tensor._version
+    return 0 if tensor is None or _is_uncounted(tensor) else tensor._version
+
+
+def kept(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where changes of it in place would not be noticed."""
+    return tensor.clone() if _is_uncounted(tensor) else tensor
+
+
+def _is_uncounted(tensor: Tensor) -> bool:
+    return torch.compiler.is_compiling() or tensor.is_inference()
 
 
 def call_plain(plain: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cycledistill._caches import CycleCaches, caches_in
-from cycledistill._call import CallResult, CycleCall, call_plain, version_of
+from cycledistill._call import CallResult, CycleCall, call_plain, kept, version_of
 from cycledistill._errors import raise_exit_with_cache, raise_inputs_changed
 from cycledistill._output import CycleOutput
 from cycledistill._rng import RngState, generators_in
@@ -42,10 +42,7 @@ class OrdinaryRun(CycleRun):
         def run_cycle(call: CycleCall, active: Any) -> CallResult:
             nonlocal rng
             call.rng = rng
-            # Torch does not count changes in place of tensors that were made in inference mode.
-            if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
-                active = map_tensors(lambda t: t.clone() if t.is_inference() else t, active)
-            args, kwargs = caches.inputs(call.cycle, *active)
+            args, kwargs = caches.inputs(call.cycle, *map_tensors(kept, active))
             done = call.run_checkpointed(call_plain, plain, args, kwargs)
             if call.cycle == 1:
                 rng = rng if done.stem_draws else None

@@ -93,6 +93,51 @@ def test_compiled_in_place() -> None:
     assert_same(again(x).predictions, eager(x).predictions)
 
 
+class ChangesTensors(nn.Module):
+    """Changes its input, the tokens that enter its blocks, and those that leave them, in place."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.in_place = in_place
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.ReLU(in_place), nn.Linear(16, 16)) for _ in range(2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mul_(2) if self.in_place else x * 2
+        made = x + 1
+        for block in self.blocks:
+            made = block(made)
+        return x.sum() + (made.add_(1) if self.in_place else made + 1).square()
+
+
+@pytest.mark.parametrize("way", ["compiled", "inference"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"input_injection": 0.5}, {"cycle_norm": "input"}, {"adapter_rank": 2, "token_dim": 16}],
+)
+def test_changes_in_place_that_torch_does_not_count(way: str, options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    wrappers = [
+        CycleWrapper(ChangesTensors(in_place).double(), 3, **options) for in_place in (True, False)
+    ]
+    for parameter in wrappers[1].teacher_state_dict().values():
+        nn.init.normal_(parameter)
+    wrappers[0].load_state_dict(wrappers[1].state_dict())
+    found, expected = wrappers
+    x = tokens()
+    if way == "compiled":
+        got, known = compiled(found)(x.clone()), expected(x)
+        loss_of(got).backward()
+        loss_of(known).backward()
+        assert_same_gradients(found, gradients(expected))
+    else:
+        with torch.inference_mode():
+            got, known = (w.eval().forward_cycles(x.clone()) for w in wrappers)
+    assert_same(got.tokens, known.tokens)
+    assert_same(got.predictions, known.predictions)
+
+
 def test_a_compiled_model_inside_of_the_wrapper() -> None:
     """The blocks alone compiled in place, as is usual for large models."""
     model, plain = sequential(2), sequential(2)

@@ -127,8 +127,19 @@ class RateSetter:
         return dict(self.schedule.state_dict()) if isinstance(self.schedule, LRScheduler) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` gave."""
+        """Take back what ``state_dict`` gave, after the optimiser has been loaded.
+
+        Raises:
+            ValueError: The state is that of other learning rates.
+        """
         if isinstance(self.schedule, LRScheduler):
+            then = [float(group["initial_lr"]) for group in self.optimizer.param_groups]
+            if then != self.base_rates:
+                raise ValueError(
+                    f"schedule: its state in the checkpoint is for learning rates of {then}, got "
+                    f"{self.base_rates}: a torch scheduler keeps them. Use the former ones, or a "
+                    "function of the step"
+                )
             self.schedule.load_state_dict(state)
 
 

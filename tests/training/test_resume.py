@@ -221,6 +221,33 @@ def test_weight_decay_may_change(toy: Any, tmp_path: Path) -> None:
     assert made[1].state[made[1].param_groups[0]["params"][0]]["step"] == 10
 
 
+@pytest.mark.parametrize("kind", ["torch", "function"])
+def test_another_learning_rate(toy: Any, tmp_path: Path, kind: str) -> None:
+    """A function of the step takes it; the state of a torch scheduler has the former one."""
+
+    def train(rate: float, **options: Any) -> Any:
+        model, criterion = toy.parts()
+        optimizer = torch.optim.SGD([*model.parameters(), *criterion.parameters()], lr=rate)
+        step_lr = torch.optim.lr_scheduler.StepLR(optimizer, 100)
+        fit(
+            toy.default_config(tmp_path, lr=rate, allow_changes=True, **options),
+            model=model,
+            criterion=criterion,
+            optimizer=optimizer,
+            train_dataset=toy.Points(),
+            forward_loss=toy.forward_loss,
+            schedule=step_lr if kind == "torch" else lambda step: 1.0,
+        )
+        return optimizer.param_groups[0]["lr"]
+
+    assert train(0.1, epochs=1) == train(0.1, epochs=2) == 0.1
+    if kind == "function":
+        assert train(0.02, epochs=3) == 0.02
+        return
+    with pytest.raises(ValueError, match=r"for learning rates of \[0.1\], got \[0.02\]: a torch"):
+        train(0.02, epochs=3)
+
+
 def test_classes_that_changed_in_between(toy: Any, tmp_path: Path) -> None:
     """A renamed class folder gives its images another label; their number stays the same."""
     config = toy.default_config(tmp_path, epochs=2)

@@ -110,12 +110,15 @@ def train(config: ClassificationConfig) -> None:
         schedule=schedule,
         evaluate=evaluate,
         best_metric=f"accuracy/{config.inference_cycles}",
-        summary=budget_rows(
-            config,
-            cycled,
-            example_input(config),
-            num_samples=len(data.train),  # type: ignore[arg-type]
-        ),
+        summary={
+            "images": config.data_dir or "scikit-learn's digits, as --data-dir is not given",
+            **budget_rows(
+                config,
+                cycled,
+                example_input(config),
+                num_samples=len(data.train),  # type: ignore[arg-type]
+            ),
+        },
         settings={"classes": data.class_names},
     )
     finish(config, result, data.val, data.class_names)

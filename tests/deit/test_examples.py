@@ -35,6 +35,7 @@ def test_digits_are_learnt_cycled_exported_and_resumed(tmp_path):
     arguments = (*SMALL, "--depth", 1, "--epochs", 10, "--evaluate-every", 10, "--output-dir", out)
     first = deit_imagenet(*arguments)
     assert first.returncode == 0, first.stderr
+    assert "images      scikit-learn's digits" in first.stdout
     assert "reloaded with bare timm" in first.stdout
     last = evaluations(out)[-1]
     assert last["accuracy/1"] > 50 and last["accuracy/2"] > 50

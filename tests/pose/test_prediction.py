@@ -62,6 +62,9 @@ def test_errors(folder: Path, tmp_path: Path) -> None:
         predictor(np.zeros((8, 8, 3), np.uint8), [1, 2, 3, 4])
     with pytest.raises(ValueError, match="has no extent"):
         predictor(np.zeros((8, 8, 3), np.uint8), [[1, 2, 1, 4]])
+    for box in ([9, 0, 12, 4], [0, 6, 4, 9], [-5, 0, 0, 4]):
+        with pytest.raises(ValueError, match=r".*wholly outside of its image of 9 x 6 px"):
+            predictor(np.zeros((6, 9, 3), np.uint8), [[0, 0, 12, 9], box])
     with pytest.raises(ValueError, match="num_cycles: expected a whole number of 1 or more"):
         PosePredictor.from_pretrained(folder, num_cycles=0)
 

@@ -147,8 +147,9 @@ class PosePredictor:
         Raises:
             BadImageError: An image cannot be decoded, or is not of this size.
             FileNotFoundError: There is no such file.
-            ValueError: A box is not 4 numbers or is empty; boxes or sizes are not as many as the
-                images; the network is in training mode; or what it returns is not finite.
+            ValueError: A box is not 4 numbers, is empty, or lies wholly outside of its image; boxes
+                or sizes are not as many as the images; the network is in training mode; or what it
+                returns is not finite.
         """
         if self.model.training:
             raise ValueError("the network is in training mode; expected predictor.model.eval()")
@@ -188,6 +189,12 @@ class PosePredictor:
             empty = ~(np.isfinite(chosen).all(1) & (chosen[:, 2:] > chosen[:, :2]).all(1))
             if empty.any():
                 raise ValueError(f"boxes_xyxy: {chosen[empty][0].tolist()} has no extent")
+            seen = (chosen[:, 2:] > 0).all(1) & (chosen[:, :2] < (width, height)).all(1)
+            if not seen.all():
+                raise ValueError(
+                    f"boxes_xyxy: {chosen[~seen][0].tolist()} lies wholly outside of its image of "
+                    f"{width} x {height} px"
+                )
             for box in chosen:
                 crops, matrices = self.crop(pixels, box[None])
                 yield index, crops[0], matrices[0]

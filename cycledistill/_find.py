@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 USUAL_NAMES = frozenset(
     {
@@ -242,7 +243,7 @@ def _is_stack(run: BlockStack, container: nn.Sequential | nn.ModuleList) -> bool
 
 def _shape_of(block: nn.Module) -> tuple[object, ...] | None:
     """Class and channel widths; siblings may differ in, say, the size of a position table."""
-    shapes = [tuple(parameter.shape) for parameter in block.parameters()]
+    shapes = [() if is_lazy(p) else tuple(p.shape) for p in block.parameters()]
     widths = [shape for shape in shapes if len(shape) == 1] or shapes
     return (type(block), frozenset(widths)) if shapes else None
 

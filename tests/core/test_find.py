@@ -229,6 +229,14 @@ def test_a_list_with_gaps() -> None:
     assert cycled.stack_path == "blocks" and len(cycled._setup.stack.blocks) == 3
 
 
+def test_lazy_blocks() -> None:
+    """Their shapes are known after the first call only."""
+    blocks = [nn.Sequential(nn.LazyLinear(16), nn.Tanh()) for _ in range(3)]
+    cycled = CycleWrapper(holder(blocks=nn.Sequential(*blocks)).blocks, 2)
+    out = cycled(tokens().float())
+    assert torch.equal(out.tokens[1], cycled.plain(out.tokens[0]))
+
+
 def test_blocks_that_are_left_out_are_named() -> None:
     model = holder(blocks=nn.ModuleList(Block(width) for width in (16, 16, 16, 8)))
     with pytest.warns(UserWarning, match=r"found the stack 'blocks.0:3'; blocks 3 of 'blocks'"):

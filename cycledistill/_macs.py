@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from cycledistill._mode import NoFastPath, eval_mode
+from cycledistill._mode import NoFastPath, eval_mode, frozen
 
 _BATCHED_PRODUCTS = ("bmm", "baddbmm")
 
@@ -85,8 +85,16 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
     if not verified:  # do not count the comparison that batched cycles run on the first batch
         model._verified = True  # type: ignore[assignment]
     try:
-        # The operation of the fast path is not counted.
-        with NoFastPath(), eval_mode(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        # The operation of the fast path is not counted, and torch's counter fails on modules that
+        # take a part of a parameter.
+        with (
+            NoFastPath(),
+            eval_mode(model),
+            frozen(model),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+            counter,
+        ):
             getattr(model, method)(*inputs, **kwargs)
     finally:
         if not verified:

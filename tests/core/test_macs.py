@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cycledistill import CycleWrapper, MacCount, count_macs
 
@@ -85,3 +85,27 @@ def test_recurrent_layers_counted_by_hand(kind: type[nn.RNNBase]) -> None:
     model = kind(16, 32, num_layers=2, bidirectional=True)
     by_hand = 15 * 2 * gates * (32 * 16 + 32 * 32 + 32 * 64 + 32 * 32)
     assert count_macs(model, torch.zeros(5, 3, 16)) == MacCount(by_hand, by_hand)
+
+
+def test_blocks_that_take_a_part_of_a_parameter() -> None:
+    class Queries(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries = nn.Parameter(torch.randn(4, 8))
+            self.layers = nn.ModuleList(
+                nn.TransformerDecoderLayer(8, 2, 16, batch_first=True) for _ in range(2)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.queries.expand(x.shape[0], -1, -1)
+            for layer in self.layers:
+                tokens = layer(tokens, x)
+            return tokens
+
+    model = Queries()
+    model.layers[0].requires_grad_(False)
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    found = count_macs(CycleWrapper(model), torch.zeros(1, 3, 8))
+    weights = 4 * 4 * 8 * 8 + 2 * (4 + 3) * 8 * 8 + 2 * 4 * 8 * 16
+    assert found.without_attention_products == 2 * weights
+    assert [parameter.requires_grad for parameter in model.parameters()] == before

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from cycledistill import CycleOutput, CycleWrapper
 from cycledistill_pose import COCO, CROWDPOSE, load_plain, save_plain
+from cycledistill_pose.annotations import BoxFile
 from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.models import TokenPruning, create_model, sdpose_loss
 from cycledistill_pose.recipes import (
@@ -192,6 +193,15 @@ def test_detected_boxes_are_evaluated(shared_data):
     model = build_model(config, 17)
     scores = scores_by_cycle(evaluate(model, people, codec_for(model), 2))
     assert 0 <= scores["AP/1"] <= 100
+
+
+def test_repeated_boxes_are_people_of_their_own():
+    people = open_people(replace(TINY, num_synthetic_val=2, nms="none"))[1]
+    box = {"image_id": 1, "category_id": 1, "bbox": [4, 4, 60, 90], "score": 0.5}
+    people = replace(people, boxes=BoxFile.read([box, box], "detections"))
+    model = build_model(TINY, 17)
+    metric = evaluate(model, people, codec_for(model), 1)[0].ap
+    assert [person["image_id"] for person in metric.results()] == [1, 1]
 
 
 def test_metrics_are_on_the_device_of_the_network(monkeypatch):

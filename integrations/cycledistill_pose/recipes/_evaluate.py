@@ -69,16 +69,19 @@ def evaluate_cycles(
         )
         for _ in range(num_cycles)
     ]
-    for batch in evaluation_loader(crops, people.options.eval_batch_size, num_workers):
+    size = people.options.eval_batch_size
+    batches = evaluation_loader(crops, size, num_workers)
+    # Their places, so that two people in boxes of the same place and score are two.
+    places = evaluation_loader(range(len(crops)), size)
+    for batch, ids in zip(batches, places, strict=True):
         images = normalize_images(batch["image"].to(device))
         to_image = invert_matrix(batch["crop_matrix"])
         truth = transform_points(batch["keypoints"], to_image)
         cycles = predict_cycles(model, images, codec, num_cycles, flip_indices)
         for metric, (keypoints, scores) in zip(metrics, cycles, strict=True):
             found = transform_points(keypoints.cpu(), to_image)
-            metric.ap.update(
-                batch["image_id"], found, scores.cpu(), batch["box_xyxy"], batch["box_score"]
-            )
+            boxes = (batch["box_xyxy"], batch["box_score"])
+            metric.ap.update(batch["image_id"], found, scores.cpu(), *boxes, ids)
             if metric.pck is not None:
                 seen = (found, truth, batch["visible"], batch["box_xyxy"])
                 metric.pck.update(*(values.to(device) for values in seen))

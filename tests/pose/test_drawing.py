@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cycledistill_pose.drawing import draw_skeleton, prediction_grid, save_picture
-from cycledistill_pose.skeletons import COCO, CROWDPOSE
+from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
 
 LEFT, RIGHT = (230, 159, 0), (86, 180, 233)
 
@@ -32,6 +32,15 @@ def test_sides_have_their_colours_where_the_keypoints_are(skeleton):
         else:
             assert len(set(colour)) == 1, name
             assert colour[0] > 200, name
+
+
+def test_pairs_that_name_the_right_side_first():
+    hips = Skeleton.from_coco_category(
+        {"keypoints": ["RHip", "LHip"], "flip_pairs": [["RHip", "LHip"]]}
+    )
+    picture = draw_skeleton(np.zeros((40, 60, 3), np.uint8), [[20, 20], [40, 20]], skeleton=hips)
+    assert tuple(picture[20, 20]) == RIGHT
+    assert tuple(picture[20, 40]) == LEFT
 
 
 def test_unsure_and_impossible_keypoints_are_left_out():

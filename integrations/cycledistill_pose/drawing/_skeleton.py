@@ -10,6 +10,7 @@ import numpy as np
 from cycledistill_pose._checks import check_shape
 from cycledistill_pose.drawing._picture import ImageArray, as_image, to_numpy
 from cycledistill_pose.skeletons import COCO, Skeleton
+from cycledistill_pose.skeletons._sides import find_flip_pairs
 
 # From the palette of Okabe and Ito, which is safe for colour blindness.
 LEFT = (230, 159, 0)
@@ -82,6 +83,7 @@ def _colour(skeleton: Skeleton, first: int, second: int) -> tuple[int, int, int]
 def _side(skeleton: Skeleton, index: int) -> tuple[int, int, int]:
     for left, right in skeleton.flip_pairs:
         if index in (left, right):
-            swapped = "right" in skeleton.keypoint_names[left].lower()
+            first, second = skeleton.keypoint_names[left], skeleton.keypoint_names[right]
+            swapped = "right" in first.lower() or find_flip_pairs((first, second)) == ((1, 0),)
             return LEFT if (index == left) != swapped else RIGHT
     return MIDDLE

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cycledistill import CycleWrapper, count_macs
+from cycledistill._tokens import relative_changes
 from cycledistill_pose.models import StemNet, TokenPose, TokenPruning, create_model
 from cycledistill_pose.models._pruning import PruningPass
 
@@ -192,6 +193,28 @@ def test_ratio_one_is_the_plain_model() -> None:
     ones = small(pruning=TokenPruning(blocks=(1, 2), keep_ratio=1.0))
     assert torch.equal(ones(images), small(pruning=None)(images))
     assert ones.state_dict().keys() == small(pruning=None).state_dict().keys()
+
+
+@torch.no_grad()
+def test_early_exit_keeps_the_batch_whole() -> None:
+    """The positions of the kept tokens belong to the samples of the whole batch."""
+    model = small()
+    for parameter in model.backbone.parameters():
+        torch.nn.init.normal_(parameter)
+    cycled = CycleWrapper(model, 3, "blocks")
+    images = torch.rand(4, 3, 48, 32, generator=torch.Generator().manual_seed(2))
+    every = cycled.forward_cycles(images, num_cycles=3)
+    changes = relative_changes(*every.tokens[:2], 0).sort().values
+    found = cycled(images, num_cycles=3, exit_tolerance=float(changes[1:3].mean()))
+    assert changes[1] < changes[1:3].mean() < changes[2]
+    assert cycled.sample_cycles.tolist() == [3] * 4
+    assert torch.equal(found, every.predictions[2])
+
+
+def test_ordinary_cycles_are_refused() -> None:
+    cycled = CycleWrapper(small(), 2, "blocks", batched=False)
+    with pytest.raises(ValueError, match="token pruning: expected batched cycles"):
+        cycled(torch.rand(2, 3, 48, 32), num_cycles=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

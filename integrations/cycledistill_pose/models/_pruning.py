@@ -109,10 +109,18 @@ class PruningPass:
         }
         self._positions = {} if position is None else {tokens.shape[1]: position}
         self._kept: dict[int, Tensor] = {}
+        self.shape = tokens.shape[:1]  # it belongs to these samples: early exit keeps them together
 
     def position_of(self, block: int, tokens: Tensor) -> Tensor | None:
         """What to add to `tokens` before a block, `[1 or B, T, D]`; nothing before block 0."""
-        return self._positions[tokens.shape[1]] if block and self._positions else None
+        if not block or not self._positions:
+            return None
+        if tokens.shape[1] not in self._positions:
+            raise ValueError(
+                "token pruning: expected batched cycles (CycleWrapper(model, batched=True)): a "
+                "call of the model does not know which tokens the cycle before it has kept"
+            )
+        return self._positions[tokens.shape[1]]
 
     def standing(self, num_tokens: int) -> Tensor:
         """Positions `[1 or B, num_tokens]` of the remaining tokens in the whole sequence."""

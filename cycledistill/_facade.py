@@ -36,9 +36,11 @@ class Facade(nn.Module):
         self._keywords = keywords
         self._original: tuple[nn.Module, ...] = (plain,)  # in a tuple: not a child
         self.plain = plain
-        # The model's own dictionaries: tools look up tensors of the root module by name.
-        for tensors in ("_parameters", "_buffers", "_non_persistent_buffers_set"):
-            self.__dict__[tensors] = plain.__dict__[tensors]
+        # The model's own: tools look up tensors of the root module by name, its state calls hooks.
+        tensors = ("_parameters", "_buffers", "_non_persistent_buffers_set")
+        hooks = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks")
+        for shared in (*tensors, *hooks):
+            self.__dict__[shared] = plain.__dict__[shared]
         self._load_prefix = ""
         self.register_load_state_dict_post_hook(_use_plain_names)
         self._bind_forward()

@@ -133,6 +133,20 @@ def test_state_inside_of_a_parent_module(kwargs: dict[str, Any]) -> None:
     assert names == [name for name, _ in plain.named_parameters()]
 
 
+@pytest.mark.parametrize("options", [{}, {"cycle_embedding": True, "token_dim": 4}])
+def test_hooks_of_the_state_that_the_wrapper_got(options: dict[str, Any]) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    cycled, seen = CycleWrapper(model, 2, ":", **options), []
+    cycled.register_state_dict_pre_hook(lambda *_: seen.append("before"))
+    cycled.register_state_dict_post_hook(lambda *_: seen.append("after"))
+    cycled.register_load_state_dict_pre_hook(lambda *_: seen.append("load"))
+    cycled.load_state_dict(cycled.state_dict())
+    assert seen == ["before", "after", "load"]
+    parent = nn.ModuleDict({"part": cycled})
+    parent.load_state_dict(parent.state_dict())
+    assert seen == 2 * ["before", "after", "load"]
+
+
 def test_state_behind_data_parallel(one_process: None) -> None:
     case = ZOO["vit"]
     parallel = DistributedDataParallel(CycleWrapper(case.build(), 2))

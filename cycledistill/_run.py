@@ -56,6 +56,16 @@ class CycleRun:
     keep_all: bool = True
     may_skip: bool = False
 
+    def __post_init__(self) -> None:
+        options = ("gate", "cycle_embedding", "adapter_rank")
+        wanted = [name for name in options if getattr(self.setup, name)]
+        if wanted and self.teacher is None and self.num_cycles > 1:
+            raise ValueError(
+                f"{', '.join(wanted)}: {self.setup.model} was wrapped with num_cycles=1, and so "
+                f"without parameters of later cycles, and this call has {self.num_cycles}: "
+                "expected the largest number of cycles when it is wrapped"
+            )
+
     def run_cycles(
         self, run_cycle: Callable[[CycleCall, Any], CallResult], inputs: Any, of_model: bool
     ) -> RunResult:

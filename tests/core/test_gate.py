@@ -138,6 +138,17 @@ def test_a_slice_is_injected_with_its_own_input() -> None:
     torch.testing.assert_close(again, expected)
 
 
+@pytest.mark.parametrize("option", [{"gate": True}, {"cycle_embedding": True, "token_dim": 16}])
+def test_cycles_that_were_wrapped_without_their_parameters(option: dict[str, Any]) -> None:
+    cycled = CycleWrapper(sequential(), num_cycles=1, **option)
+    assert len(cycled(tokens()).tokens) == 1
+    cycled.num_cycles = 2
+    with pytest.raises(ValueError, match=r"(gate|cycle_embedding): .* wrapped with num_cycles=1"):
+        cycled(tokens())
+    with pytest.raises(ValueError, match=r"this call has 3"):
+        cycled.eval()(tokens(), num_cycles=3)
+
+
 def test_arguments() -> None:
     with pytest.raises(ValueError, match=r"gate: expected False, True or 'channel', got 'token'"):
         CycleWrapper(sequential(), 2, gate="token")

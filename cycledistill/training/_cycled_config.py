@@ -82,7 +82,7 @@ class CycledConfig(TrainConfig):
                 f"min_cycles must be from 1 to num_cycles={self.num_cycles}, got {self.min_cycles}"
             )
         check_span(cycles_from=self.cycles_from, cycles_until=self.cycles_until)
-        if self.mode != "plain" and self.num_cycles == 1:
+        if self.num_cycles == 1 and str(self.mode) not in ("plain", "fold"):
             raise ValueError(
                 f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
                 "--num-cycles 2 or more"

@@ -181,6 +181,7 @@ def test_options_that_belong_together(tmp_path: Path) -> None:
         replace(TINY, mode="fold").validate()
     with pytest.raises(ValueError, match=r"belong together, got mode=distill and folded_from="):
         replace(TINY, folded_from=tmp_path).validate()
+    replace(TINY, mode="fold", folded_from=tmp_path, num_cycles=1).validate()
     with pytest.raises(ValueError, match="truth_weight must be at least 0 and at most 1, got 2"):
         replace(TINY, truth_weight=2.0).validate()
     with pytest.raises(FileNotFoundError, match=r"has no model.safetensors: expected the folder"):

@@ -89,6 +89,17 @@ def test_boxes_outside_of_their_image_are_left_out(
     assert "2 images, 1 people, 1 without people" in out
 
 
+def test_boxes_of_another_form_are_counted(
+    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boxes = {139: [[0.1, 0.2, 0.5, 0.7]], 285: [[20, 10, 58, 78], [20, 10, 38, 68]]}
+    entries = [{"image_id": i, "bbox": box, "score": 1} for i in boxes for box in boxes[i]]
+    (tmp_path / "boxes.json").write_text(json.dumps(entries))
+    run(images, folder, tmp_path / "out", "--boxes", str(tmp_path / "boxes.json"))
+    told = "boxes: 3, all used; 1 boxes that look like 0..1, not px; 1 boxes that look like xyxy"
+    assert told in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("form", ["detections", "file names", "annotations"])
 def test_boxes_of_a_file(form: str, folder: Path, images: Path, tmp_path: Path) -> None:
     boxes = [

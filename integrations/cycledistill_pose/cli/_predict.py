@@ -15,6 +15,7 @@ from rich.progress import track
 from cycledistill._device import Device, find_device
 from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.data import BadImageError
+from cycledistill_pose.data._people import count_strange
 from cycledistill_pose.data._picture import ImageArray, read_rgb
 from cycledistill_pose.drawing import draw_skeleton, save_picture
 from cycledistill_pose.metrics._results import instance_scores, result_rows
@@ -111,6 +112,9 @@ def predict(
                 continue
             if given is not None:
                 _, xyxy, box_scores, _ = given.images[name]
+                xywh = np.concatenate([xyxy[:, :2], xyxy[:, 2:] - xyxy[:, :2]], axis=1)
+                sizes = np.full((len(xyxy), 2), pixels.shape[1::-1])
+                given.strange.update(count_strange(xywh, sizes, np.zeros((len(xyxy), 1, 3))))
                 seen = (xyxy[:, 2:] > 0).all(1) & (xyxy[:, :2] < pixels.shape[1::-1]).all(1)
                 given.left_out.update(["outside of their image"] * int((~seen).sum()))
                 xyxy, box_scores = xyxy[seen], box_scores[seen]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,12 +38,14 @@ class FoundBoxes:
         total: Boxes in the file.
         left_out: Number of boxes left out, by reason.
         first_frame: Number of a video's first frame in the file.
+        strange: Number of boxes that are not x, y, width, height in px, by what they look like.
     """
 
     images: dict[str, ImageBoxes]
     total: int
     left_out: Counter[str]
     first_frame: int | None = None
+    strange: Counter[str] = field(default_factory=Counter)
 
     def __str__(self) -> str:
         """How many were used and left out, and why."""
@@ -53,7 +55,7 @@ class FoundBoxes:
             used = self.total - self.left_out.total()
             text = f"{self.total:,}, {used:,} used; left out: {reasons}"
         counted = "" if self.first_frame is None else f"; frames count from {self.first_frame}"
-        return text + counted
+        return text + counted + "".join(f"; {n:,} {what}" for what, n in self.strange.items())
 
 
 def read_boxes(

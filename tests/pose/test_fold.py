@@ -41,7 +41,9 @@ def test_grow_then_fold(
     if model == "tokenreg_nano":
         base = replace(base, heatmap_size=None)
     grown = replace(base, mode="cycle", output_dir=tmp_path / "grown")
-    train(grown)
+    used = train(grown).plain
+    assert f"--checkpoint {used} --out FOLDER --num-cycles 2;" in capsys.readouterr().out
+    assert 'from_pretrained(".", num_cycles=2)' in (used / "README.md").read_text()
     folding = replace(
         base,
         mode="fold",

@@ -80,6 +80,7 @@ def save_plain(
         "skeleton": dataclasses.asdict(skeleton),
         "codec": codec or {},
     }
+    run = training or {}
     with replacing_folder(Path(folder), _OURS) as temporary:
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(tensors, temporary / "model.safetensors")
@@ -89,6 +90,7 @@ def save_plain(
             scores,
             SHOWN_SCORES,
             training,
+            passes=run["num_cycles"] if run.get("mode") == "cycle" else 1,
             model=name,
             options=written,
             skeleton=skeleton,

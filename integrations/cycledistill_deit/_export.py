@@ -73,6 +73,7 @@ def save_plain(
             parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
             images=data_config(config),
             cycles_in_training=config.training_cycles,
+            cycles_in_use=config.inference_cycles,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)

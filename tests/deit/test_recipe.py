@@ -175,6 +175,9 @@ def test_exported_folder_loads_strictly_into_bare_timm(tmp_path, preset):
     assert trained in card
     save_plain(model, replace(config, mode="plain"), ("a", "b", "c"), folder, scores)
     assert trained not in (folder / "README.md").read_text("utf-8")
+    save_plain(model, replace(config, mode="cycle"), ("a", "b", "c"), folder, scores)
+    used = "CycleWrapper(model, 2).eval()(images, num_cycles=2)"
+    assert used in (folder / "README.md").read_text("utf-8")
 
 
 @pytest.fixture

@@ -106,6 +106,8 @@ def test_byte_order_marks(encoding: str, tmp_path: Any) -> None:
 
 NAN, INF = float("nan"), float("inf")
 REFUSED = {
+    "several areas": ({"area": [900.0, 4.0]}, r"its area: expected a number, got \[900"),
+    "an empty area": ({"area": []}, r"its area: expected a number, got \[\]"),
     "NaN in a labelled keypoint": ({"keypoints": [NAN, 1, 2] * 3}, "keypoint 'beak'.*nan"),
     "NaN in another keypoint": ({"keypoints": [1, 1, 2, 1, 1, 2, 1, NAN, 0]}, "'right_wing'.*nan"),
     "infinity": ({"keypoints": [1, 1, 2, 1, -INF, 1, 1, 1, 2]}, "'left_wing'.*-inf"),

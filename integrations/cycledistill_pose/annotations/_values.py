@@ -60,7 +60,10 @@ def as_numbers(values: Any, what: str, finite: bool = True) -> FloatArray:
 
 def as_number(value: Any, what: str) -> float:
     """A finite number."""
-    return float(as_numbers([value], what)[0])
+    numbers = as_numbers([value], what)
+    if len(numbers) != 1:
+        raise ValueError(f"{what}: expected a number, got {_shortened(value)}")
+    return float(numbers[0])
 
 
 def as_box(values: Any, what: str, finite: bool = True) -> FloatArray:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleOutput, CycleWrapper
-from tests.core.models import sequential, tokens
+from tests.core.models import LoopModel, sequential, tokens
 from tests.core.reference import assert_same, assert_same_gradients, gradients, loss_of
 from tests.core.zoo import ZOO, Case
 
@@ -91,6 +91,17 @@ def test_compiled_in_place() -> None:
     assert_same(cycled(x).predictions, eager(x).predictions)
     again = copy.deepcopy(cycled)
     assert_same(again(x).predictions, eager(x).predictions)
+
+
+def test_an_error_of_the_model_stays_its_own() -> None:
+    """Torch then runs the calls as they are, and compiles our functions one by one."""
+
+    class Fails(LoopModel):
+        def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+            raise KeyError("of the model")
+
+    with pytest.raises(KeyError, match="of the model"):
+        torch.compile(CycleWrapper(Fails(), 2), backend="eager")(tokens())
 
 
 class ChangesTensors(nn.Module):

@@ -313,6 +313,8 @@ class Trainer:
         load_module_state(self.module, state["module"], what)
         decays = [group.get("weight_decay") for group in self.raw_optimizer.param_groups]
         load_optimizer_state(self.module, self.raw_optimizer, state["optimizer"], what)
+        # Again, since torch has made a step, of learning rate 0, to get an optimiser with a state.
+        load_module_state(self.module, state["module"], what)
         if self.config.allow_changes:
             for group, decay in zip(self.raw_optimizer.param_groups, decays, strict=True):
                 group["weight_decay"] = decay

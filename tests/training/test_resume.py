@@ -221,6 +221,25 @@ def test_weight_decay_may_change(toy: Any, tmp_path: Path) -> None:
     assert made[1].state[made[1].param_groups[0]["params"][0]]["step"] == 10
 
 
+def test_an_optimiser_whose_step_changes_weights_at_any_rate(toy: Any, tmp_path: Path) -> None:
+    """Torch makes a step of rate 0 when it loads a state."""
+
+    class Decaying(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            super().step()
+            for parameter in self.param_groups[0]["params"]:
+                parameter.mul_(0.99)
+
+    def optimizer(parameters: Any, lr: float) -> Any:
+        return Decaying(parameters, lr=lr, momentum=0.9)
+
+    whole = toy.train(toy.default_config(tmp_path / "a", epochs=2), optimizer=optimizer)
+    first = str(tmp_path / "a" / "checkpoints" / "step-00000005")
+    config = toy.default_config(tmp_path / "b", epochs=2, resume=first)
+    assert same_weights(toy.train(config, optimizer=optimizer).model, whole.model)
+
+
 @pytest.mark.parametrize("kind", ["torch", "function"])
 def test_another_learning_rate(toy: Any, tmp_path: Path, kind: str) -> None:
     """A function of the step takes it; the state of a torch scheduler has the former one."""

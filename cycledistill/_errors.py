@@ -40,7 +40,7 @@ def _why_not(setup: Setup, plain: nn.Module) -> str:
     if setup.layerdrop:
         return f"{setup.layerdrop} skips blocks at random in training, here all of them"
     if any(_is_compiled(module) for module in parts.difference(setup.stack.blocks)):
-        return "It was compiled before it was wrapped: compile the CycleWrapper instead"
+        return "It, or a part of it, was compiled by itself: compile the CycleWrapper instead"
     return (
         "It may skip blocks in training, or call block.forward() directly, which bypasses the "
         "hooks on the block: call block(...) instead"
@@ -48,7 +48,8 @@ def _why_not(setup: Setup, plain: nn.Module) -> str:
 
 
 def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None  # type: ignore[attr-defined]
+    of_forward = hasattr(module.forward, "_torchdynamo_orig_callable")
+    return of_forward or hasattr(module, "_orig_mod") or module._compiled_call_impl is not None  # type: ignore[attr-defined]
 
 
 def raise_ran_twice(setup: Setup, index: int) -> NoReturn:

@@ -285,14 +285,19 @@ def compile_a_part(model: Looping) -> None:
     model.blocks.compile(backend="eager")
 
 
+def compile_forward(model: Looping) -> None:
+    model.forward = torch.compile(model.forward, backend="eager")  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize(
     ("step", "change", "cause"),
     [
         (lambda _, block, x: block(x), replace_blocks, r"Blocks were replaced or removed"),
         (loop_directly, lambda model: None, r"It may skip blocks.*call block.forward\(\) directly"),
-        (loop_directly, compile_a_part, r"It was compiled before it was wrapped"),
+        (loop_directly, compile_a_part, r"It, or a part of it, was compiled by itself"),
+        (loop_directly, compile_forward, r"It, or a part of it, was compiled by itself"),
     ],
-    ids=["replaced", "called-directly", "compiled"],
+    ids=["replaced", "called-directly", "compiled", "compiled-forward"],
 )
 def test_cycles_that_did_not_run(
     step: Callable[..., Tensor], change: Callable[[Looping], None], cause: str

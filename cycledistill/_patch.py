@@ -31,15 +31,28 @@ def forwards_patched(
         yield
 
 
+class _Routed:
+    """A module's ``forward`` that goes to ``call``; in copies and pickles, the module's own."""
+
+    def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+        self._module, self._call, self._own = module, call, module.forward
+        functools.update_wrapper(self, module.forward)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self._module, self._own, args, kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self._own,)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
 @contextmanager
 def _forward_patched(module: nn.Module, call: Callable[..., Any]) -> Iterator[None]:
-    own, original = module.__dict__.get("forward"), module.forward
-
-    @functools.wraps(original)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return call(module, original, args, kwargs)
-
-    module.__dict__["forward"] = forward
+    own = module.__dict__.get("forward")
+    module.__dict__["forward"] = _Routed(module, call)
     try:
         yield
     finally:

@@ -451,7 +451,8 @@ class CycleWrapper(Facade):
         self._attached = on
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_attachment": None, "_attached": False}
+        fresh = {"_attachment": None, "_attached": False, "_cycles_in_use": 1}
+        return {**super().__getstate__(), **fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

@@ -35,8 +35,8 @@ class _Routed:
     """A module's ``forward`` that goes to ``call``; in copies and pickles, the module's own."""
 
     def __init__(self, module: nn.Module, call: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, module.forward)  # first, since it takes its attributes
         self._module, self._call, self._own = module, call, module.forward
-        functools.update_wrapper(self, module.forward)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self._call(self._module, self._own, args, kwargs)

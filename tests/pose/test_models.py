@@ -279,6 +279,8 @@ def test_bad_arguments() -> None:
         StemNet(width=0)
     with pytest.raises(ValueError, match="stage1_width: expected a whole number"):
         HRNet(stage1_width=0)
+    with pytest.raises(ValueError, match="sides are divisible by 16, got 200 x 264 px"):
+        create_model("tokenpose_b", input_size=(200, 264), heatmap_size=(50, 66))
 
 
 def test_unknown_names_list_the_known_ones() -> None:

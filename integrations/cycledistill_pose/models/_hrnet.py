@@ -35,7 +35,8 @@ class HRNet(Stem):
         images `[B, 3, H, W]`, sides divisible by 16 -> features `[B, width, H / 4, W / 4]`.
 
     Raises:
-        ValueError: `width` or `stage1_width` is below 1, or timm has no weights for `width`.
+        ValueError: `width` or `stage1_width` is below 1, timm has no weights for `width`, or images
+            (at the call) have other sides.
     """
 
     def __init__(self, width: int = 32, stage1_width: int = 64, pretrained: bool = False) -> None:
@@ -60,6 +61,11 @@ class HRNet(Stem):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the feature map of the first branch."""
+        height, width = images.shape[-2:]
+        if height % 16 or width % 16:
+            raise ValueError(
+                f"HRNet: expected images whose sides are divisible by 16, got {width} x {height} px"
+            )
         stem = super().forward(images)
         maps = [transition(stem) for transition in self.transition1]
         for module in self.stage2:

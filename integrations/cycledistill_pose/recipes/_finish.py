@@ -97,6 +97,8 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
         if value != field.default and generated:
             given = "" if value is True else f" {shlex.quote(str(value))}"
             same_people += f" --{field.name.replace('_', '-')}{given}"
+    if config.data_root is None and config.seed:
+        same_people += f" --seed {config.seed}"
     console.print(table if run.scores else none)
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"

@@ -149,6 +149,21 @@ def test_photos_are_turned_upright_unless_they_were_measured_lying(
         read_rgb(data, (81, 60))
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_blocks_count_from_the_upright_corner(form: str, orientation: int) -> None:
+    """Also where the stored picture's last blocks, which become the first, are incomplete."""
+    picture = Image.fromarray(PIXELS[:53, :77])
+    data = encoded(picture, form, exif=with_tag(orientation), quality=95)
+    whole = Image.fromarray(read_rgb(data))
+    for size in (None, (77, 53)):
+        expected = np.asarray(Image.fromarray(read_rgb(data, size)).reduce(4), int)
+        found = read_rgb(data, size, reduce=4)
+        assert found.shape == expected.shape
+        assert abs(found - expected).max() <= (30 if form == "JPEG" and orientation == 1 else 0)
+    assert whole.size == ((77, 53) if orientation < 5 else (53, 77))
+
+
 @pytest.mark.parametrize(("width", "height"), [(80, 60), (83, 61), (9, 7), (3, 200)])
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_reduced_pictures_have_the_rounded_up_size(form: str, width: int, height: int) -> None:

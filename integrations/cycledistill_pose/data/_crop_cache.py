@@ -18,7 +18,7 @@ from cycledistill.saving._files import replacing_file
 from cycledistill_pose.data._picture import ImageArray
 
 _HEADER = 256  # bytes before the pixels
-_FORMAT = "cycledistill image 3"
+_FORMAT = "cycledistill image 4"
 
 
 # An image file, the factor by which the decoded image is smaller (1, 2, 4 or 8), and the (width,

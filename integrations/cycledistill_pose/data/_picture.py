@@ -107,19 +107,26 @@ def _upright(image: Image.Image, size: Size | None, reduce: int) -> tuple[ImageA
     whole = image.size
     # Pillow turns a TIFF by itself as it loads it. Of others the tag may stand behind the pixels.
     turned = _orientation(image) if image.format == "TIFF" else 1
-    if reduce > 1:  # a JPEG is decoded smaller; anything else is made smaller afterwards
+    # Blocks of pixels count from the corner of the upright picture: a turned one that does not
+    # consist of whole blocks shrinks at the end.
+    uneven = bool(whole[0] % reduce or whole[1] % reduce)
+    late = uneven and image.format in ("JPEG", "MPO") and _orientation(image) != 1
+    if reduce > 1 and not late:  # a JPEG is decoded smaller; anything else is made so afterwards
         image.draft(None, (max(whole[0] // reduce, 1), max(whole[1] // reduce, 1)))
     image.load()
     left = _orientation(image)
     stored = left if turned == 1 else turned
+    late = uneven and stored != 1
     if left != stored:
         whole = image.size
     remaining = reduce // max(round(whole[0] / image.width), round(whole[1] / image.height), 1)
-    pixels = _turned(_rgb(image, remaining), left)
+    pixels = _turned(_rgb(image, 1 if late else remaining), left)
     if left > 4:
         whole = whole[::-1]
     if size is not None and stored > 4 and size == whole[::-1] != whole:
         pixels, whole = _turned(pixels, _BACK.get(stored, stored)), whole[::-1]
+    if late:
+        pixels = np.asarray(Image.fromarray(pixels).reduce(reduce))
     return pixels, whole
 
 

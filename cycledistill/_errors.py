@@ -148,6 +148,15 @@ def raise_exit_with_cache(setup: Setup) -> NoReturn:
     )
 
 
+def raise_no_cache(setup: Setup) -> NoReturn:
+    """The model keeps in itself what its next call needs, for all cycles the same."""
+    raise ValueError(
+        f"{setup.model} was called with use_cache=True and returned no cache of transformers that "
+        "is a list of layers, such as DynamicCache: what it keeps in itself, each cycle would "
+        "overwrite. Call it with use_cache=False, or with one cycle"
+    )
+
+
 def raise_exit_failed(setup: Setup, active: int, size: int, error: Exception) -> NoReturn:
     """The model ran on all samples, and failed on those that go on."""
     raise ValueError(

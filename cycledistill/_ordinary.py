@@ -12,7 +12,7 @@ import torch
 
 from cycledistill._caches import CycleCaches, caches_in
 from cycledistill._call import CallResult, CycleCall, call_plain, kept, version_of
-from cycledistill._errors import raise_exit_with_cache, raise_inputs_changed
+from cycledistill._errors import raise_exit_with_cache, raise_inputs_changed, raise_no_cache
 from cycledistill._output import CycleOutput
 from cycledistill._rng import RngState, generators_in
 from cycledistill._run import CycleRun, RunResult
@@ -51,6 +51,10 @@ class OrdinaryRun(CycleRun):
             # The model may fill and return the same dict in every call.
             prediction = fresh_containers(done.prediction)
             made.append(caches_in(prediction))
+            # A model may leave out the cache that it was given, but not if it has a state, too.
+            keeps_state = caches.given is None or getattr(plain, "_is_stateful", False)
+            if kwargs.get("use_cache") and keeps_state and not training and not made[-1]:
+                raise_no_cache(setup)
             if self.exit_rule is not None:
                 prediction = _without(made[-1], prediction)
             # Not `_replace`, which torch 2.6 cannot compile.

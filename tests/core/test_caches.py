@@ -396,3 +396,17 @@ def test_a_learnt_prefix_enters_every_cycle(kind: str | None) -> None:
     assert learnt.grad is not None
     assert learnt.grad.abs().min() > 0
     torch.testing.assert_close(learnt.grad, expected, atol=1e-10, rtol=0)
+
+
+def test_a_model_that_keeps_a_state_in_itself_needs_no_cache() -> None:
+    sizes = {name: size for name, size in SIZES.items() if name != "max_position_embeddings"}
+    torch.manual_seed(0)
+    config = tf.RecurrentGemmaConfig(**sizes, lru_width=16, pad_token_id=0, eos_token_id=None)
+    cycled = CycleWrapper(tf.RecurrentGemmaForCausalLM(config).eval(), 2, "model.layers")
+    ids = torch.randint(1, 89, (2, 5))
+    with cycled.cycles(2):
+        with pytest.raises(ValueError, match=r"RecurrentGemma.* keeps in itself.*use_cache=False"):
+            cycled.generate(ids, max_new_tokens=3)
+        found = cycled.generate(ids, max_new_tokens=1, use_cache=False)
+    expected = cycled(ids, num_cycles=2).logits[:, -1].argmax(-1)
+    assert torch.equal(found[:, -1], expected)

@@ -92,13 +92,18 @@ class Evaluator:
         All processes get the main process's result.
 
         Raises:
-            ValueError: ``evaluate`` did not return ``best_metric``.
+            ValueError: ``evaluate`` did not return numbers, or not ``best_metric``.
         """
         assert self.evaluate is not None
         model = self.ready_model()
         with torch.no_grad(), states_kept(), _in_autocast(model, self._accelerator):
             seed_cpu(self._seed, step)
             metrics = self.evaluate(model)
+        if not isinstance(metrics, Mapping):
+            raise ValueError(
+                "evaluate: expected it to return a mapping from names to numbers, got "
+                f"{type(metrics).__name__}"
+            )
         numbers = {name: float(value) for name, value in metrics.items()}
         self.metrics, self.step = broadcast_value(numbers), step
         if self._metric is None:

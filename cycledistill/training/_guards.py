@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 _GROWTH = 10.0
 
@@ -29,8 +29,10 @@ def check_optimizer(optimizer: Optimizer, module: nn.Module) -> None:
     """Check that the optimiser holds the module's trainable parameters and no others.
 
     Raises:
-        ValueError: A parameter is missing, or unknown.
+        ValueError: A parameter is missing, or unknown, or a step computes the loss several times.
     """
+    if isinstance(optimizer, LBFGS):
+        raise ValueError("optimizer: expected one whose step needs no closure, got LBFGS")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     known = {id(p): name for name, p in module.named_parameters()}
     trained = [p for p in module.parameters() if p.requires_grad]

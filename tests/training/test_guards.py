@@ -116,6 +116,8 @@ def test_optimizer_of_other_parameters(toy: Any, tmp_path: Path) -> None:
             forward_loss=toy.forward_loss,
         )
 
+    with pytest.raises(ValueError, match=r"expected one whose step needs no closure, got LBFGS"):
+        toy.train(toy.default_config(tmp_path), optimizer=torch.optim.LBFGS)
     with pytest.raises(ValueError, match=r"lacks 1 trainable.*criterion\.task_loss\.log_scale"):
         train(lambda model, criterion: model.parameters())
     with pytest.raises(ValueError, match=r"lacks 1 trainable parameters: model\.position"):
@@ -170,6 +172,8 @@ def test_checkpoint_of_another_model(toy: Any, tmp_path: Path) -> None:
 
 
 def test_metric_that_is_not_there(toy: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"evaluate: expected .* names to numbers, got NoneType"):
+        toy.train(toy.default_config(tmp_path / "none"), evaluate=lambda _: None)
     with pytest.raises(ValueError, match=r"best_metric='AP' is not among.*accuracy/1, accuracy/2"):
         toy.train(toy.default_config(tmp_path), best_metric="AP")
 

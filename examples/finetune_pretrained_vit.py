@@ -49,14 +49,14 @@ def accuracy(num_cycles: int) -> float:
 
 
 torch.manual_seed(0)
-size: dict[str, int] = {}
+size, names = dict[str, int](), list[str]()
 if options.images is not None:
     model = timm.create_model(options.model, pretrained=True)
     transform = create_transform(**resolve_model_data_config(model))
     few, val = (ImageDataset(options.images / p, transform=transform) for p in ("train", "val"))
-    if few.reader.class_to_idx != val.reader.class_to_idx:
+    if (names := list(few.reader.class_to_idx)) != list(val.reader.class_to_idx):
         parser.error(f"{options.images}: train/ and val/ have different classes")
-    model.reset_classifier(len(few.reader.class_to_idx))
+    model.reset_classifier(len(names))
 else:
     size = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=10, **size)
@@ -75,5 +75,5 @@ print(f"{cycled.num_cycles} cycle(s) through {blocks}")
 train(cycled, few, options.epochs, options.lr)
 for n in range(1, options.num_cycles + 1):
     print(f"{accuracy(n):.1f} % in {n} cycle(s)")
-timm.models.save_for_hf(cycled.unwrap(), options.output, model_args=size)
+timm.models.save_for_hf(cycled.unwrap(), options.output, {"label_names": names}, model_args=size)
 print(f"the plain model: timm.create_model('local-dir:{options.output}', pretrained=True)")

@@ -154,6 +154,8 @@ def test_pretrained_vit_is_finetuned_and_its_result_finetuned_again(tmp_path):
         "--num-cycles", 1, "--epochs", 1, "--lr", 0, "--output", tmp_path / "again",
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
+    named = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert named["label_names"] == list("0123456789")
     assert "% in 1 cycle(s)" in again.stdout and "in 2 cycle(s)" not in again.stdout
     ours, theirs = (
         timm.create_model(f"local-dir:{tmp_path / name}", pretrained=True).state_dict()

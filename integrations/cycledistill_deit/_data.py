@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import create_transform, str_to_interp_mode
+from timm.data import auto_augment, create_transform, str_to_interp_mode
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 from torchvision import transforms
@@ -225,6 +225,18 @@ def _warn_of_stream(config: ClassificationConfig) -> None:
             UserWarning,
             stacklevel=1,  # one place, so that a program that loads twice says it once
         )
+
+
+def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
+    """As in timm; 0 bits, which Pillow 13 refuses, make black, as in Pillow before."""
+    if not bits_to_keep:
+        return image.point([0] * 256 * len(image.getbands()))
+    kept: Image.Image = auto_augment.posterize(image, bits_to_keep)
+    return kept
+
+
+for _name in [name for name in auto_augment.NAME_TO_OP if name.startswith("Posterize")]:
+    auto_augment.NAME_TO_OP[_name] = _posterize
 
 
 def _transform(config: ClassificationConfig, training: bool) -> Any:

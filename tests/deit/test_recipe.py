@@ -90,6 +90,13 @@ def test_an_unknown_augmentation_is_named():
         load_data(replace(DIGITS, auto_augment="foo"))
 
 
+def test_deits_augmentation_reaches_0_bits():
+    config = replace(DIGITS, auto_augment="rand-m10-n9-inc1")  # which 9 with noise is, too
+    images = load_data(config).train
+    np.random.seed(0)
+    assert all(images[index][0].isfinite().all() for index in range(20))
+
+
 def test_deit_tiny_is_timms():
     model = create_classifier(PRESETS["paper"], 1000)
     assert sum(p.numel() for p in model.parameters()) == 5_717_416

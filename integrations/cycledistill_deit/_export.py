@@ -55,11 +55,14 @@ def save_plain(
     arguments = model_arguments(config, len(class_names))
     for name in ("num_classes", "pretrained_cfg_overlay"):
         arguments.pop(name, None)
+    about: dict[str, Any] = {"num_classes": len(class_names), "label_names": list(class_names)}
+    if config.blocks is not None:
+        about["blocks"] = config.blocks  # for exports of several cycles
     with replacing_folder(Path(folder), _OURS) as temporary:
         save_for_hf(
             model,
             temporary,
-            model_config={"num_classes": len(class_names), "label_names": list(class_names)},
+            model_config=about,
             model_args=arguments,
             safe_serialization=True,
         )

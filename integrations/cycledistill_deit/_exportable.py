@@ -41,7 +41,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         return (torch.stack([transform(open_image(path, mode)) for path in paths]),)
 
     noise = torch.rand(3, *data["input_size"], generator=torch.Generator().manual_seed(1))
-    return Exportable(model, (noise,), None, read_images, judge=_judge)
+    return Exportable(model, (noise,), config.get("blocks"), read_images, judge=_judge)
 
 
 def _judge(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:

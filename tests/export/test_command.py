@@ -110,6 +110,19 @@ def test_a_classifier(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert logits.shape == (4, 3)
 
 
+def test_the_blocks_that_a_classifier_was_cycled_through(tmp_path: Path) -> None:
+    config = ClassificationConfig(
+        model="vit_tiny_patch16_224",
+        image_size=32,
+        embed_dim=48,
+        depth=3,
+        num_heads=3,
+        blocks="blocks.1:3",
+    )
+    save_classifier(create_classifier(config, 2), config, ("cat", "dog"), tmp_path / "plain")
+    assert load_exportable(tmp_path / "plain").blocks == "blocks.1:3"
+
+
 def test_drawn_people_are_the_examples_of_a_pose_network(pose: Path) -> None:
     loaded = load_exportable(pose)
     (images,) = loaded.example_inputs

@@ -17,6 +17,7 @@ tar shards and other sources that timm reads (docs/classification.md):
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def compare(config: ClassificationConfig, num_classes: int, device: Any) -> Tabl
         prepared = resolve_model_data_config(trained.plain)  # of this network, not of this run
         example = torch.zeros(1, *prepared["input_size"], device=device)
         macs = count_macs(trained, example, num_cycles=cycles).with_attention_products
-        val = load_data(config, create_transform(**prepared)).val
+        own = replace(config, in_chans=prepared["input_size"][0])
+        val = load_data(own, create_transform(**prepared)).val
         batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)
         scores = cycle_accuracies(trained, batches, num_classes, cycles)
         accuracy = f"{scores[f'accuracy/{cycles}']:.2f} %"

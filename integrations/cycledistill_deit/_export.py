@@ -101,11 +101,13 @@ def load_trained(folder: Path, class_names: Sequence[str] | None = None) -> Cycl
     """
     network, cycles, options = find_trained(folder)
     model: Any = load_plain(network)
-    names: Any = model.pretrained_cfg.get("label_names") or class_names
-    if class_names is not None and list(names) != list(class_names):
+    names: Any = model.pretrained_cfg.get("label_names") or ()
+    if class_names is not None and (
+        model.num_classes != len(class_names) or (names and list(names) != list(class_names))
+    ):
         raise ValueError(
             f"{folder} is a network for other classes: expected {len(class_names)} "
-            f"({_few(class_names)}), got {len(names)} ({_few(names)})"
+            f"({_few(class_names)}), got {model.num_classes} ({_few(names) or 'without names'})"
         )
     return CycleWrapper(model, num_cycles=cycles, blocks=options.get("blocks"))
 

@@ -289,6 +289,12 @@ def test_a_teacher_must_have_the_classes_and_the_images_of_the_run(tmp_path):
             load_teachers(fold, names)
         with pytest.raises(ValueError, match=r"net is a network for other classes"):
             load_teachers(replace(DIGITS, beside=(tmp_path / "net",)), names)
+    settings = json.loads((tmp_path / "net" / "config.json").read_text())
+    del settings["label_names"]  # as a network has it that was not trained here
+    (tmp_path / "net" / "config.json").write_text(json.dumps(settings))
+    assert len(load_teachers(fold, ("dog", "cat"))) == 1
+    with pytest.raises(ValueError, match=r"expected 3 \(a, b, c\), got 2 \(without names\)"):
+        load_teachers(replace(DIGITS, beside=(tmp_path / "net",)), ("a", "b", "c"))
     for name, value in (("mean", (0.1,)), ("std", (0.1,)), ("image_size", 16)):
         with pytest.raises(ValueError, match=r"teacher .*net: expected images of \{.*\}, got \{"):
             load_teachers(replace(fold, **{name: value}), ("cat", "dog"))

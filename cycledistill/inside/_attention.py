@@ -57,7 +57,8 @@ def record_attention(
 
     Raises:
         ValueError: The model is in training mode, or its blocks never called
-            `scaled_dot_product_attention` (timm's attention modules with `fused_attn=False`).
+            `scaled_dot_product_attention` (timm's attention modules with `fused_attn=False`), or
+            called it for windows of the tokens.
     """
     if model.training:
         raise ValueError("model: found training mode, expected eval mode; call model.eval() first")
@@ -82,6 +83,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.maps: list[AttentionMap] = []
         self.running: tuple[int, int] | None = None
+        self.sizes: torch.Size | None = None  # B and T of its tokens, in any order, if known
 
     def __torch_function__(
         self,
@@ -95,6 +97,12 @@ class _Recorder(TorchFunctionMode):
             return func(*args, **kwargs)
         output, weights = _attend(*args, **kwargs)
         cycle, layer = self.running
+        if self.sizes and (weights.ndim != 4 or weights.shape[0] not in (1, *self.sizes)):
+            raise ValueError(
+                f"attention of layer {layer}: expected [B, heads, queries, keys] of tokens that "
+                f"begin with {[*self.sizes]}, got {[*weights.shape]}; attention in windows cannot "
+                "be recorded"
+            )
         self.maps.append(AttentionMap(cycle, layer, weights))
         return output
 
@@ -123,8 +131,10 @@ def _marked(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
     """Tell the recorder which block runs, in which cycle."""
     calls = [0] * len(blocks)
 
-    def enter(index: int, *_: Any) -> None:
+    def enter(index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls[index] += 1
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        recorder.sizes = tensors[0].shape[:2] if tensors else None
         recorder.running = (calls[index], index + 1)
 
     def leave(*_: Any) -> None:
@@ -132,7 +142,9 @@ def _marked(blocks: Sequence[nn.Module], recorder: _Recorder) -> Iterator[None]:
 
     with ExitStack() as hooks:
         for index, block in enumerate(blocks):
-            hooks.enter_context(block.register_forward_pre_hook(partial(enter, index)))
+            hooks.enter_context(
+                block.register_forward_pre_hook(partial(enter, index), with_kwargs=True)
+            )
             # Before the wrapper's hook on the last block, which runs the stack again.
             hooks.enter_context(block.register_forward_hook(leave, prepend=True))
         yield

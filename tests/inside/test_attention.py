@@ -3,6 +3,8 @@
 import pytest
 import timm
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from cycledistill import CycleWrapper
 from cycledistill.inside import AttentionMap, plot_attention_matrices, record_attention
@@ -45,6 +47,35 @@ def test_weights_rebuild_the_fused_output_of_every_layer_and_cycle():
 def test_plain_model_is_one_cycle():
     maps = record_attention(vit(), torch.randn(1, 3, 32, 32))
     assert [m[:2] for m in maps] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_windows_are_refused():
+    size = {"img_size": 64, "depth": 2, "embed_dim": 32, "num_heads": 2, "window_size": 2}
+    model = timm.create_model("samvit_base_patch16", **size).eval()
+    with pytest.raises(ValueError, match="attention in windows cannot be recorded"):
+        record_attention(model, torch.randn(2, 3, 64, 64))
+
+
+class Heads(nn.Module):
+    """Attention of a head of 8 channels, with the batch at a place of its own."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place, self.value = place, nn.Linear(8, 8)
+
+    def forward(self, x):
+        tokens = x[None] if self.place is None else x.movedim(self.place, 0)
+        heads = tokens[:, None]
+        found = F.scaled_dot_product_attention(heads, heads, self.value(heads))[:, 0]
+        return found[0] if self.place is None else found.movedim(0, self.place)
+
+
+@pytest.mark.parametrize(
+    ("place", "shape", "batch"), [(0, (3, 5, 8), 3), (1, (5, 3, 8), 3), (None, (5, 8), 1)]
+)
+def test_the_batch_may_be_anywhere(place, shape, batch):
+    model = nn.Sequential(Heads(place), Heads(place)).eval()
+    assert record_attention(model, torch.randn(shape))[1].weights.shape == (batch, 1, 5, 5)
 
 
 def test_training_mode_is_refused():

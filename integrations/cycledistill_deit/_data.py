@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -235,22 +237,31 @@ def _posterize(image: Image.Image, bits_to_keep: int, **_: Any) -> Image.Image:
     return kept
 
 
-for _name in [name for name in auto_augment.NAME_TO_OP if name.startswith("Posterize")]:
-    auto_augment.NAME_TO_OP[_name] = _posterize
+@contextlib.contextmanager
+def _posterizing() -> Iterator[None]:
+    """Let timm take `_posterize` for what it makes, and only for that."""
+    operations = auto_augment.NAME_TO_OP
+    timms = {name: op for name, op in operations.items() if name.startswith("Posterize")}
+    operations.update(dict.fromkeys(timms, _posterize))
+    try:
+        yield
+    finally:
+        operations.update(timms)
 
 
 def _transform(config: ClassificationConfig, training: bool) -> Any:
     prepared = data_config(config)
     try:
-        made = create_transform(
-            **prepared,
-            is_training=training,
-            hflip=config.flip,
-            color_jitter=config.color_jitter,
-            auto_augment=config.auto_augment,
-            re_prob=config.random_erasing if training else 0.0,
-            re_mode="pixel",
-        )
+        with _posterizing():
+            made = create_transform(
+                **prepared,
+                is_training=training,
+                hflip=config.flip,
+                color_jitter=config.color_jitter,
+                auto_augment=config.auto_augment,
+                re_prob=config.random_erasing if training else 0.0,
+                re_mode="pixel",
+            )
     except AssertionError as error:
         raise ValueError(f"auto_augment={config.auto_augment}: {error}") from error
     if training and config.crop_padding is not None:

@@ -15,6 +15,8 @@ _BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's ar
 _CHOSEN = "folded, truth weight 0.3"  # by the study of choices
 _LONGEST_PLAIN = "plain, the arithmetic of the recipe with a longer student"
 _LONGER = "folded, truth weight 0.3, twice the epochs"
+_PLAIN_OF_TWO = "plain, the arithmetic of the recipe with two teachers"
+_TWO_TEACHERS = "folded, two teachers: grown and twice the blocks"
 GROWN = "grown: two cycles in use"
 _TEACHERS = (GROWN, "twice the blocks")
 
@@ -68,7 +70,7 @@ def _controls(plain: ImageRun) -> dict[str, ImageRun]:
         "born again: a plain teacher": replace(folded_from(plain, plain), warm=False),
         "a teacher of twice the blocks": replace(folded_from(plain, deeper), warm=False),
         _TEACHERS[1]: deeper,
-        "folded, two teachers: grown and twice the blocks": folded_from(plain, grown, deeper),
+        _TWO_TEACHERS: folded_from(plain, grown, deeper),
         "joint recipe: mean of task losses + prediction KL": joint,
         "label smoothing 0.1": replace(plain, label_smoothing=0.1),
         "dropout 0.1": replace(plain, dropout=0.1),
@@ -87,7 +89,9 @@ def _reported(
         title=f"Does growing, then folding help {what}?",
         variants=variants,
         seeds=FRESH,
-        baselines=tuple(name for name in (*_BEST_PLAIN, _LONGEST_PLAIN) if name in variants),
+        baselines=tuple(
+            name for name in (*_BEST_PLAIN, _LONGEST_PLAIN, _PLAIN_OF_TWO) if name in variants
+        ),
         plot="differences",
         teachers=tuple(name for name in _TEACHERS if name in variants),
         kept=kept,
@@ -105,6 +109,16 @@ def _choosing(title: str, variants: Mapping[str, Run], folded: str = _CHOSEN) ->
         split="val",
         plot="differences",
     )
+
+
+def _two_teachers(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """A grown teacher and a deeper one; ``equal`` times as many plain epochs cost the same."""
+    deeper = replace(plain, depth=2 * plain.depth)
+    return {
+        _TEACHERS[1]: deeper,
+        _TWO_TEACHERS: folded_from(plain, grown_from(plain), deeper),
+        _PLAIN_OF_TWO: replace(plain, epochs=round(equal * plain.epochs)),
+    }
 
 
 FEW = ImageRun(epochs=100, train_samples=5000)
@@ -172,7 +186,7 @@ FOLD_MORE_IMAGES = _choosing(
 
 FOLD_64 = _reported(
     "a single pass of one block x 64 on 5,000 images",
-    {**_decisive(FEW, equal=3.42), **_controls(FEW)},
+    {**_decisive(FEW, equal=3.42), **_controls(FEW), **_two_teachers(FEW, equal=5.84)},
     "one block x 64, 5,000 images",
     kept=(GROWN, _CHOSEN),
 )
@@ -221,7 +235,7 @@ FOLD_128_CHOICES = _choosing(
 
 FOLD_128 = _reported(
     "a single pass of one block x 128 on 5,000 images",
-    _decisive(_WIDE, equal=3.53),
+    {**_decisive(_WIDE, equal=3.53), **_two_teachers(_WIDE, equal=6.06)},
     "one block x 128, 5,000 images",
     kept=(_CHOSEN,),
 )
@@ -332,6 +346,23 @@ FOLD_ALL_CHOICES = replace(
     teachers=(GROWN,),
 )
 
+_WIDE_LONG = replace(_LONG, width=128, epochs=100)
+_WIDE_GROWN = grown_from(replace(_WIDE_LONG, epochs=40))
+
+FOLD_128_ALL_CHOICES = replace(
+    _choosing(
+        "On 45,000 images, is folding one block x 128 ahead of plain training that costs as much?",
+        {
+            "plain": _WIDE_LONG,
+            GROWN: _WIDE_GROWN,
+            "folded": folded_from(_WIDE_LONG, _WIDE_GROWN),
+            _BEST_PLAIN[2]: replace(_WIDE_LONG, epochs=239),
+        },
+        "folded",
+    ),
+    teachers=(GROWN,),
+)
+
 # ViT-Ti with patches of 4 px: hours of a GPU.
 _TINY = replace(
     ALL, epochs=100, width=192, depth=12, head_dim=64, patch_size=4, batch_size=500, lr=1e-3
@@ -387,6 +418,7 @@ FOLD_STUDIES = {
     "fold-64-all": FOLD_64_ALL,
     "fold-128-all": FOLD_128_ALL,
     "fold-all-choices": FOLD_ALL_CHOICES,
+    "fold-128-all-choices": FOLD_128_ALL_CHOICES,
     "fold-people-choices": FOLD_PEOPLE_CHOICES,
     "fold-people": FOLD_PEOPLE,
     "fold-coordinates": FOLD_COORDINATES,

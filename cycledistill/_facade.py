@@ -119,10 +119,20 @@ class Facade(nn.Module):
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
     ) -> Any:
         """Load a state of the plain model or of a wrapper with the same teacher-only parameters."""
-        teacher = self._modules.get(TEACHER)
-        if teacher is None:
-            return self.plain.load_state_dict(state_dict, strict=strict, assign=assign)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        plain, teacher = self.plain, self._modules.get(TEACHER)
+        lent = [
+            plain.register_load_state_dict_post_hook(lambda _, keys, own=hook: own(self, keys))  # type: ignore[misc]
+            for hook in self._load_state_dict_post_hooks.values()
+            if hook is not _use_plain_names
+        ]
+        if teacher is not None:  # for a while, so that all names are those of the state
+            plain._modules[TEACHER] = teacher
+        try:
+            return plain.load_state_dict(state_dict, strict=strict, assign=assign)
+        finally:
+            plain._modules.pop(TEACHER, None)
+            for handle in lent:
+                handle.remove()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
         """Rename the plain model's keys to those that torch looks up."""

@@ -147,6 +147,36 @@ def test_hooks_of_the_state_that_the_wrapper_got(options: dict[str, Any]) -> Non
     assert seen == 2 * ["before", "after", "load"]
 
 
+@pytest.mark.parametrize("options", [{}, {"cycle_embedding": True, "token_dim": 4}])
+@pytest.mark.parametrize("registered_on", ["plain", "wrapper"])
+def test_hooks_after_loading_see_and_change_the_models_names(
+    options: dict[str, Any], registered_on: str
+) -> None:
+    """As one that allows checkpoints without a parameter, under strict loading."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    cycled = CycleWrapper(model, 2, ":", **options)
+    module, seen = {"plain": model, "wrapper": cycled}[registered_on], []
+
+    def allow(loaded: nn.Module, keys: Any) -> None:
+        seen.append((loaded, [*keys.missing_keys], [*keys.unexpected_keys]))
+        keys.missing_keys.remove("1.bias")
+
+    handle = module.register_load_state_dict_post_hook(allow)
+    state = {name: torch.full_like(value, 0.5) for name, value in cycled.state_dict().items()}
+    del state["1.bias"]
+    keys = cycled.load_state_dict(state)
+    assert not keys.missing_keys
+    assert seen == [(module, ["1.bias"], [])]
+    assert all(torch.equal(cycled.state_dict()[name], value) for name, value in state.items())
+    with pytest.raises(RuntimeError, match=r"for Sequential:\n\tUnexpected.*\"plain.x\""):
+        cycled.load_state_dict({**state, "plain.x": torch.zeros(1)})
+    handle.remove()
+    with pytest.raises(RuntimeError, match=r"Missing.*1.bias"):
+        cycled.load_state_dict(state)
+    assert len(seen) == 2
+    assert list(model.named_children()) == [("0", model[0]), ("1", model[1])]
+
+
 def test_state_behind_data_parallel(one_process: None) -> None:
     case = ZOO["vit"]
     parallel = DistributedDataParallel(CycleWrapper(case.build(), 2))

@@ -194,6 +194,7 @@ def report(
     console.print(
         f"The plain model:  {folder} (model.safetensors, config.json and a model card)\n"
         f"                  timm.create_model('local-dir:{folder}', pretrained=True)\n"
+        f"Cycles in use:    {config.inference_cycles} (the model card says how)\n"
         f"Log and curves:   {config.output_dir}/log.jsonl, {config.output_dir}/curves.png\n"
         "Try next:         the same with --mode plain and another --output-dir, to compare;\n"
         "                  --num-cycles 3; your own images with --data-dir; --help for the rest",

@@ -19,7 +19,7 @@ from cycledistill.saving._files import image_files, replacing_file
 def export(
     folder: Annotated[Path, tyro.conf.Positional],
     out: Path,
-    num_cycles: int = 1,
+    num_cycles: int | None = None,
     decode: bool = False,
     tolerance: float | None = None,
     images: tuple[Path, ...] = (),
@@ -33,7 +33,7 @@ def export(
     Args:
         folder: A saved plain model, such as RUN/plain.
         out: FILE.onnx or FILE.pt2.
-        num_cycles: Cycles in the graph.
+        num_cycles: Cycles in the graph; by default as many as the model is to be used with.
         decode: Put the decoding into the graph: keypoints in px of the input, and scores.
         tolerance: Largest difference from torch (1e-4; with --decode 0.01, which is px).
         images: Images, or a folder of them, to check the file on, too.
@@ -45,6 +45,7 @@ def export(
     if quantize and (out.suffix != ".onnx" or not images):
         raise ValueError("--quantize: expected --out FILE.onnx, and --images to calibrate on")
     loaded = load_exportable(folder)
+    num_cycles = loaded.num_cycles if num_cycles is None else num_cycles
     if decode and loaded.decode is None:
         raise ValueError(f"--decode: the model in {folder} has nothing to decode")
     limit = (1e-2 if decode else 1e-4) if tolerance is None else tolerance

@@ -30,6 +30,7 @@ class Exportable(NamedTuple):
         judge: Describes the change from the first outputs to the second.
         read_annotated: Makes ``example_inputs`` from an annotation file and its folder of images,
             and a judge that knows the ground truth; None if there is no such format.
+        num_cycles: Cycles that it was trained to be used with.
     """
 
     model: nn.Module
@@ -41,6 +42,7 @@ class Exportable(NamedTuple):
     metadata: Mapping[str, str] = {}
     judge: Judge | None = None
     read_annotated: Callable[[Path, Path], tuple[tuple[Tensor, ...], Judge]] | None = None
+    num_cycles: int = 1
 
 
 def load_exportable(folder: Path) -> Exportable:

@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from cycledistill import CycleWrapper
+from cycledistill.saving._folder import read_config
 from cycledistill.training._cycled_config import cycles_in_use
 
 
@@ -31,7 +32,7 @@ def find_trained(folder: Path) -> TrainedRun:
 
     Args:
         folder: The run's ``output_dir``, with ``config.yaml`` and ``plain/``; or a folder with
-            just ``model.safetensors`` and ``config.json``, to be used with one cycle.
+            just ``model.safetensors`` and ``config.json``, whose ``num_cycles`` counts (1).
 
     Raises:
         FileNotFoundError: It is neither.
@@ -45,7 +46,10 @@ def find_trained(folder: Path) -> TrainedRun:
             f"{network} has no model.safetensors: expected the folder of a finished run, with "
             "config.yaml and plain/, or that of a saved network"
         )
-    cycles = cycles_in_use(options.get("mode", "plain"), options.get("num_cycles", 1))
+    if options:
+        cycles = cycles_in_use(options.get("mode", "plain"), options.get("num_cycles", 1))
+    else:
+        cycles = read_config(network, "network").get("num_cycles", 1)
     return TrainedRun(network, cycles, options)
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from cycledistill import CycleWrapper
 from cycledistill.saving._card import model_card
 from cycledistill.saving._files import replacing_folder
+from cycledistill.saving._folder import read_config
 from cycledistill.training import find_trained
 from cycledistill_deit._config import ClassificationConfig
 from cycledistill_deit._images import data_config
@@ -58,6 +59,8 @@ def save_plain(
     about: dict[str, Any] = {"num_classes": len(class_names), "label_names": list(class_names)}
     if config.blocks is not None:
         about["blocks"] = config.blocks  # for exports of several cycles
+    if config.inference_cycles > 1:
+        about["num_cycles"] = config.inference_cycles
     with replacing_folder(Path(folder), _OURS) as temporary:
         save_for_hf(
             model,
@@ -77,6 +80,7 @@ def save_plain(
             images=data_config(config),
             cycles_in_training=config.training_cycles,
             cycles_in_use=config.inference_cycles,
+            blocks=config.blocks,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return Path(folder)
@@ -109,7 +113,8 @@ def load_trained(folder: Path, class_names: Sequence[str] | None = None) -> Cycl
             f"{folder} is a network for other classes: expected {len(class_names)} "
             f"({_few(class_names)}), got {model.num_classes} ({_few(names) or 'without names'})"
         )
-    return CycleWrapper(model, num_cycles=cycles, blocks=options.get("blocks"))
+    blocks = options.get("blocks", read_config(network, "classifier").get("blocks"))
+    return CycleWrapper(model, num_cycles=cycles, blocks=blocks)
 
 
 def load_teachers(config: ClassificationConfig, class_names: Sequence[str]) -> list[CycleWrapper]:

@@ -41,7 +41,8 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         return (torch.stack([transform(open_image(path, mode)) for path in paths]),)
 
     noise = torch.rand(3, *data["input_size"], generator=torch.Generator().manual_seed(1))
-    return Exportable(model, (noise,), config.get("blocks"), read_images, judge=_judge)
+    blocks, cycles = config.get("blocks"), config.get("num_cycles", 1)
+    return Exportable(model, (noise,), blocks, read_images, judge=_judge, num_cycles=cycles)
 
 
 def _judge(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:

@@ -336,7 +336,8 @@ def test_what_a_run_left_is_loaded_with_its_cycles(tmp_path):
         assert all(torch.equal(v, student.state_dict()[n]) for n, v in model.state_dict().items())
     assert str(tmp_path) not in (tmp_path / "grow" / "plain" / "README.md").read_text()
     bare = load_trained(tmp_path / "grow" / "plain")
-    assert bare.num_cycles == 1
+    assert bare.num_cycles == 3 and bare.stack_path == "blocks"
+    assert load_trained(tmp_path / "distill" / "plain").num_cycles == 1
     with pytest.raises(ValueError, match=r"cannot start from the weights of .*bare"):
         start_from(create_classifier(DIGITS, 3), bare, tmp_path / "bare")
     with pytest.raises(FileNotFoundError, match=r"has no model\.safetensors: expected the folder"):

@@ -18,6 +18,7 @@ import pytest
 import torch
 from torch import nn
 
+from cycledistill import CycleWrapper
 from cycledistill.__main__ import main
 from cycledistill.export import LOADERS, load_exportable
 from cycledistill_deit import ClassificationConfig, create_classifier
@@ -90,8 +91,6 @@ def test_keypoints_come_out_of_the_graph(
 
     loaded = load_exportable(pose)
     (batch,) = loaded.read_images([Path(path) for path in images])
-    from cycledistill import CycleWrapper
-
     cycled = CycleWrapper(loaded.model, 2, loaded.blocks).eval()
     with torch.no_grad():
         heatmaps = cycled(batch, num_cycles=2)
@@ -108,6 +107,35 @@ def test_a_classifier(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert f"wrote {out} (1 cycle, " in capsys.readouterr().out
     logits = torch.export.load(out).module()(torch.randn(4, 3, 32, 32))
     assert logits.shape == (4, 3)
+
+
+@pytest.mark.parametrize("kind", ["pose", "classifier"])
+def test_the_cycles_that_a_network_was_trained_to_be_used_with(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "plain"
+    if kind == "pose":
+        options: dict[str, Any] = {"input_size": (48, 64), "heatmap_size": (12, 16), "depth": 2}
+        model: Any = create_model("tokenpose_nano", **options)
+        save_pose(model, folder, "tokenpose_nano", options, COCO, num_cycles=2)
+    else:
+        config = ClassificationConfig(
+            **{"model": "vit_tiny_patch16_224", "image_size": 32, "embed_dim": 48, "depth": 3},
+            **{"num_heads": 3, "blocks": "blocks.1:3", "mode": "cycle"},
+        )
+        model = create_classifier(config, 2)
+        save_classifier(model, config, ("cat", "dog"), folder)
+        assert 'CycleWrapper(model, 2, "blocks.1:3")' in (folder / "README.md").read_text()
+    images = load_exportable(folder).example_inputs[0]
+    cycled = CycleWrapper(model, 2, "blocks" if kind == "pose" else "blocks.1:3").eval()
+    for cycles, flags in ((2, ()), (1, ("--num-cycles", "1"))):
+        out = tmp_path / f"{cycles}.pt2"
+        main(["export", str(folder), "--out", str(out), *flags])
+        assert f"wrote {out} ({cycles} cycle{'s' * (cycles > 1)}, " in capsys.readouterr().out
+        with torch.no_grad():
+            expected = cycled(images, num_cycles=cycles)
+        found = torch.export.load(out).module()(images)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_the_blocks_that_a_classifier_was_cycled_through(tmp_path: Path) -> None:

@@ -74,6 +74,20 @@ def test_animations_and_tiffs_of_a_folder_are_images(folder: Path, tmp_path: Pat
     assert [result["file_name"] for result in results] == ["1.gif", "2.tif", "3.TIFF"]
 
 
+def test_the_cycles_that_a_network_was_trained_to_be_used_with(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    model = create_model("tokenpose_nano")
+    folder = save_plain(model, tmp_path / "n", "tokenpose_nano", {}, COCO, num_cycles=3)
+    for cycles, flags in ((3, ()), (1, ("--num-cycles", "1"))):
+        results = run(images, folder, tmp_path / f"out{cycles}", *flags)
+        found = PosePredictor.from_pretrained(folder, num_cycles=cycles)(PIXELS)
+        np.testing.assert_allclose(keypoints(results[0])[:, :2], found.keypoints[0])
+        told = f"2 images, 2 people: {tmp_path}/out{cycles} ({cycles} cycle{'s' * (cycles > 1)})"
+        assert told in capsys.readouterr().out
+
+
 def test_boxes_outside_of_their_image_are_left_out(
     folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

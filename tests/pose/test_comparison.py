@@ -23,6 +23,7 @@ from cycledistill_pose import (
     HeatmapMSELoss,
     SyntheticPeople,
     create_model,
+    load_plain,
     normalize_images,
     save_plain,
 )
@@ -261,6 +262,32 @@ def test_the_command_writes_scores_and_page(
     low, high = scores["rows"][1]["interval"]
     printed = capsys.readouterr().out
     assert f"[{low:.1f}, {high:.1f}]" in printed and "6 people" in printed
+
+
+def test_cases_are_after_the_cycles_that_each_network_is_used_with(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = load_plain(room / "net0")
+    parts = ("tokenpose_nano", OPTIONS, COCO, loaded.codec)
+    save_plain(loaded.model, tmp_path / "net", *parts, num_cycles=3)
+    networks = [room / "net0", tmp_path / "net"]
+    run(*networks, "--easy-synthetic", "--num-synthetic-val", 3, "--out", tmp_path / "out",
+        "--flip-test", "off", "--bootstrap", 2, "--cases", 3)  # fmt: skip
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert [row["num_cycles"] for row in scores["rows"]] == [1, 2, 3] * 2
+    for column, cycles in enumerate((1, 3)):
+        predictor = PosePredictor.from_pretrained(networks[column], num_cycles=cycles)
+        truth, pictures = SyntheticPeople.coco(3, seed=1, easy=True)
+        for person in truth["annotations"]:
+            box = np.array(person["bbox"])
+            picture = pictures[truth["images"][person["image_id"] - 1]["file_name"]]
+            pose = predictor(picture, [[*box[:2], *(box[:2] + box[2:])]]).keypoints
+            true = np.array(person["keypoints"], float).reshape(1, -1, 3)
+            value = oks(true[..., :2], pose, [person["area"]], visible_a=true[..., 2])
+            (case,) = (c for c in scores["cases"] if c["image_id"] == person["image_id"])
+            assert case["oks"][column] == pytest.approx(value[0, 0], abs=1e-3)
+    assert "with 1, 3 cycle(s), as each network is used" in capsys.readouterr().out
+    assert "1 or 3 cycle(s), as each" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_files_and_detected_boxes(room: Path, tmp_path: Path) -> None:

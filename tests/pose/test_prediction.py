@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,8 +121,29 @@ def test_two_cycles_are_two_passes(folder: Path) -> None:
     assert abs(found - single).max() > 0.1
 
 
+def test_a_network_runs_the_cycles_that_it_was_trained_to_be_used_with(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_plain(
+        create_model("tokenpose_nano"), tmp_path / "a", "tokenpose_nano", {}, COCO, num_cycles=2
+    )
+    single, two = (
+        PosePredictor.from_pretrained(tmp_path / "a", num_cycles=n)(PIXELS).keypoints
+        for n in (1, 2)
+    )
+    assert abs(two - single).max() > 0.1
+    predictor = PosePredictor.from_pretrained(tmp_path / "a")
+    np.testing.assert_array_equal(predictor(PIXELS).keypoints, two)
+    predictor.save_pretrained(tmp_path / "b")
+    assert PosePredictor.from_pretrained(tmp_path / "b").num_cycles == 2
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    for wrong in (0, "2", None):
+        (tmp_path / "b" / "config.json").write_text(json.dumps({**config, "num_cycles": wrong}))
+        with pytest.raises(ValueError, match=r"config\.json: num_cycles: expected a whole number"):
+            PosePredictor.from_pretrained(tmp_path / "b")
+
+
 def test_flip_test_averages_with_the_mirrored_crop(folder: Path) -> None:
-    model, skeleton, _ = load_plain(folder)
+    model, skeleton, *_ = load_plain(folder)
     codec = HeatmapCodec((96, 128), (24, 32), method="udp")
     save_plain(model, folder.parent / "udp", "tokenpose_nano", {}, skeleton, {"method": "udp"})
     box = np.array([10.0, 8.0, 50.0, 80.0])

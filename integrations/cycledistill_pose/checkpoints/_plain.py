@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from cycledistill._checks import check_count
 from cycledistill.saving._card import model_card
 from cycledistill.saving._files import replacing_folder
 from cycledistill.saving._folder import read_config
@@ -25,11 +26,12 @@ _OURS = {name: "" for name in FILES} | {"config.json": "cycledistill_pose/"}
 
 
 class PlainCheckpoint(NamedTuple):
-    """A loaded network and what it predicts."""
+    """A loaded network, what it predicts, and how many cycles it was trained to be used with."""
 
     model: TokenPose | TokenReg
     skeleton: Skeleton
     codec: dict[str, Any]
+    num_cycles: int
 
 
 def save_plain(
@@ -41,6 +43,7 @@ def save_plain(
     codec: dict[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     scores: Mapping[str, float] | None = None,
+    num_cycles: int = 1,
 ) -> Path:
     """Write a network: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
@@ -56,6 +59,7 @@ def save_plain(
         codec: Options of the codec that decodes its output.
         training: For the card: options of the run that trained it, without paths.
         scores: For the card: percent by metric and number of cycles, ``{"AP/1": 65.0}``.
+        num_cycles: Cycles that it was trained to be used with; commands run as many by default.
 
     Returns:
         The folder.
@@ -79,8 +83,8 @@ def save_plain(
         "options": written,
         "skeleton": dataclasses.asdict(skeleton),
         "codec": codec or {},
+        "num_cycles": num_cycles,
     }
-    run = training or {}
     with replacing_folder(Path(folder), _OURS) as temporary:
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
         save_file(tensors, temporary / "model.safetensors")
@@ -90,7 +94,7 @@ def save_plain(
             scores,
             SHOWN_SCORES,
             training,
-            passes=run["num_cycles"] if run.get("mode") == "cycle" else 1,
+            passes=num_cycles,
             model=name,
             options=written,
             skeleton=skeleton,
@@ -126,13 +130,15 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
         skeleton = Skeleton(**listed)
         model = create_model(description["model"], skeleton.num_keypoints, **options)
         codec_for(model, **description["codec"])
+        num_cycles = description.get("num_cycles", 1)
+        check_count("num_cycles", num_cycles)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from error
-    return PlainCheckpoint(model.eval(), skeleton, description["codec"])
+    return PlainCheckpoint(model.eval(), skeleton, description["codec"], num_cycles)
 
 
 def _tuples(value: Any) -> Any:

@@ -23,7 +23,7 @@ def evaluate(
     checkpoints: Annotated[tuple[str, ...], tyro.conf.Positional],
     out: Path,
     data: Annotated[EvaluationOptions, tyro.conf.OmitArgPrefixes],
-    num_cycles: int = 2,
+    num_cycles: int | None = None,
     flip_test: Literal["both", "on", "off"] = "both",
     bootstrap: int = 1000,
     cases: int = 8,
@@ -42,7 +42,8 @@ def evaluate(
             are to the first.
         out: Folder to write: scores.json and report.html, or results_1.json, ...
         data: The people to evaluate on.
-        num_cycles: Evaluate after 1, 2, ... up to this many passes through the blocks.
+        num_cycles: Evaluate after 1, 2, ... up to this many passes through the blocks. By default
+            2, or more if a network was trained to be used with more.
         flip_test: Whether to average with the outputs for the mirrored image; both shows both.
         bootstrap: Bootstrap samples of the images, for the intervals.
         cases: How many of the worst, best and most different people the page shows.
@@ -70,6 +71,8 @@ def evaluate(
     people = ", ".join(f"{count:,} {what}" for what, count in comparison.report.items())
     lines = {"evaluated on": people, **comparison.assumed}
     if scored:
+        used = ", ".join(map(str, sorted(set(comparison.shown[0]))))
+        lines["cases"] = f"with {used} cycle(s), as each network is used"
         lines["in brackets"] = (
             f"95 % over {bootstrap:,} draws of images; another training run may differ by more"
         )

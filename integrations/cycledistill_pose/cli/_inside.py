@@ -17,6 +17,7 @@ from cycledistill.inside import (
 )
 from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.data import normalize_images
 from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._picture import read_rgb
@@ -33,7 +34,7 @@ def inside(
     image: Path,
     out: Path,
     keypoint: str = "nose",
-    num_cycles: int = 2,
+    num_cycles: int | None = None,
     layer: int | None = None,
     compare: str | None = None,
 ) -> None:
@@ -46,14 +47,17 @@ def inside(
         image: An image of one person.
         out: Folder to write the pictures to.
         keypoint: Keypoint whose attention to draw over the image.
-        num_cycles: Passes through the blocks.
+        num_cycles: Passes through the blocks. By default 2, or more if the network was trained to
+            be used with more.
         layer: Layer whose weights to draw, counted from 1; by default the last one.
         compare: Another plain network whose weights to draw next to these.
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
+    network, skeleton, options, in_use = load_plain(checkpoint)
+    num_cycles = max(2, in_use) if num_cycles is None else num_cycles
     check_count("num_cycles", num_cycles)
-    predictor = PosePredictor.from_pretrained(checkpoint)
+    predictor = PosePredictor(network, skeleton, codec_for(network, **options))
     names = predictor.skeleton.keypoint_names
     check_choice("keypoint", keypoint, *names)
     models = {_label(checkpoint): predictor.plain}

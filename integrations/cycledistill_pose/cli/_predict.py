@@ -34,7 +34,7 @@ def predict(
     box_threshold: float = 0.5,
     category_id: int | None = None,
     first_frame: int | None = None,
-    num_cycles: int = 1,
+    num_cycles: int | None = None,
     flip_test: bool = False,
     skip_bad_images: bool = False,
     device: Device = "auto",
@@ -59,7 +59,8 @@ def predict(
             trained on.
         first_frame: Number of a video's first frame in the boxes file. By default 0 if the file has
             a frame 0, its first image if it lists every frame, otherwise 1.
-        num_cycles: Passes through the blocks.
+        num_cycles: Passes through the blocks; by default as many as the network was trained to be
+            used with.
         flip_test: Average with the outputs for the mirrored image.
         skip_bad_images: Skip images that cannot be decoded, or whose size differs from the one in
             the boxes file, and report them.
@@ -71,7 +72,8 @@ def predict(
         raise ValueError("expected --boxes or --detector, got both")
     where = find_device(device)
     frames = Video(source) if source.suffix.lower() in VIDEOS else Images(source)
-    predictor = PosePredictor.from_pretrained(checkpoint, num_cycles=num_cycles)
+    cycles = {} if num_cycles is None else {"num_cycles": num_cycles}
+    predictor = PosePredictor.from_pretrained(checkpoint, **cycles)
     predictor.flip_test = flip_test and bool(predictor.skeleton.flip_pairs)
     predictor.model.to(where)
     if flip_test and not predictor.flip_test:
@@ -151,9 +153,11 @@ def predict(
     nobody = sum(count == 0 for count in people.values())
     for reason in bad:
         print(f"left out: {reason}")
+    passes = f"{predictor.num_cycles} cycle{'s' * (predictor.num_cycles > 1)}"
     print(
         f"{len(people):,} {'frames' if isinstance(frames, Video) else 'images'}, "
-        f"{people.total():,} people{f', {nobody:,} without people' if nobody else ''}: {out}"
+        f"{people.total():,} people{f', {nobody:,} without people' if nobody else ''}: {out} "
+        f"({passes})"
     )
 
 

@@ -11,9 +11,10 @@ from cycledistill import CycleWrapper
 from cycledistill._checks import check_count
 from cycledistill._device import Device, find_device
 from cycledistill_pose.annotations import check_same_keypoints
+from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.comparison._cases import Case, pick_cases
 from cycledistill_pose.metrics import bootstrap_ap, percentile_interval
-from cycledistill_pose.prediction import PosePredictor
 from cycledistill_pose.recipes import EvaluationOptions, evaluate_cycles, open_evaluation
 from cycledistill_pose.recipes._evaluate import CycleMetrics
 from cycledistill_pose.skeletons import Skeleton
@@ -57,7 +58,7 @@ class Comparison(NamedTuple):
         report: How many people and images there are.
         assumed: Keypoints, flip pairs and sigmas, and where they come from.
         resamples: Number of bootstrap samples.
-        shown: Cycles and flip test of the cases' predictions.
+        shown: Of the cases' predictions: the cycles of each network, and the flip test.
     """
 
     rows: list[Row]
@@ -66,13 +67,13 @@ class Comparison(NamedTuple):
     report: dict[str, int]
     assumed: dict[str, str]
     resamples: int
-    shown: tuple[int, bool]
+    shown: tuple[tuple[int, ...], bool]
 
 
 def compare_checkpoints(
     checkpoints: Sequence[str | Path],
     people: EvaluationOptions,
-    num_cycles: int = 2,
+    num_cycles: int | None = None,
     flip_tests: Sequence[bool] = (True, False),
     resamples: int = 1000,
     cases: int = 8,
@@ -86,11 +87,11 @@ def compare_checkpoints(
         checkpoints: Folders of plain networks, or their names on the Hugging Face Hub; differences
             are to the first.
         people: The people to evaluate on, and how AP is measured.
-        num_cycles: The most cycles.
+        num_cycles: The most cycles. None: 2, or more if a network was trained to be used with more.
         flip_tests: With the flip test, without, or both.
         resamples: Draws of the bootstrap over images.
-        cases: How many worst, best and differing people to pick: at one cycle, with the first of
-            ``flip_tests``.
+        cases: How many worst, best and differing people to pick: after the cycles that each network
+            was trained to be used with, with the first of ``flip_tests``.
         device: Where the networks run; auto uses the accelerator if there is one.
         seed: Seed of generated people and of the bootstrap.
         num_workers: Processes that load images.
@@ -100,7 +101,7 @@ def compare_checkpoints(
         ValueError: A checkpoint is broken, or of other keypoints than the data; or there is no
             such device.
     """
-    check_count("num_cycles", num_cycles)
+    check_count("num_cycles", 2 if num_cycles is None else num_cycles)
     check_count("bootstrap", resamples)
     if cases < 0:
         raise ValueError(f"cases: expected a whole number of 0 or more, got {cases}")
@@ -109,24 +110,27 @@ def compare_checkpoints(
         raise ValueError(f"checkpoints: expected different folders, got {names}")
     place = find_device(device)
     # Read all of them first: a broken one should not waste the time of evaluating the others.
-    predictors = [PosePredictor.from_pretrained(folder) for folder in checkpoints]
-    opened = open_evaluation(people, seed, predictors[0].skeleton)
-    for name, predictor in zip(names, predictors, strict=True):
-        check_same_keypoints((f"the network {name}", predictor.skeleton), opened.file.named)
+    networks = [load_plain(folder) for folder in checkpoints]
+    if num_cycles is None:
+        num_cycles = max(2, *(network.num_cycles for network in networks))
+    opened = open_evaluation(people, seed, networks[0].skeleton)
+    for name, network in zip(names, networks, strict=True):
+        check_same_keypoints((f"the network {name}", network.skeleton), opened.file.named)
     runs: dict[tuple[str, int, bool], CycleMetrics] = {}
-    shown = []
-    for name, predictor in zip(names, predictors, strict=True):
-        model = CycleWrapper(predictor.plain, num_cycles, "blocks").eval().to(place)
-        codec = predictor.codec
+    shown, used = [], [min(network.num_cycles, num_cycles) for network in networks]
+    for name, (plain, skeleton, options, _), in_use in zip(names, networks, used, strict=True):
+        model = CycleWrapper(plain, num_cycles, "blocks").eval().to(place)
+        codec = codec_for(plain, **options)
         for flip in flip_tests:
-            pairs = predictor.skeleton.flip_indices if flip else None
+            pairs = skeleton.flip_indices if flip else None
             metrics = evaluate_cycles(model, opened, codec, num_cycles, pairs, num_workers)
             runs |= {(name, cycle, flip): metric for cycle, metric in enumerate(metrics, 1)}
             if flip != flip_tests[0] or not opened.has_truth:
                 continue
             if opened.boxes is not None:  # detected boxes have no truth; annotated ones have
-                metrics = evaluate_cycles(model, opened.annotated, codec, 1, pairs, num_workers)
-            shown.append(metrics[0].ap)
+                truth = opened.annotated
+                metrics = evaluate_cycles(model, truth, codec, in_use, pairs, num_workers)
+            shown.append(metrics[in_use - 1].ap)
         model.cpu()
     return Comparison(
         _rows(runs, resamples, seed),
@@ -135,7 +139,7 @@ def compare_checkpoints(
         opened.crops(_SHOWN_SIZE).report(),
         opened.assumed(pairs_from="the network's"),
         resamples,
-        (1, flip_tests[0]),
+        (tuple(used), flip_tests[0]),
     )
 
 

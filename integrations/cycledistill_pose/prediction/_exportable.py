@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cycledistill.export import Exportable
 from cycledistill_pose.annotations import check_same_keypoints
-from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
+from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec, codec_for
 from cycledistill_pose.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -39,7 +40,8 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     """
     if not str(config.get("format", "")).startswith("cycledistill_pose/"):
         return None
-    predictor = PosePredictor.from_pretrained(folder)
+    network, skeleton, options, num_cycles = load_plain(folder)
+    predictor = PosePredictor(network, skeleton, codec_for(network, **options))
     decoder = KeypointDecoder(predictor.codec)
 
     def read_images(paths: Sequence[Path]) -> tuple[Tensor, ...]:
@@ -62,6 +64,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         metadata=_metadata(predictor),
         judge=judge,
         read_annotated=functools.partial(_annotated, predictor, keypoints),
+        num_cycles=num_cycles,
     )
 
 

@@ -82,13 +82,15 @@ class PosePredictor:
 
         Args:
             source: Its folder, or its name on the Hugging Face Hub (``"owner/name"``).
-            **options: As for the class.
+            **options: As for the class; ``num_cycles`` is by default what the network was trained
+                to be used with.
 
         Raises:
             FileNotFoundError: A file is missing, or there is neither folder nor model on the hub.
             ValueError: A file is broken, or of another kind.
         """
-        model, skeleton, written = load_plain(source)
+        model, skeleton, written, num_cycles = load_plain(source)
+        options.setdefault("num_cycles", num_cycles)
         return cls(model, skeleton, codec_for(model, **written), **options)
 
     def save_pretrained(
@@ -98,6 +100,8 @@ class PosePredictor:
         scores: Mapping[str, float] | None = None,
     ) -> Path:
         """Write the plain network as a folder that `from_pretrained` and `push_to_hub` take.
+
+        The folder says that it is to be used with ``num_cycles``.
 
         Args:
             folder: Folder to write; an existing one is replaced if it is empty or contains such a
@@ -114,10 +118,8 @@ class PosePredictor:
                 "this network cannot be rebuilt from a name and options: it was not made by "
                 "create_model, or was given a backbone"
             )
-        codec = self.codec.to_dict()
-        return save_plain(
-            self.plain, folder, *self.plain.made_by, self.skeleton, codec, training, scores
-        )
+        about = (*self.plain.made_by, self.skeleton, self.codec.to_dict(), training, scores)
+        return save_plain(self.plain, folder, *about, self.num_cycles)
 
     @overload
     def __call__(

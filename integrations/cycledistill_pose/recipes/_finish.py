@@ -71,7 +71,8 @@ def finish_run(
         training = {**summary, **dataclasses.asdict(config)}
         if isinstance(codec, RegressionCodec):  # these options are the heatmaps'
             del training["codec"], training["sigma"]
-        predictor = PosePredictor(trained.unwrap(), people.skeleton, codec)
+        used = config.inference_cycles
+        predictor = PosePredictor(trained.unwrap(), people.skeleton, codec, used)
         predictor.save_pretrained(run.plain, training, run.scores)
         _report(config, run, metrics)
     gather_over_processes([])  # wait for the files
@@ -89,7 +90,6 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
     table = scores_table("Percent by number of cycles in use", ["cycles"], by_cycle)
     console = Console(markup=False, highlight=False)
     none = "No AP: the images to evaluate on have no annotated people"
-    passes = f" --num-cycles {config.inference_cycles}" * (config.inference_cycles > 1)
     same_people = ""
     for field in dataclasses.fields(EvaluationOptions):
         value = getattr(config, field.name)
@@ -106,10 +106,9 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
         "and a model card)\n"
         f"Predictions in COCO's format:  {run.results}\n"
         f"Log and curves:                {config.output_dir}/log.jsonl, curves.png\n"
-        f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER"
-        f"{passes};\n"
+        f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER;\n"
         "           the same with --mode plain and another --output-dir, then\n"
-        f"           cycledistill-pose evaluate {run.plain} OTHER/plain{same_people}{passes};\n"
+        f"           cycledistill-pose evaluate {run.plain} OTHER/plain{same_people};\n"
         "           --data-root with a COCO folder;\n"
         "           --preset paper; --help for the rest (commands are beside this Python)",
         soft_wrap=True,

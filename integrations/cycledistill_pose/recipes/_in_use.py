@@ -10,7 +10,8 @@ from rich.table import Table
 
 from cycledistill import CycleWrapper, count_macs
 from cycledistill.training import find_trained
-from cycledistill_pose.prediction import PosePredictor
+from cycledistill_pose.checkpoints import load_plain
+from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.recipes._evaluate import evaluate_cycles, scores_table
 from cycledistill_pose.recipes._people import EvaluationPeople
 
@@ -40,12 +41,13 @@ def table_in_use(
     rows = []
     for folder in folders:
         found = find_trained(folder)
-        predictor = PosePredictor.from_pretrained(found.network)
-        model = CycleWrapper(predictor.plain, found.cycles, "blocks").to(device).eval()
-        width, height = predictor.input_size
+        network, _, options, _ = load_plain(found.network)
+        model = CycleWrapper(network, found.cycles, "blocks").to(device).eval()
+        width, height = network.input_size
         example = torch.zeros(1, 3, height, width, device=device)
         macs = count_macs(model, example, num_cycles=found.cycles).with_attention_products
-        metrics = evaluate_cycles(model, people, predictor.codec, found.cycles, flip, num_workers)
+        codec = codec_for(network, **options)
+        metrics = evaluate_cycles(model, people, codec, found.cycles, flip, num_workers)
         cost = (str(folder), f"{found.cycles}", f"{macs / 1e6:.1f} M")
         rows.append((cost, metrics[-1].scores()))
     labels = ("network", "cycles", "MACs of a person")

@@ -348,21 +348,51 @@ FOLD_ALL_CHOICES = replace(
     teachers=(GROWN,),
 )
 
-_WIDE_LONG = replace(_LONG, width=128, epochs=100)
-_WIDE_GROWN = grown_from(replace(_WIDE_LONG, epochs=40))
 
-FOLD_128_ALL_CHOICES = replace(
-    _choosing(
-        "On 45,000 images, is folding one block x 128 ahead of plain training that costs as much?",
+def _all_choices(network: str, plain: ImageRun, equal: int) -> Study:
+    """Folded by a teacher of 40 epochs; ``equal`` plain epochs cost as much as the whole recipe."""
+    grown = grown_from(replace(plain, epochs=40))
+    choices = _choosing(
+        f"On 45,000 images, is folding {network} ahead of plain training that costs as much?",
         {
-            "plain": replace(_WIDE_LONG, epochs=239),  # the arithmetic of the whole recipe
-            GROWN: _WIDE_GROWN,
-            "folded": folded_from(_WIDE_LONG, _WIDE_GROWN),
+            "plain": replace(plain, epochs=equal),
+            GROWN: grown,
+            "folded": folded_from(plain, grown),
         },
         "folded",
-    ),
-    teachers=(GROWN,),
-)
+    )
+    return replace(choices, teachers=(GROWN,))
+
+
+_HUNDRED = replace(_LONG, epochs=100)
+
+FOLD_128_ALL_CHOICES = _all_choices("one block x 128", replace(_HUNDRED, width=128), 239)
+FOLD_THREE_ALL_CHOICES = _all_choices("three blocks x 64", replace(_HUNDRED, depth=3), 242)
+
+
+def _views_choices(network: str, plain: ImageRun, equal: int, longer: int) -> Study:
+    """Folded on twenty views of each image, so that a long training asks the teacher little.
+
+    ``equal`` and ``longer`` plain epochs cost as much as the recipe with 200 and with 400.
+    """
+    grown = grown_from(replace(plain, epochs=40))
+    folded = replace(folded_from(plain, grown), views=20, epochs=200)
+    choices = _choosing(
+        f"On 45,000 images, is folding {network} on 20 views of each image, for long, ahead of "
+        "plain training that costs as much?",
+        {
+            "plain": replace(plain, epochs=equal),
+            GROWN: grown,
+            "folded, 20 views": folded,
+            "plain, longer": replace(plain, epochs=longer),
+            "folded, 20 views, twice the epochs": replace(folded, epochs=400),
+        },
+        "folded, 20 views",
+    )
+    return replace(choices, teachers=(GROWN,))
+
+
+FOLD_128_ALL_VIEWS = _views_choices("one block x 128", replace(_HUNDRED, width=128), 289, 489)
 
 # ViT-Ti with patches of 4 px: hours of a GPU.
 _TINY = replace(
@@ -420,6 +450,8 @@ FOLD_STUDIES = {
     "fold-128-all": FOLD_128_ALL,
     "fold-all-choices": FOLD_ALL_CHOICES,
     "fold-128-all-choices": FOLD_128_ALL_CHOICES,
+    "fold-three-all-choices": FOLD_THREE_ALL_CHOICES,
+    "fold-128-all-views": FOLD_128_ALL_VIEWS,
     "fold-people-choices": FOLD_PEOPLE_CHOICES,
     "fold-people": FOLD_PEOPLE,
     "fold-coordinates": FOLD_COORDINATES,

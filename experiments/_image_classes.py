@@ -52,9 +52,10 @@ class Classes(Goal):
         self._labels = labels.to(device)
         self.images = SeededImages(train.images, seeds, device, labelled)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+    def batch(self, indices: Tensor, places: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Augmented images `[S, B, 3, H, W]` and labels `[S, B]`, -1 for none."""
-        return self.images.batch(indices).images, self._labels[indices.to(self._labels.device)]
+        images = self.images.batch(indices, places).images
+        return images, self._labels[indices.to(self._labels.device)]
 
     @staticmethod
     def truth_loss(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:

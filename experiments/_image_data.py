@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 PADDING = 4
+PLACES = 2 * (2 * PADDING + 1) ** 2  # shifted images, mirrored or not
 
 
 def cached(folder: Path, cache: Path, read: Callable[[Path], Any]) -> Any:
@@ -97,12 +98,19 @@ class SeededImages:
         """A new order of the training images for each seed, `[S, N]`."""
         return torch.stack([torch.randperm(self._count, generator=own) for own in self.generators])
 
-    def batch(self, indices: Tensor) -> Drawn:
-        """Shifted and mirrored images at ``indices`` `[S, B]`."""
-        batch, places = indices.shape[1], 2 * (2 * PADDING + 1) ** 2
-        drawn = torch.stack(
-            [torch.randint(places, (batch,), generator=own) for own in self.generators]
-        )
+    def batch(self, indices: Tensor, places: Tensor | None = None) -> Drawn:
+        """Shifted and mirrored images at ``indices`` `[S, B]`.
+
+        ``places`` `[S, N]` says how each of all images is shifted and mirrored: a number below
+        `PLACES`. Without it that is drawn.
+        """
+        if places is None:
+            shape = (indices.shape[1],)
+            drawn = torch.stack(
+                [torch.randint(PLACES, shape, generator=own) for own in self.generators]
+            )
+        else:
+            drawn = places.gather(1, indices)
         drawn, indices = drawn.to(self.device), indices.to(self.device)
         mirrored, place = drawn % 2, drawn // 2
         top, left = place // (2 * PADDING + 1), place % (2 * PADDING + 1)

@@ -29,8 +29,11 @@ class Goal(ABC):
     has_classes: ClassVar[bool]
 
     @abstractmethod
-    def batch(self, indices: Tensor) -> tuple[Tensor, Any]:
-        """Augmented images `[S, B, 3, H, W]` and targets: tensors `[S, B, ...]`."""
+    def batch(self, indices: Tensor, places: Tensor | None = None) -> tuple[Tensor, Any]:
+        """Augmented images `[S, B, 3, H, W]` and targets: tensors `[S, B, ...]`.
+
+        ``places`` are `SeededImages.batch`'s.
+        """
 
     @classmethod
     @abstractmethod

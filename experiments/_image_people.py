@@ -48,9 +48,9 @@ class Heatmaps(Goal):
         self._keypoints, self._visible = (torch.stack(one).to(device) for one in both)
         self.images = SeededImages(train.images, seeds, device)
 
-    def batch(self, indices: Tensor) -> tuple[Tensor, Truth]:
+    def batch(self, indices: Tensor, places: Tensor | None = None) -> tuple[Tensor, Truth]:
         """Augmented images `[S, B, 3, H, W]` and their targets."""
-        drawn = self.images.batch(indices)
+        drawn = self.images.batch(indices, places)
         place = drawn.mirrored, indices.to(self._keypoints.device)
         shift = torch.stack([drawn.right, drawn.down], -1)
         keypoints = self._keypoints[place] + shift[:, :, None]

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from experiments._image_classes import Classes
 from experiments._image_goal import Goal
 from experiments._image_people import Coordinates, Heatmaps
 from experiments._image_run import ImageRun
+from experiments._image_views import Views
 from experiments._record import commit, record
 from experiments._results import save_weights, weights_file
 from experiments._train import macs_of_cycles
@@ -124,19 +126,25 @@ def _trained(
     total, saved = config.epochs * steps, time.monotonic()
     compiled = total * config.batch_size * SIZES[config.task].side ** 2 >= _COMPILED_FROM
     loss_of: Any = torch.compile(_loss) if compiled else _loss
+    ask: Any = torch.compile(_outputs) if compiled else _outputs
+    views = _views(configs, len(data), begin)
     for epoch in range(begin, config.epochs):
         orders = data.orders()
+        places = views.places(epoch) if views else None
         for number in range(steps):
             optimizer.param_groups[0]["lr"] = config.lr * _schedule(
                 epoch * steps + number, total, round(config.warmup * total)
             )
             chosen = orders[:, number * config.batch_size : (number + 1) * config.batch_size]
-            images, truth = goal.batch(chosen)
+            images, truth = goal.batch(chosen, places)
             shares = data.shares() if config.mixup else None
             with torch.autocast(
                 device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
             ):
-                loss = loss_of(model, teachers, images, truth, shares)
+                told = None
+                if views:
+                    told = views.told(epoch, chosen, partial(ask, teachers, images))
+                loss = loss_of(model, teachers, images, truth, shares, told)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -155,6 +163,16 @@ def _trained(
     return {name: value.detach() for name, value in weights.items()}, resumed
 
 
+def _views(configs: Sequence[ImageRun], images: int, begin: int) -> Views | None:
+    """The views that come again, if they do."""
+    count, batch = configs[0].views, configs[0].batch_size
+    if not count:
+        return None
+    if images % batch:
+        raise ValueError(f"views need batches that divide {images} images, got batch_size={batch}")
+    return Views(count, [one.seed for one in configs], images, begin)
+
+
 def _schedule(step: int, total: int, warmup: int) -> float:
     """Linear warm-up, then half a cosine to 0."""
     if step < warmup:
@@ -168,19 +186,19 @@ def _loss(
     images: Tensor,
     truth: Any,
     shares: Tensor | None = None,
+    told: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """The seeds' losses, summed, so that each seed's gradient is that of its own loss.
 
     With ``shares`` `[S]` images, and what is known of them, are mixed with those before them in the
-    batch.
+    batch. With ``told``, the teachers' outputs, they are not asked.
     """
     config = model.config
     goal = GOALS[config.task]
     if shares is not None:
         share = shares[:, None, None, None, None]
         images = share * images + (1 - share) * images.roll(1, 1)
-    with torch.no_grad():
-        taught = [own.cycles(images, own.config.used)[0] for own in teachers]
+    taught = _asked(teachers, images) if told is None else [Found(one, one) for one in told]
     found = model.cycles(images, config.cycles, every=config.every_cycle)
 
     def truth_loss(outputs: Tensor) -> Tensor:
@@ -203,11 +221,21 @@ def _loss(
     loss = images.new_zeros(())
     for one, own_truth, own in zip(found, truths, targets, strict=True):
         outputs = [teacher.outputs for teacher in own]
-        told = goal.teaching_loss(one.outputs, outputs, config.temperature)
-        loss = loss + config.truth_weight * own_truth + (1 - config.truth_weight) * told
+        divergence = goal.teaching_loss(one.outputs, outputs, config.temperature)
+        loss = loss + config.truth_weight * own_truth + (1 - config.truth_weight) * divergence
         if config.token_weight:
             loss = loss + config.token_weight * _token_distance(one, own[0])
     return loss / len(found)
+
+
+@torch.no_grad()
+def _asked(teachers: list[SeededViT], images: Tensor) -> list[Found]:
+    """What frozen teachers find."""
+    return [own.cycles(images, own.config.used)[0] for own in teachers]
+
+
+def _outputs(teachers: list[SeededViT], images: Tensor) -> list[Tensor]:
+    return [one.outputs for one in _asked(teachers, images)]
 
 
 def _token_distance(student: Found, teacher: Found) -> Tensor:
@@ -263,13 +291,14 @@ def _cost(config: ImageRun, found: int) -> dict[str, Any]:
     """
     samples = found if config.unlabelled else config.train_samples or found
     used = samples // config.batch_size * config.batch_size * config.epochs
-    taught = sum(_macs(own, own.used) for own in config.teachers)
+    told = used * min(config.views or config.epochs, config.epochs) // config.epochs
+    taught = sum(_macs(own, own.used) for own in config.teachers) * told
     before = sum(_cost(own, found)["training_macs"] for own in config.teachers)
     own = _FORWARD_AND_BACKWARD * _macs(config, config.cycles) * used
     return {
         "epochs": config.epochs,
-        "training_macs": own + taught * used + before,
-        "student_macs": own + taught * used,
+        "training_macs": own + taught + before,
+        "student_macs": own + taught,
         "macs_in_use": _macs(config, config.used),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from experiments._image_data import SeededImages
 from experiments._image_run import ImageRun
 from experiments._image_study import run_seeds
 from experiments._image_train import train_seeds
+from experiments._image_views import Views
 from experiments._images import Split
 from experiments._report import table
 from experiments._results import Results, weights_file
@@ -280,8 +282,15 @@ def test_a_student_starts_from_its_teacher_where_it_is_to(tmp_path: Path) -> Non
     assert teacher["norm.bias"].any() and not own["later.blocks.0.attn.qkv.up"].any()
 
 
-def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("views", [None, 1])
+def test_a_stopped_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, views: int | None
+) -> None:
     config = replace(TINY, epochs=4, dropout=0.0)
+    if views:
+        config = replace(config, teachers=(GROWN,), views=views)
+        for name in ("whole", "cut"):
+            train_seeds([GROWN], tmp_path / name)
     whole = train_seeds([config], tmp_path / "whole")
     monkeypatch.setattr(_image_train, "_CHECKPOINT_SECONDS", -1.0)
     order: Callable[[SeededImages], Tensor] = SeededImages.orders
@@ -301,6 +310,55 @@ def test_a_stopped_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert again[0]["metrics"] == whole[0]["metrics"]
     ours, theirs = (load_file(weights_file(config.key, tmp_path / n)) for n in ("cut", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_views_that_come_again_are_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(FOLDED, epochs=5, views=2)
+    asked: list[Tensor] = []
+    cycles = SeededViT.cycles
+
+    def spied(self: SeededViT, images: Tensor, count: int, every: bool = False) -> Any:
+        asked.extend([images] * (count == 2 and images.shape[1] == 10))
+        return cycles(self, images, count, every)
+
+    monkeypatch.setattr(SeededViT, "cycles", spied)
+    train_seeds([GROWN], tmp_path)  # as the teacher of both is the same run
+    asked.clear()
+    once = train_seeds([config], tmp_path)
+    assert len(asked) == 2 * 4
+    ours = load_file(weights_file(config.key, tmp_path))
+    monkeypatch.setattr(Views, "told", lambda self, epoch, indices, ask: list(ask()))
+    always = train_seeds([config], tmp_path)
+    assert len(asked) == (2 + 5) * 4
+    assert once[0]["metrics"] == always[0]["metrics"]
+    for name, value in load_file(weights_file(config.key, tmp_path)).items():
+        torch.testing.assert_close(value, ours[name])
+    one, two = (_image_train._macs(TINY, cycles) for cycles in (1, 2))
+    assert once[0]["budget"]["student_macs"] == 5 * 40 * 3 * one + 2 * 40 * two
+
+
+def test_places_of_views() -> None:
+    views = Views(3, [0, 1], 500, begin=0)
+    drawn = [views.places(epoch) for epoch in range(6)]
+    assert all(torch.equal(drawn[n], drawn[n + 3]) for n in range(3))
+    kinds = [own for one in drawn[:3] for own in one]
+    assert all((a == b).double().mean() < 0.05 for a, b in itertools.combinations(kinds, 2))
+    data = SeededImages(some_images(500, 3).images, [0, 1])
+    indices = torch.stack([torch.arange(500).flip(0), torch.arange(500)])
+    found = data.batch(indices, drawn[0])
+    told = 2 * (9 * (4 - found.down) + 4 - found.right) + found.mirrored
+    assert torch.equal(told[0].flip(0), drawn[0][0]) and torch.equal(told[1], drawn[0][1])
+
+
+def test_views_need_teachers_and_all_images_in_an_epoch(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="views are for teachers"):
+        replace(TINY, views=2)
+    with pytest.raises(ValueError, match="views need batches that divide 40 images"):
+        config = replace(FOLDED, teachers=(TINY,), batch_size=15, views=2)
+        train_seeds([TINY], tmp_path)
+        train_seeds([config], tmp_path)
 
 
 def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:

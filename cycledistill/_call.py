@@ -105,8 +105,7 @@ class CycleCall:
             return replace(self).run(called, *inputs)
 
         # As arguments, because torch restores the generators of the devices of these.
-        own = self.setup.generators if self.rng is None else self.rng.own
-        run = replaying(rewinding(run, *inputs), own)
+        run = replaying(rewinding(run, *inputs), self.setup.generators, *inputs)
         return checkpoint(run, *inputs, use_reentrant=False)
 
     def run(self, called: Callable[..., Any], *inputs: Any) -> CallResult:

@@ -107,7 +107,7 @@ class _CheckpointedForward(_Ours):
 
         inputs = (*args, *kwargs.values())
         own = self.setup.generators if self.setup is not None else ()
-        run = replaying(rewinding(run, *inputs), own)
+        run = replaying(rewinding(run, *inputs), own, *inputs)
         return checkpoint(run, *inputs, use_reentrant=False)
 
     def __reduce__(self) -> tuple[Any, ...]:

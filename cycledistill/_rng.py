@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ _KINDS = {
     "numpy.random._generator.Generator",
     "numpy.random.mtrand.RandomState",
 }
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 class RngState:
@@ -53,14 +54,19 @@ class RngState:
             torch.cuda.set_rng_state_all(self._gpus)
 
 
-def replaying(function: Callable[..., Any], own: Iterable[Any]) -> Callable[..., Any]:
+def replaying(function: Callable[..., Any], own: Iterable[Any], *inputs: Any) -> Callable[..., Any]:
     """A function for a checkpoint that draws the same numbers when it runs again for the backward.
 
     Torch restores only some of its own generators.
+
+    Args:
+        function: The function.
+        own: Generators that the model holds.
+        *inputs: What the function is called with, maybe with further generators.
     """
     if torch.compiler.is_compiling():
         return function
-    before, first = RngState(own), True
+    before, first = RngState((*own, *generators_in(inputs))), True
 
     def run(*inputs: Any) -> Any:
         nonlocal first
@@ -78,13 +84,31 @@ def replaying(function: Callable[..., Any], own: Iterable[Any]) -> Callable[...,
 
 
 def generators_in(tree: Any) -> tuple[Any, ...]:
-    """The generators in a tree, or among the attributes of a model's modules."""
+    """The generators in a tree, or those that a model's modules, or objects of theirs, hold."""
     found: list[Any] = []
     if isinstance(tree, nn.Module):
-        found = [value for module in tree.modules() for value in vars(module).values()]
+        found = _held([vars(module) for module in tree.modules()])
+        found += _held([vars(one) for one in found if hasattr(one, "__dict__")])
     else:
         map_leaves(found.append, tree)
     return tuple({id(one): one for one in found if _is_generator(one)}.values())
+
+
+def _held(attributes: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Values of attributes, each once, and those in lists, tuples and dicts."""
+    pending = [value for one in attributes for key, value in one.items() if key not in _OF_MODULES]
+    found: dict[int, Any] = {}
+    while pending:
+        value = pending.pop()
+        if id(value) in found:
+            continue
+        found[id(value)] = value
+        kind = type(value)
+        if kind is list or kind is tuple:
+            pending += value
+        elif kind is dict:
+            pending += value.values()
+    return [value for value in found.values() if not isinstance(value, (nn.Module, Tensor, type))]
 
 
 def _is_generator(value: Any) -> bool:

@@ -32,7 +32,7 @@ class Setup:
         layerdrop: The setting that makes the model skip blocks at random, such as
             ``"config.layerdrop=0.1"``, or "".
         has_fast_path: Whether the model contains a `torch.nn.TransformerEncoder`.
-        generators: The random number generators that the model holds.
+        generators: The random number generators that the model holds, found anew in each pass.
         calls: The calls that run or may be recomputed.
     """
 
@@ -65,7 +65,7 @@ class Setup:
         self.token_names = tuple(_first_parameter(block) for block in self.stack.blocks)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "calls": None}
+        return {**self.__dict__, "calls": None, "generators": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, calls=Calls())

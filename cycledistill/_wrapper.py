@@ -178,7 +178,6 @@ class CycleWrapper(Facade):
             check_finite=check_finite,
             layerdrop=find_layerdrop(model),
             has_fast_path=any(isinstance(m, nn.TransformerEncoder) for m in model.modules()),
-            generators=generators_in(model),
         )
         if self._setup.layerdrop:
             warnings.warn(
@@ -312,6 +311,7 @@ class CycleWrapper(Facade):
         """
         cycles = max(2, self.num_cycles) if num_cycles is None else num_cycles
         check_count("num_cycles", cycles)
+        self._setup.generators = generators_in(self.plain)
         self._attachment.hold(self.plain)
         try:
             result = compare(self._setup, self.plain, self._teacher, cycles, args, kwargs)
@@ -378,6 +378,7 @@ class CycleWrapper(Facade):
         try:
             if not compiling:
                 self._attachment.keep_places()
+                self._setup.generators = generators_in(self.plain)
             if self.batched and cycles > 1 and plain is self.plain:
                 if not self._verified:
                     self._verify_once(compiling, cycles, args, kwargs)

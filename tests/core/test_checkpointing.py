@@ -132,6 +132,39 @@ def test_checkpointing_draws_the_same_again_from_generators_that_torch_does_not_
 
 
 @pytest.mark.parametrize("kind", ["block", "cycle"])
+@pytest.mark.parametrize("num_cycles", [1, 3])
+def test_checkpointing_draws_the_same_again_from_generators_that_blocks_are_given(
+    kind: str, num_cycles: int
+) -> None:
+    class Drops(Block):
+        def forward(self, x: Tensor, generator: Any) -> Tensor:  # type: ignore[override]
+            return super().forward(x) * torch.rand(6, 1, generator=generator["own"][0])
+
+    class Given(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(Drops() for _ in range(3))
+
+        def forward(self, x: Tensor, generator: Any) -> Tensor:
+            for block in self.blocks:
+                x = block(x, generator=generator)
+            return x
+
+    results = []
+    for option in (None, kind):
+        torch.manual_seed(0)
+        model, generator = Given().double(), torch.Generator()
+        cycled = CycleWrapper(model, num_cycles, activation_checkpointing=option)
+        loss = loss_of(cycled(tokens(), {"own": [generator]}))
+        loss.backward()
+        results.append((loss.detach(), gradients(model), torch.rand(1, generator=generator)))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][2], results[1][2])
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["block", "cycle"])
 def test_checkpointing_with_all_other_options(kind: str) -> None:
     options: dict[str, Any] = {
         "grad_cycles": 2,

@@ -428,6 +428,49 @@ def test_a_stem_draws_the_same_from_generators_of_python_and_numpy(made: Any) ->
         assert each.plain.generator.random() != first[1][0]
 
 
+class Drawer:
+    """An object, not a module, with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.random = np.random.default_rng(1)
+
+
+PLACES: dict[str, tuple[Any, Any]] = {
+    "list": (lambda: [torch.Generator()], lambda held: torch.rand(6, 1, generator=held[0])),
+    "dict": (lambda: {"a": [random.Random(1)]}, lambda held: torch.tensor(held["a"][0].random())),
+    "object": (Drawer, lambda held: torch.tensor(held.random.random((6, 1)))),
+}
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_stem_draws_the_same_from_generators_in_any_place(
+    place: tuple[Any, Any], late: bool
+) -> None:
+    """Also from those that the model gets, or replaces, when it is wrapped already."""
+    make, draw = place
+
+    class Stem(nn.Linear):
+        drawers: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(draw(self.drawers))
+            return super().forward(x) * seen[-1]
+
+    model, seen = LoopModel(), list[Tensor]()
+    model.stem = Stem(16, 16)
+    model.double()
+    if not late:
+        model.stem.drawers = make()
+    cycled = CycleWrapper(model, 3)
+    for _ in range(2):
+        seen.clear()
+        if late:
+            model.stem.drawers = make()
+        cycled(*sequence(2)[0])
+        assert len(seen) == 3 and all(torch.equal(seen[0], one) for one in seen)
+
+
 @pytest.mark.parametrize("kind", [None, "block", "cycle"])
 def test_fake_tensors(kind: str | None) -> None:
     """With which memory and operations are counted; random generators are real."""

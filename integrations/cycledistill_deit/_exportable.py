@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,10 +30,12 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     if not isinstance(config.get("architecture"), str):
         return None
     weights = folder / "model.safetensors"
+    if (folder / "pytorch_model.bin").is_file() and not weights.is_file():
+        weights = folder / "pytorch_model.bin"  # what timm writes by default
     check_files(folder, "model", weights.name)
     try:
         model = load_plain(folder)
-    except (SafetensorError, RuntimeError) as error:
+    except (SafetensorError, RuntimeError, EOFError, UnpicklingError) as error:
         raise ValueError(f"{weights} cannot be loaded: {error}") from error
     data = resolve_model_data_config(model)
 

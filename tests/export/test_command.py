@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from timm.models import save_for_hf
 from torch import nn
 
 from cycledistill import CycleWrapper
@@ -136,6 +137,26 @@ def test_the_cycles_that_a_network_was_trained_to_be_used_with(
             expected = cycled(images, num_cycles=cycles)
         found = torch.export.load(out).module()(images)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_a_folder_that_timm_wrote(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `examples/finetune_pretrained_vit.py` does, with timm's default weights."""
+    model, folder = load_exportable(classifier).model, tmp_path / "timm"
+    save_for_hf(model, folder)
+    assert not (folder / "model.safetensors").exists()
+    main(["export", str(folder), "--out", str(tmp_path / "model.pt2")])
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        expected = model(images)
+    found = torch.export.load(tmp_path / "model.pt2").module()(images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    for broken in (b"", b"no weights"):
+        (folder / "pytorch_model.bin").write_bytes(broken)
+        with pytest.raises(SystemExit):
+            main(["export", str(folder), "--out", str(tmp_path / "other.pt2")])
+        assert "pytorch_model.bin cannot be loaded" in capsys.readouterr().err
 
 
 def test_the_blocks_that_a_classifier_was_cycled_through(tmp_path: Path) -> None:

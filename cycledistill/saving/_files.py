@@ -18,15 +18,26 @@ IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 def image_files(folder: Path) -> list[Path]:
     """The images of a folder and its subfolders, by path; hidden ones are left out.
 
+    Links to folders are followed, unless they lead to a folder around them.
+
     Raises:
         ValueError: There are none.
     """
-    found = (path.relative_to(folder) for path in folder.rglob("*"))
-    shown = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    paths = [folder / path for path in sorted(shown) if path.suffix.lower() in IMAGES]
+    paths = sorted(path for path in _shown_files(folder) if path.suffix.lower() in IMAGES)
     if not paths:
         raise ValueError(f"{folder} has no images ({', '.join(IMAGES)})")
     return paths
+
+
+def _shown_files(folder: Path, around: tuple[Path, ...] = ()) -> Iterator[Path]:
+    around = (*around, folder.resolve())
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if not path.is_dir():
+            yield path
+        elif path.resolve() not in around:
+            yield from _shown_files(path, around)
 
 
 @contextmanager

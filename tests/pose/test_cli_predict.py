@@ -88,6 +88,22 @@ def test_the_cycles_that_a_network_was_trained_to_be_used_with(
         assert told in capsys.readouterr().out
 
 
+def test_links_to_folders_are_followed(folder: Path, images: Path, tmp_path: Path) -> None:
+    room = tmp_path / "room"
+    (room / "sub").mkdir(parents=True)
+    (room / "linked").symlink_to(images)
+    (room / "sub" / "one.png").symlink_to(images / "000139.png")
+    (room / "sub" / "around").symlink_to(room)  # would go on for ever
+    (room / "gone").symlink_to(tmp_path / "nowhere")
+    results = run(room, folder, tmp_path / "out")
+    names = ["linked/000139.png", "linked/000285.png", "sub/one.png"]
+    assert [result["file_name"] for result in results] == names
+    boxes = [{"file_name": names[1], "bbox": [5, 6, 30, 40], "score": 0.5}]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    (result,) = run(room, folder, tmp_path / "b", "--boxes", str(tmp_path / "boxes.json"))
+    assert result["file_name"] == names[1]
+
+
 def test_boxes_outside_of_their_image_are_left_out(
     folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -233,6 +249,23 @@ def test_a_video(form: str, folder: Path, tmp_path: Path) -> None:
     while (read := written.read())[0]:
         shapes.append(read[1].shape)
     assert shapes == [(80, 64, 3)] * frames
+
+
+def test_a_video_of_odd_sides_keeps_all_of_its_pixels(folder: Path, tmp_path: Path) -> None:
+    """The codec has even sides alone, and OpenCV drops a row or column without a word."""
+    video, mjpeg = tmp_path / "odd.avi", cv2.VideoWriter.fourcc(*"MJPG")
+    writer = cv2.VideoWriter(str(video), cv2.CAP_OPENCV_MJPEG, mjpeg, 12.0, (63, 81))
+    picture = np.zeros((81, 63, 3), np.uint8)
+    picture[72:, 56:] = 255  # the lower right corner
+    for _ in range(2):
+        writer.write(picture)
+    writer.release()
+    assert cv2.VideoCapture(str(video)).read()[1].shape == (81, 63, 3)
+    (tmp_path / "boxes.json").write_text(json.dumps([{"image_id": 2, "bbox": [5, 6, 30, 40]}]))
+    run(video, folder, tmp_path / "out", "--boxes", str(tmp_path / "boxes.json"))
+    (_, written) = cv2.VideoCapture(str(tmp_path / "out" / "odd.mp4")).read()
+    assert written.shape == (82, 64, 3)
+    assert written[74:, 58:].mean() > 200 and written[:, :40].mean() < 100
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")

@@ -138,6 +138,9 @@ def predict(
                     picture, points, scores, predictor.skeleton, thickness=thickness
                 )
             if isinstance(frames, Video):
+                # MPEG-4 has even sides alone, and OpenCV would drop the last column or row.
+                height, width = picture.shape[:2]
+                picture = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), "edge")
                 video = video or _writer(temporary / f"{source.stem}.mp4", frames.fps, picture)
                 video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
             else:

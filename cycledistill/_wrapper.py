@@ -228,6 +228,9 @@ class CycleWrapper(Facade):
         check_children(self)
         if isinstance(num_cycles, torch.fx.Proxy):
             raise_not_for_wrappers("torch.fx")
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
+        if tracing and args[-3:] == 3 * (None,):
+            raise_not_for_wrappers("torch.onnx.export with dynamo=False")
         exit_rule = None
         if exit_tolerance is not None or exit_confidence is not None:
             exit_rule = ExitRule(exit_tolerance, exit_confidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,25 @@ def test_tools_that_take_the_plain_model(mode: bool) -> None:
             tool(cycled)
         assert torch.equal(tool(cycled.eval().plain)(x), cycled.plain(x))
         cycled.train(mode)
+
+
+@pytest.mark.skipif(torch.__version__ < "2.7", reason="needs the argument dynamo")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("mode", [True, False])
+def test_the_former_onnx_exporter_takes_the_plain_model(mode: bool, tmp_path: Path) -> None:
+    """It passes the defaults of our keywords by position, which a model may even accept."""
+
+    class AnyNumber(nn.Sequential):
+        def forward(self, *inputs: Any) -> Tensor:
+            return super().forward(inputs[0])
+
+    x, path = torch.randn(2, 5, 4), str(tmp_path / "model.onnx")
+    for kind in (nn.Sequential, AnyNumber):
+        cycled = CycleWrapper(kind(nn.Linear(4, 4), nn.Linear(4, 4)), 2, ":").train(mode)
+        with pytest.raises(TypeError, match=r"dynamo=False: expected a plain model.*unwrap"):
+            torch.onnx.export(cycled, (x,), path, dynamo=False)
+        torch.onnx.export(nn.Sequential(cycled.eval()), (x,), path, dynamo=False)
+        torch.onnx.export(cycled.unwrap(), (x,), path, dynamo=False)
 
 
 # Wrapping twice

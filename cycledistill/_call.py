@@ -102,6 +102,8 @@ class CycleCall:
             return self.run(called, *inputs)
 
         def run(*inputs: Any) -> CallResult:
+            if self.of_run.in_backward is not None and torch._C._current_autograd_node():
+                self.of_run.in_backward()
             return replace(self).run(called, *inputs)
 
         # As arguments, because torch restores the generators of the devices of these.

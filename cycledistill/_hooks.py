@@ -138,6 +138,12 @@ class Attachment:
             if not self._users:
                 self._detach()
 
+    def hold_in_backward(self, plain: nn.Module, *_: Any) -> None:
+        """Keep the hooks to the end of the backward pass that is running: blocks may run again."""
+        self.hold(plain)
+        engine: Any = torch.autograd.Variable._execution_engine
+        engine.queue_callback(self.release)
+
     def keep_places(self) -> None:
         """Move ours to the front of each block's pre-hooks and to the end of its hooks."""
         for block, first, last in self._places:

@@ -44,6 +44,7 @@ class CycleRun:
         num_cycles: Number of cycles.
         exit_rule: When a sample stops early, or None.
         keep_all: Whether to return all cycles' predictions and tokens, or only the last one's.
+        in_backward: Called when a backward pass reaches a cycle, whose blocks may then run again.
         may_skip: Whether a call may run none of the blocks, as in generation those do that find the
             encoder's output in a cache. Such calls have no tokens.
     """
@@ -54,6 +55,7 @@ class CycleRun:
     num_cycles: int
     exit_rule: ExitRule | None = None
     keep_all: bool = True
+    in_backward: Callable[..., None] | None = None
     may_skip: bool = False
 
     def __post_init__(self) -> None:
@@ -101,6 +103,8 @@ class CycleRun:
                 predictions = [prediction]
                 continue
             check_tokens(self.setup, self.plain, tokens_in, tokens_out, cycle)
+            if self.in_backward is not None and tokens_out.grad_fn is not None:
+                tokens_out.grad_fn.register_prehook(self.in_backward)
             of_batch = tokens_out
             if first is None:
                 first = tokens_in

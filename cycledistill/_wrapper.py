@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -388,8 +389,10 @@ class CycleWrapper(Facade):
                 kind: type[BatchedRun | OrdinaryRun] = BatchedRun
             else:
                 kind = OrdinaryRun
-            skips = called is not None
-            run = kind(self._setup, plain, self._teacher, cycles, exit_rule, keep_all, skips)
+            run = kind(self._setup, plain, self._teacher, cycles, exit_rule, keep_all)
+            run.may_skip = called is not None
+            if not compiling:
+                run.in_backward = partial(self._attachment.hold_in_backward, self.plain)
             result = run.run(args, kwargs)
         finally:
             if not held:

@@ -329,6 +329,29 @@ def test_checkpoints_without_an_early_stop() -> None:
             assert_same_gradients(model, gradients(plain))
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("kind", [None, "block", "cycle"])
+@pytest.mark.parametrize("before_backward", ["eval mode", "eval()", "unwrap()", "del"])
+def test_a_backward_pass_in_eval_mode(own: bool, kind: str | None, before_backward: str) -> None:
+    """What runs again gets the tokens of its cycle, though no hooks are attached any more."""
+    case = ZOO["vit"]
+    model, plain = case.build(), case.build()
+    args, kwargs = case.batch()
+    cycled = CycleWrapper(model, 3, activation_checkpointing=kind, adapter_rank=2)
+    cycled.set_grad_checkpointing(own)
+    loss = loss_of(cycled.train(before_backward != "eval mode").forward_cycles(*args, **kwargs))
+    if before_backward == "eval()":
+        cycled.eval()
+    elif before_backward == "unwrap()":
+        cycled.unwrap()
+    elif before_backward == "del":
+        del cycled
+    loss.backward()
+    equation_4(hand_fed(plain, "blocks", 3, args, kwargs)).backward()
+    assert_same_gradients(model, gradients(plain))
+    assert before_backward == "del" or not model.blocks[0]._forward_hooks
+
+
 @pytest.mark.parametrize("name", ["vit", "eva02", "beit-shared-bias", "xcit", "cait"])
 def test_timms_checkpointing(name: str) -> None:
     case = ZOO[name]

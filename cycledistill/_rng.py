@@ -21,6 +21,7 @@ _KINDS = {
     "numpy.random.mtrand.RandomState",
 }
 _OF_MODULES = frozenset(vars(nn.Module()))
+_FEW = 64  # entries of a list or dict that is looked into; one of class names has thousands
 
 
 class RngState:
@@ -95,7 +96,7 @@ def generators_in(tree: Any) -> tuple[Any, ...]:
 
 
 def _held(attributes: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Values of attributes, each once, and those in lists, tuples and dicts."""
+    """Values of attributes, each once, and those in short lists, tuples and dicts."""
     pending = [value for one in attributes for key, value in one.items() if key not in _OF_MODULES]
     found: dict[int, Any] = {}
     while pending:
@@ -104,6 +105,8 @@ def _held(attributes: Iterable[Mapping[str, Any]]) -> list[Any]:
             continue
         found[id(value)] = value
         kind = type(value)
+        if kind in (list, tuple, dict) and len(value) > _FEW:
+            continue
         if kind is list or kind is tuple:
             pending += value
         elif kind is dict:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, vmap
 
-from cycledistill import CycleWrapper
+from cycledistill import CycleWrapper, _rng
 from tests.core.models import BatchNormHead, Block, LoopModel
 from tests.core.reference import (
     HandFed,
@@ -469,6 +469,15 @@ def test_a_stem_draws_the_same_from_generators_in_any_place(
             model.stem.drawers = make()
         cycled(*sequence(2)[0])
         assert len(seen) == 3 and all(torch.equal(seen[0], one) for one in seen)
+
+
+def test_long_lists_are_not_looked_through_in_each_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the names of 20,000 classes in a config."""
+    model, seen = LoopModel().double(), list[Any]()
+    model.names = {number: str(number) for number in range(1000)}
+    monkeypatch.setattr(_rng, "_is_generator", lambda value: seen.append(value) is not None)
+    CycleWrapper(model, 2)(*sequence(2)[0])
+    assert seen and "500" not in seen
 
 
 @pytest.mark.parametrize("kind", [None, "block", "cycle"])

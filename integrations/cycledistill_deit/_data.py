@@ -22,10 +22,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cycledistill.saving._files import IMAGES
-from cycledistill.saving._pixels import to_eight_bits
 from cycledistill.training.processes import is_main_process
 from cycledistill_deit._config import ClassificationConfig
-from cycledistill_deit._images import data_config, image_mode, open_image
+from cycledistill_deit._images import data_config, image_mode, open_image, to_mode
 from cycledistill_deit._named import has_prefix, open_named
 from cycledistill_deit._stream import EvaluationStream, TrainingStream, checked_label
 
@@ -75,8 +74,8 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     class_names = _class_names(config, train, val)
     to_train, to_val = _transform(config, True), val_transform or _transform(config, False)
     name, count = str(config.data_dir or "digits"), len(class_names)
-    streamed = isinstance(train, IterableDataset)
-    if streamed:
+    mode = image_mode(config.in_chans)
+    if isinstance(train, IterableDataset):
         if config.limit_train is not None:
             raise ValueError(
                 f"limit_train={config.limit_train}: expected data with indices, got the stream "
@@ -84,12 +83,13 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
             )
         _warn_of_stream(config)
         shuffled = config.seed, config.repeated_augmentation
+        convert = functools.partial(to_mode, mode=mode)
+        to_train, to_val = (transforms.Compose([convert, t]) for t in (to_train, to_val))
         return ClassificationData(
             TrainingStream(name, train.reader, to_train, count, *shuffled),
             EvaluationStream(name, val.reader, to_val, count),
             class_names,
         )
-    mode = image_mode(config.in_chans)
     images: Any = IndexedImages(f"{name} (train)", train, to_train, mode, count)
     if config.limit_train is not None:
         total = len(images)
@@ -130,7 +130,7 @@ class IndexedImages(Dataset[tuple[Tensor, int]]):
                 image = open_image(file, self.mode, where)
         else:  # torchvision's, or saved to disk
             image, label = self.source[index]
-            image = to_eight_bits(image).convert(self.mode)
+            image = to_mode(image, self.mode)
         return self.transform(image), checked_label(label, self.num_classes, where)
 
 

@@ -49,6 +49,15 @@ def image_mode(channels: int) -> str:
     return "L" if channels == 1 else "RGB"
 
 
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An image in PIL's ``mode``, "L" or "RGB"; greys of 16 bits keep their upper 8.
+
+    Raises:
+        ValueError: It has more bits, or floating-point numbers.
+    """
+    return to_eight_bits(image).convert(mode)
+
+
 def open_image(file: Any, mode: str, name: str | None = None) -> Image.Image:
     """Read an image from a path or an open file, in PIL's ``mode``.
 
@@ -58,7 +67,7 @@ def open_image(file: Any, mode: str, name: str | None = None) -> Image.Image:
     """
     try:
         with Image.open(file) as image:
-            return to_eight_bits(image).convert(mode)
+            return to_mode(image, mode)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no image {name or file}") from None
     except MemoryError:

@@ -100,7 +100,8 @@ def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
             split=split,
             is_training=training,
             batch_size=1,
-            input_img_mode=image_mode(config.in_chans),
+            # Shards and streams are converted later: timm would make greys of 16 bits white.
+            input_img_mode=image_mode(config.in_chans) if prefix == "tfds" else "",
             **options,
         )
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import pickle
 import tarfile
 import warnings
@@ -12,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from cycledistill.training._loading import KeyedDataset
@@ -317,3 +319,25 @@ def test_broken_image_in_a_shard_is_left_out(tmp_path, streamed):
         add(tar, "9999.cls", b"1")
     config = config_for(f"wds/{root}", epochs=1, warmup_epochs=0, batch_size=6, num_workers=0)
     assert images_of(loaded(load_data(config).train, config)) == [*range(24)]
+
+
+@pytest.mark.parametrize("prefix", ["wds", "hfids"])
+def test_streamed_greys_of_16_bits_keep_their_upper_8(tmp_path, streamed, offline, prefix):
+    """timm's readers convert them with Pillow, which makes them white."""
+    deep = Image.fromarray(np.full((32, 32), 90 * 256 + 7, np.uint16))
+    if prefix == "hfids":
+        root = hugging_face_folder(tmp_path / "birds")
+        for path in root.rglob("*.png"):
+            deep.save(path)
+    else:
+        root, file = shards(tmp_path / "shards"), io.BytesIO()
+        deep.save(file, "png")
+        for path in root.glob("*.tar"):
+            with tarfile.open(path, "w") as tar:
+                for index in range(6):
+                    add(tar, f"{index}.png", file.getvalue())
+                    add(tar, f"{index}.cls", str(index % 3).encode())
+    options = {"train_split": "train|12", "val_split": "validation|6", **offline}
+    options = options if prefix == "hfids" else {}
+    data = load_data(config_for(f"{prefix}/{root}", **options))
+    assert shade(data.train[0][0]) == shade(next(iter(data.val))[0]) == 90

@@ -180,6 +180,13 @@ class ClassificationConfig(CycledConfig):
             raise ValueError(
                 f"warmup_epochs={self.warmup_epochs} must be fewer than epochs={self.epochs}"
             )
+        for name in ("warmup_lr", "min_lr"):
+            if getattr(self, name) > self.scaled_lr:
+                scaling = f" x batch_size={self.batch_size} / lr_batch_size={self.lr_batch_size}"
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be at most the learning rate of "
+                    f"{self.scaled_lr} (lr={self.lr}{scaling if self.lr_batch_size else ''})"
+                )
         if (self.mode == "fold") != bool(self.teacher):
             raise ValueError(
                 f"mode=fold and --teacher FOLDER belong together, got mode={self.mode} and "

@@ -32,6 +32,7 @@ from cycledistill.training import (
     FitResult,
     WarmupCosine,
     budget_rows,
+    find_trained,
     fit,
     parse_cli,
     run_cli,
@@ -76,6 +77,8 @@ def train(config: ClassificationConfig) -> None:
     num_classes = len(data.class_names)
     classifier = create_classifier(config, num_classes)
     teachers = load_teachers(config, data.class_names)
+    digests = [find_trained(folder).digest for folder in config.teacher]
+    of_teachers = {"teachers' weights": digests} if teachers else {}
     if teachers and config.warm_start:
         start_from(classifier, teachers[0], config.teacher[0])
     cycled = CycleWrapper(classifier, blocks=config.blocks, **config.wrapper_options())
@@ -120,7 +123,7 @@ def train(config: ClassificationConfig) -> None:
                 num_samples=len(data.train),  # type: ignore[arg-type]
             ),
         },
-        settings={"classes": data.class_names},
+        settings={"classes": data.class_names, **of_teachers},
     )
     finish(config, result, data.val, data.class_names)
 

@@ -24,6 +24,7 @@ from cycledistill import CycleWrapper
 from cycledistill.training import (
     WarmupSteps,
     budget_rows,
+    find_trained,
     fit,
     parse_cli,
     run_cli,
@@ -134,6 +135,9 @@ def train(config: PoseConfig) -> PoseRun:
         )
         return scores_by_cycle(metrics)
 
+    settings: dict[str, Any] = {"keypoints": skeleton.keypoint_names}
+    if config.folded_from is not None:
+        settings["teacher's weights"] = find_trained(config.folded_from).digest
     width, height = network.input_size
     random = torch.Generator().manual_seed(config.seed)
     images = torch.rand(2, 3, height, width, generator=random)
@@ -155,7 +159,7 @@ def train(config: PoseConfig) -> PoseRun:
         best_metric=f"AP/{config.inference_cycles}" if val_people.has_truth else None,
         before_epoch=[network.set_epoch],
         summary=summary,
-        settings={"keypoints": skeleton.keypoint_names},
+        settings=settings,
     )
     return finish_run(config, result.model, val_people, codec, summary)
 

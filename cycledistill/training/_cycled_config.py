@@ -25,7 +25,7 @@ class CycledConfig(TrainConfig):
     (paper, tables 1, 5, 7 and table 9, row 3)."""
 
     num_cycles: int = within(2, at_least=1)
-    """Cycles in training, in the modes cycle and distill (2; 3 for SDPose-T: paper, 4.1.2)."""
+    """Cycles in training, except in the modes plain and fold (2; 3 for SDPose-T: paper, 4.1.2)."""
 
     task_cycles: Literal["all", "mean", "last"] = "all"
     """Cycles with a task loss in mode distill: the sum over all (paper, eq. 3), their mean, or the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,12 @@ class TrainedRun(NamedTuple):
     network: Path
     cycles: int
     options: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """Of the weights, for ``fit(settings=...)``: a run goes on with the teacher that it had."""
+        weights = (self.network / "model.safetensors").read_bytes()
+        return hashlib.sha256(weights).hexdigest()[:16]
 
 
 def find_trained(folder: Path) -> TrainedRun:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -89,6 +90,11 @@ def test_grow_then_fold(
     assert set(run.scores) >= {"AP/1"}
     assert "AP/2" not in run.scores
     assert load_plain(run.plain).model is not None
+
+    with pytest.raises(ValueError, match=r"settings differ: teacher's weights \(\w+ then, \w+ now"):
+        train(replace(folding, folded_from=tmp_path / "plain"))
+    shutil.move(tmp_path / "grown", tmp_path / "moved")
+    train(replace(folding, folded_from=tmp_path / "moved"))
 
 
 def test_both_stages_in_one_run(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def train(config: PoseConfig) -> PoseRun:
     images = torch.rand(2, 3, height, width, generator=random)
     summary = {
         **budget_rows(config, cycled, images[:1], num_samples=len(train_set)),
+        "schedule": config.schedule_text(steps),
         **people_rows(train_people, train_set, val_people, val_set),
     }
     if config.training_cycles > 1:

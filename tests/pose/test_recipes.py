@@ -120,6 +120,13 @@ def test_unknown_model_and_missing_root_are_named(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_schedule_says_what_of_it_has_no_effect():
+    config = replace(TINY, epochs=10, warmup_steps=500, milestones=(3, 8, 10, 200))
+    expected = "warm-up 500 of 400 steps, / 10 after epochs 3, 8, not reached: epochs 10, 200"
+    assert config.schedule_text(40) == expected
+    assert replace(config, milestones=()).schedule_text(100) == "warm-up 500 of 1,000 steps"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tokenpose_nano", "tokenreg_nano"])
 def test_a_run_on_synthetic_people_leaves_what_it_promises(tmp_path, model, capsys):

@@ -191,6 +191,15 @@ class PoseConfig(EvaluationOptions, CycledConfig):
             replace(self, mode="fold", output_dir=folded, folded_from=grown),
         )
 
+    def schedule_text(self, steps: int) -> str:
+        """The learning rate over a run with ``steps`` in an epoch, and what of it has no effect."""
+        total = self.epochs * steps
+        parts = [f"warm-up {self.warmup_steps:,} of {total:,} steps"]
+        for text, late in (("/ 10 after epochs", False), ("not reached: epochs", True)):
+            chosen = [f"{epoch}" for epoch in self.milestones if (epoch >= self.epochs) == late]
+            parts += [f"{text} {', '.join(chosen)}"] if chosen else []
+        return ", ".join(parts)
+
     def validate(self) -> None:
         """Check ranges.
 

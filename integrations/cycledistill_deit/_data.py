@@ -75,7 +75,8 @@ def load_data(config: ClassificationConfig, val_transform: Any = None) -> Classi
     to_train, to_val = _transform(config, True), val_transform or _transform(config, False)
     name, count = str(config.data_dir or "digits"), len(class_names)
     mode = image_mode(config.in_chans)
-    if isinstance(train, IterableDataset):
+    streamed = isinstance(train, IterableDataset)
+    if streamed:
         if config.limit_train is not None:
             raise ValueError(
                 f"limit_train={config.limit_train}: expected data with indices, got the stream "

@@ -18,7 +18,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        model.train(modes[model])  # a wrapper attaches its hooks again
         for module, training in modes.items():
             module.training = training
 

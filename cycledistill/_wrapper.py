@@ -193,10 +193,9 @@ class CycleWrapper(Facade):
             super().add_module(TEACHER, teacher)
         self._attachment = Attachment(self._setup)
         self._attached = False
-        self.training = model.training
         detach_stale(*model.modules())
         register(model, self)
-        self._attach(self.training)
+        self.training = model.training
 
     def forward(
         self,
@@ -342,12 +341,12 @@ class CycleWrapper(Facade):
         self.__dict__.update(_original=(), _parameters={}, _buffers={})
         return plain
 
-    def train(self, mode: bool = True) -> CycleWrapper:
-        """Switch to training mode (cycles) or, with ``mode=False``, eval mode (one plain pass)."""
-        super().train(mode)
-        if PLAIN in self._modules:
-            self._attach(mode)
-        return self
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; ``training``, which some trainers assign to each module, as `train`."""
+        super().__setattr__(name, value)
+        if name == "training" and PLAIN in self._modules:
+            self.plain.training = value
+            self._attach(value)
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a child to the plain model; its batch norms, as after a conversion, get our hooks."""

@@ -61,6 +61,19 @@ def test_setting_an_attribute_reaches_the_model() -> None:
     assert not hasattr(model, "pos_embed")
 
 
+def test_modes_that_are_assigned_reach_the_model() -> None:
+    """Some trainers do not call train(), but put each module that they find back by itself."""
+    model = ZOO["vit"].build()
+    parent = nn.Sequential(CycleWrapper(model, 2))
+    modes = {module: module.training for module in parent.modules()}
+    for mode in (False, True):
+        parent.eval() if mode else parent.train()
+        for module in modes:
+            module.training = mode
+        assert {module.training for module in model.modules()} == {mode}
+        assert len(model.blocks[0]._forward_hooks) == int(mode)
+
+
 def test_a_model_with_a_child_called_model() -> None:
     """As most causal language models have one."""
 

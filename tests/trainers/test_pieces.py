@@ -118,6 +118,40 @@ def test_lightning(tmp_path: Path) -> None:
     assert_same_state(state_of(module.cycled), averaged)
 
 
+def test_lightning_puts_the_model_back_into_training(tmp_path: Path) -> None:
+    """After each validation, the first of which comes before all training."""
+    L = pytest.importorskip("lightning", reason=WHY)
+    modes: list[tuple[bool, bool]] = []
+
+    class Watched(Own):
+        def forward(self, x: Tensor) -> Tensor:
+            modes.append((self.training, self.head.training))
+            return super().forward(x)
+
+    class Module(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cycled = CycleWrapper(Watched(), num_cycles=2)
+
+        def training_step(self, batch: Any, _: int) -> Tensor:
+            assert len(self.cycled.blocks[0]._forward_hooks) == 1
+            return criterion()(self.cycled(batch[0]), batch[1]).total
+
+        def validation_step(self, batch: Any, _: int) -> None:
+            assert not self.cycled.blocks[0]._forward_hooks
+            cross_entropy(self.cycled(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    loader = DataLoader(batches(2), batch_size=None)
+    trainer = L.Trainer(max_epochs=2, accelerator="cpu", enable_checkpointing=False, **quiet)
+    trainer.fit(Module(), loader, loader)
+    on, off = (True, True), (False, False)
+    assert modes == [off, off, *(4 * [on] + 2 * [off]), *(4 * [on] + 2 * [off])]
+
+
 def test_timm_average_has_the_teacher_too() -> None:
     utils = pytest.importorskip("timm.utils", reason=WHY)
     cycled, data = teacher_cycled(), batches()

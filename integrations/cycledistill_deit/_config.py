@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -183,9 +184,11 @@ class ClassificationConfig(CycledConfig):
         for name in ("warmup_lr", "min_lr"):
             if getattr(self, name) > self.scaled_lr:
                 scaling = f" x batch_size={self.batch_size} / lr_batch_size={self.lr_batch_size}"
-                raise ValueError(
-                    f"{name}={getattr(self, name)} must be at most the learning rate of "
-                    f"{self.scaled_lr} (lr={self.lr}{scaling if self.lr_batch_size else ''})"
+                warnings.warn(
+                    f"{name}={getattr(self, name)} is above the learning rate of "
+                    f"{self.scaled_lr} (lr={self.lr}{scaling if self.lr_batch_size else ''}): give "
+                    "a higher lr, or one that is lower here",
+                    stacklevel=2,
                 )
         if (self.mode == "fold") != bool(self.teacher):
             raise ValueError(

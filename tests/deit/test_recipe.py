@@ -77,16 +77,26 @@ def test_presets_are_valid_and_the_default_is_deits_recipe():
         ({"weight_decay": -1.0}, "weight_decay must be at least 0, got -1.0"),
         ({"prediction_weight": -1.0}, "prediction_weight must be at least 0, got -1.0"),
         ({"crop_padding": -1}, "crop_padding must be at least 0 or None, got -1"),
-        ({"lr": 5e-6}, r"min_lr=1e-05 must be at most the learning rate of 5e-06 \(lr=5e-06\)"),
-        (
-            {"lr_batch_size": 8192, "min_lr": 0.0, "warmup_lr": 1e-4},
-            r"warmup_lr=0\.0001 must be at most .* 1\.5625e-05 \(lr=0\.002 x batch_size=64 / lr_",
-        ),
         ({"eval_batch_size": 0}, "eval_batch_size must be at least 1, got 0"),
     ],
 )
 def test_bad_options_are_named(changes, text):
     with pytest.raises(ValueError, match=text):
+        replace(DIGITS, **changes).validate()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"lr": 5e-6}, r"min_lr=1e-05 is above the learning rate of 5e-06 \(lr=5e-06\)"),
+        (
+            {"lr_batch_size": 8192, "min_lr": 0.0, "warmup_lr": 1e-4},
+            r"warmup_lr=0\.0001 is above .* 1\.5625e-05 \(lr=0\.002 x batch_size=64 / lr_",
+        ),
+    ],
+)
+def test_a_learning_rate_that_does_not_fall_is_a_warning(changes, text):
+    with pytest.warns(UserWarning, match=text):
         replace(DIGITS, **changes).validate()
 
 

@@ -44,7 +44,9 @@ def test_grow_then_fold(
     grown = replace(base, mode="cycle", output_dir=tmp_path / "grown")
     used = train(grown).plain
     assert "2 passes through its blocks" in (used / "README.md").read_text()
-    assert load_plain(used).num_cycles == PosePredictor.from_pretrained(used).num_cycles == 2
+    assert (
+        load_plain(used).model.cycles_in_use == PosePredictor.from_pretrained(used).num_cycles == 2
+    )
     folding = replace(
         base,
         mode="fold",

@@ -26,12 +26,11 @@ _OURS = {name: "" for name in FILES} | {"config.json": "cycledistill_pose/"}
 
 
 class PlainCheckpoint(NamedTuple):
-    """A loaded network, what it predicts, and how many cycles it was trained to be used with."""
+    """A loaded network, which has ``cycles_in_use``, its keypoints and its codec's options."""
 
     model: TokenPose | TokenReg
     skeleton: Skeleton
     codec: dict[str, Any]
-    num_cycles: int
 
 
 def save_plain(
@@ -43,7 +42,7 @@ def save_plain(
     codec: dict[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     scores: Mapping[str, float] | None = None,
-    num_cycles: int = 1,
+    num_cycles: int | None = None,
 ) -> Path:
     """Write a network: ``model.safetensors``, ``config.json`` and a model card, ``README.md``.
 
@@ -60,6 +59,7 @@ def save_plain(
         training: For the card: options of the run that trained it, without paths.
         scores: For the card: percent by metric and number of cycles, ``{"AP/1": 65.0}``.
         num_cycles: Cycles that it was trained to be used with; commands run as many by default.
+            None: those that it was loaded with, or 1.
 
     Returns:
         The folder.
@@ -73,6 +73,7 @@ def save_plain(
             f"skeleton {skeleton.name!r} has {skeleton.num_keypoints} keypoints, "
             f"expected the network's {model.num_keypoints}"
         )
+    num_cycles = model.cycles_in_use if num_cycles is None else num_cycles
     written = {
         key: dataclasses.asdict(value) if isinstance(value, TokenPruning) else value
         for key, value in options.items()
@@ -130,15 +131,15 @@ def load_plain(source: str | Path) -> PlainCheckpoint:
         skeleton = Skeleton(**listed)
         model = create_model(description["model"], skeleton.num_keypoints, **options)
         codec_for(model, **description["codec"])
-        num_cycles = description.get("num_cycles", 1)
-        check_count("num_cycles", num_cycles)
+        model.cycles_in_use = description.get("num_cycles", 1)
+        check_count("num_cycles", model.cycles_in_use)
     except (AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder / 'model.safetensors'} cannot be loaded: {error}") from error
-    return PlainCheckpoint(model.eval(), skeleton, description["codec"], num_cycles)
+    return PlainCheckpoint(model.eval(), skeleton, description["codec"])
 
 
 def _tuples(value: Any) -> Any:

@@ -54,8 +54,8 @@ def inside(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
-    network, skeleton, options, in_use = load_plain(checkpoint)
-    num_cycles = max(2, in_use) if num_cycles is None else num_cycles
+    network, skeleton, options = load_plain(checkpoint)
+    num_cycles = max(2, network.cycles_in_use) if num_cycles is None else num_cycles
     check_count("num_cycles", num_cycles)
     predictor = PosePredictor(network, skeleton, codec_for(network, **options))
     names = predictor.skeleton.keypoint_names

@@ -112,13 +112,13 @@ def compare_checkpoints(
     # Read all of them first: a broken one should not waste the time of evaluating the others.
     networks = [load_plain(folder) for folder in checkpoints]
     if num_cycles is None:
-        num_cycles = max(2, *(network.num_cycles for network in networks))
+        num_cycles = max(2, *(network.model.cycles_in_use for network in networks))
     opened = open_evaluation(people, seed, networks[0].skeleton)
     for name, network in zip(names, networks, strict=True):
         check_same_keypoints((f"the network {name}", network.skeleton), opened.file.named)
     runs: dict[tuple[str, int, bool], CycleMetrics] = {}
-    shown, used = [], [min(network.num_cycles, num_cycles) for network in networks]
-    for name, (plain, skeleton, options, _), in_use in zip(names, networks, used, strict=True):
+    shown, used = [], [min(network.model.cycles_in_use, num_cycles) for network in networks]
+    for name, (plain, skeleton, options), in_use in zip(names, networks, used, strict=True):
         model = CycleWrapper(plain, num_cycles, "blocks").eval().to(place)
         codec = codec_for(plain, **options)
         for flip in flip_tests:

@@ -33,6 +33,7 @@ class TokenModel(nn.Module):
     position: Tensor
     # Name and options given to `create_model`; None if they do not describe the network.
     made_by: tuple[str, dict[str, Any]] | None = None
+    cycles_in_use = 1  # what it was trained for; `load_plain` says how many
 
     def __init__(
         self,

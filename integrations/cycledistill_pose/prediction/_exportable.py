@@ -40,7 +40,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     """
     if not str(config.get("format", "")).startswith("cycledistill_pose/"):
         return None
-    network, skeleton, options, num_cycles = load_plain(folder)
+    network, skeleton, options = load_plain(folder)
     predictor = PosePredictor(network, skeleton, codec_for(network, **options))
     decoder = KeypointDecoder(predictor.codec)
 
@@ -64,7 +64,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         metadata=_metadata(predictor),
         judge=judge,
         read_annotated=functools.partial(_annotated, predictor, keypoints),
-        num_cycles=num_cycles,
+        num_cycles=network.cycles_in_use,
     )
 
 

@@ -89,8 +89,8 @@ class PosePredictor:
             FileNotFoundError: A file is missing, or there is neither folder nor model on the hub.
             ValueError: A file is broken, or of another kind.
         """
-        model, skeleton, written, num_cycles = load_plain(source)
-        options.setdefault("num_cycles", num_cycles)
+        model, skeleton, written = load_plain(source)
+        options.setdefault("num_cycles", model.cycles_in_use)
         return cls(model, skeleton, codec_for(model, **written), **options)
 
     def save_pretrained(

@@ -70,7 +70,7 @@ def build_teacher(config: PoseConfig, model: TokenPose | TokenReg) -> CycleWrapp
     if config.folded_from is None:
         return None
     found = find_trained(config.folded_from)
-    network, _, its_codec, _ = load_plain(found.network)
+    network, _, its_codec = load_plain(found.network)
     if type(network) is not type(model) or network.input_size != model.input_size:
         raise ValueError(
             f"folded_from={config.folded_from} is a {type(network).__name__} for images of "

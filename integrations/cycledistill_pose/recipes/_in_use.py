@@ -41,7 +41,7 @@ def table_in_use(
     rows = []
     for folder in folders:
         found = find_trained(folder)
-        network, _, options, _ = load_plain(found.network)
+        network, _, options = load_plain(found.network)
         model = CycleWrapper(network, found.cycles, "blocks").to(device).eval()
         width, height = network.input_size
         example = torch.zeros(1, 3, height, width, device=device)

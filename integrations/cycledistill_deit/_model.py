@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from typing import Any
 
 import timm
@@ -28,13 +29,30 @@ def create_classifier(config: ClassificationConfig, num_classes: int) -> nn.Modu
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise ValueError(f"timm has no model {config.model!r}{hint}")
     try:
-        return timm.create_model(
+        model: nn.Module = timm.create_model(
             config.model, pretrained=config.pretrained, **model_arguments(config, num_classes)
         )
     except (TypeError, AssertionError) as error:
         raise ValueError(
             f"{config.model} cannot be made with {model_arguments(config, num_classes)}: {error}"
         ) from error
+    _tell_of_uncovered_pixels(model, data_config(config)["input_size"][1:])
+    return model
+
+
+def _tell_of_uncovered_pixels(model: nn.Module, size: tuple[int, int]) -> None:
+    """Timm's embedding of patches leaves out a rest at the right and lower border in silence."""
+    embed = getattr(model, "patch_embed", None)
+    patch = getattr(embed, "patch_size", None)
+    if not isinstance(patch, tuple) or getattr(embed, "dynamic_img_pad", False):
+        return
+    rest = [side % length for side, length in zip(size, patch, strict=True)]
+    if any(rest):
+        warnings.warn(
+            f"images of {size[0]} x {size[1]} px in patches of {patch[0]} x {patch[1]}: the last "
+            f"{rest[0]} and {rest[1]} px of height and width are not seen by the model",
+            stacklevel=3,
+        )
 
 
 def model_arguments(config: ClassificationConfig, num_classes: int) -> dict[str, Any]:

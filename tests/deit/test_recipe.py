@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,6 +116,19 @@ def test_deits_augmentation_reaches_0_bits():
 def test_deit_tiny_is_timms():
     model = create_classifier(PRESETS["paper"], 1000)
     assert sum(p.numel() for p in model.parameters()) == 5_717_416
+
+
+def test_pixels_that_no_patch_covers_are_told():
+    """timm's embedding leaves out what remains at the right and lower border."""
+    with pytest.warns(UserWarning, match=r"8 x 8 px in patches of 3 x 3: the last 2 and 2 px .*"):
+        model = create_classifier(replace(DIGITS, patch_size=3), 2).eval()
+    images = torch.randn(1, 1, 8, 8)
+    other = images.clone()
+    other[..., 6:] = other[..., 6:, :] = 0
+    assert torch.equal(model(images), model(other))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        create_classifier(DIGITS, 2)
 
 
 def test_unknown_model_and_option_are_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -45,7 +46,24 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
 
     noise = torch.rand(3, *data["input_size"], generator=torch.Generator().manual_seed(1))
     blocks, cycles = config.get("blocks"), config.get("num_cycles", 1)
-    return Exportable(model, (noise,), blocks, read_images, judge=_judge, num_cycles=cycles)
+    return Exportable(
+        model,
+        (noise,),
+        blocks,
+        read_images,
+        metadata=_metadata(model, data),
+        judge=_judge,
+        num_cycles=cycles,
+    )
+
+
+def _metadata(model: Any, data: dict[str, Any]) -> dict[str, str]:
+    """What a program needs to know to run the file; every value is JSON."""
+    channels, height, width = data["input_size"]
+    told = {name: data[name] for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode")}
+    told |= {"input_size": (width, height), "color_order": image_mode(channels)}
+    told["label_names"] = model.pretrained_cfg.get("label_names")
+    return {name: json.dumps(value) for name, value in told.items() if value is not None}
 
 
 def _judge(before: dict[str, Tensor], after: dict[str, Tensor]) -> str:

@@ -106,8 +106,15 @@ def test_a_classifier(classifier: Path, tmp_path: Path, capsys: pytest.CaptureFi
     out = tmp_path / "classes.pt2"
     main(["export", str(classifier), "--out", str(out), "--images", *pictures(tmp_path)])
     assert f"wrote {out} (1 cycle, " in capsys.readouterr().out
-    logits = torch.export.load(out).module()(torch.randn(4, 3, 32, 32))
-    assert logits.shape == (4, 3)
+    about = {"metadata.json": ""}
+    program = torch.export.load(out, extra_files=about).module()
+    assert program(torch.randn(4, 3, 32, 32)).shape == (4, 3)
+    told = {k: json.loads(v) for k, v in json.loads(about["metadata.json"]).items()}
+    assert told == {
+        **{"input_size": [32, 32], "color_order": "RGB", "mean": [0.5] * 3, "std": [0.5] * 3},
+        **{"interpolation": "bicubic", "crop_pct": 0.9, "crop_mode": "center"},
+        "label_names": ["cat", "dog", "owl"],
+    }
 
 
 @pytest.mark.parametrize("kind", ["pose", "classifier"])

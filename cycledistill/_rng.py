@@ -105,12 +105,8 @@ def _held(attributes: Iterable[Mapping[str, Any]]) -> list[Any]:
             continue
         found[id(value)] = value
         kind = type(value)
-        if kind in (list, tuple, dict) and len(value) > _FEW:
-            continue
-        if kind is list or kind is tuple:
-            pending += value
-        elif kind is dict:
-            pending += value.values()
+        if kind in (list, tuple, dict) and len(value) <= _FEW:
+            pending += value.values() if kind is dict else value
     return [value for value in found.values() if not isinstance(value, (nn.Module, Tensor, type))]
 
 

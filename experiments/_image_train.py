@@ -198,7 +198,10 @@ def _loss(
     if shares is not None:
         share = shares[:, None, None, None, None]
         images = share * images + (1 - share) * images.roll(1, 1)
-    taught = _asked(teachers, images) if told is None else [Found(one, one) for one in told]
+    if told is None:
+        taught = _asked(teachers, images)
+    else:  # of tokens nothing is kept
+        taught = [Found(outputs, outputs[..., :0]) for outputs in told]
     found = model.cycles(images, config.cycles, every=config.every_cycle)
 
     def truth_loss(outputs: Tensor) -> Tensor:

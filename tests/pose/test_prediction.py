@@ -135,6 +135,8 @@ def test_a_network_runs_the_cycles_that_it_was_trained_to_be_used_with(tmp_path:
     np.testing.assert_array_equal(predictor(PIXELS).keypoints, two)
     predictor.save_pretrained(tmp_path / "b")
     assert PosePredictor.from_pretrained(tmp_path / "b").num_cycles == 2
+    save_plain(load_plain(tmp_path / "a").model, tmp_path / "c", "tokenpose_nano", {}, COCO)
+    assert PosePredictor.from_pretrained(tmp_path / "c").num_cycles == 2
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     for wrong in (0, "2", None):
         (tmp_path / "b" / "config.json").write_text(json.dumps({**config, "num_cycles": wrong}))
@@ -143,7 +145,7 @@ def test_a_network_runs_the_cycles_that_it_was_trained_to_be_used_with(tmp_path:
 
 
 def test_flip_test_averages_with_the_mirrored_crop(folder: Path) -> None:
-    model, skeleton, *_ = load_plain(folder)
+    model, skeleton, _ = load_plain(folder)
     codec = HeatmapCodec((96, 128), (24, 32), method="udp")
     save_plain(model, folder.parent / "udp", "tokenpose_nano", {}, skeleton, {"method": "udp"})
     box = np.array([10.0, 8.0, 50.0, 80.0])

@@ -17,7 +17,6 @@ from cycledistill.inside import (
 )
 from cycledistill.saving._files import replacing_folder
 from cycledistill_pose.checkpoints import load_plain
-from cycledistill_pose.codecs import codec_for
 from cycledistill_pose.data import normalize_images
 from cycledistill_pose.data._crop import crop_image
 from cycledistill_pose.data._picture import read_rgb
@@ -54,10 +53,9 @@ def inside(
     """
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
-    network, skeleton, options = load_plain(checkpoint)
-    num_cycles = max(2, network.cycles_in_use) if num_cycles is None else num_cycles
+    predictor = PosePredictor.from_pretrained(checkpoint)
+    num_cycles = max(2, predictor.num_cycles) if num_cycles is None else num_cycles
     check_count("num_cycles", num_cycles)
-    predictor = PosePredictor(network, skeleton, codec_for(network, **options))
     names = predictor.skeleton.keypoint_names
     check_choice("keypoint", keypoint, *names)
     models = {_label(checkpoint): predictor.plain}

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from cycledistill.export import Exportable
 from cycledistill_pose.annotations import check_same_keypoints
-from cycledistill_pose.checkpoints import load_plain
-from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec, codec_for
+from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -40,8 +39,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
     """
     if not str(config.get("format", "")).startswith("cycledistill_pose/"):
         return None
-    network, skeleton, options = load_plain(folder)
-    predictor = PosePredictor(network, skeleton, codec_for(network, **options))
+    predictor = PosePredictor.from_pretrained(folder)
     decoder = KeypointDecoder(predictor.codec)
 
     def read_images(paths: Sequence[Path]) -> tuple[Tensor, ...]:
@@ -64,7 +62,7 @@ def load_exportable(folder: Path, config: dict[str, Any]) -> Exportable | None:
         metadata=_metadata(predictor),
         judge=judge,
         read_annotated=functools.partial(_annotated, predictor, keypoints),
-        num_cycles=network.cycles_in_use,
+        num_cycles=predictor.num_cycles,
     )
 
 

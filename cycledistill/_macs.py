@@ -13,8 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cycledistill._mode import NoFastPath, eval_mode, frozen
 
-_BATCHED_PRODUCTS = ("bmm", "baddbmm")
-
 
 def _grouped(tokens: Any, *_: Any, out_shape: Any, **__: Any) -> int:
     """The operations of a linear layer of all experts in one."""
@@ -70,8 +68,9 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
     ... )
     True
 
-    The model runs once under torch's own flop counter. All batched matrix products are counted as
-    attention. Norms, activations and additions are not counted.
+    The model runs once under torch's own flop counter. Batched matrix products are counted as
+    attention, unless one of the factors is a parameter. Norms, activations and additions are not
+    counted.
 
     Args:
         model: Any model, or a `CycleWrapper`.
@@ -80,7 +79,20 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
             the forward pass of a train step, in which every cycle has its prediction.
         **kwargs: Keyword arguments of the call, such as ``num_cycles``.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+    weights = {_storage(parameter) for parameter in model.parameters()}
+    products = 0
+
+    def batched(*tensors: Tensor, out_val: Tensor, **_: Any) -> int:
+        nonlocal products
+        first, second = tensors[-2:]
+        flops = 2 * out_val.numel() * first.shape[-1]
+        if weights.isdisjoint((_storage(first), _storage(second))):
+            products += flops
+        return flops
+
+    batched._get_raw = True  # type: ignore[attr-defined]
+    own = dict.fromkeys((torch.ops.aten.bmm, torch.ops.aten.baddbmm), batched)
+    counter = FlopCounterMode(display=False, custom_mapping={**_FORMULAS, **own})
     verified = getattr(model, "_verified", True)
     if not verified:  # do not count the comparison that batched cycles run on the first batch
         model._verified = True  # type: ignore[assignment]
@@ -99,7 +111,11 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
     finally:
         if not verified:
             model._verified = False  # type: ignore[assignment]
-    flops = counter.get_flop_counts().get("Global", {})
-    products = sum(n for op, n in flops.items() if str(op).split(".")[-1] in _BATCHED_PRODUCTS)
-    total = sum(flops.values())
+    total = counter.get_total_flops()
     return MacCount((total - products) // 2, total // 2)
+
+
+def _storage(tensor: Tensor) -> int:
+    """The same number for tensors that share their memory."""
+    number: int = tensor.untyped_storage()._cdata
+    return number

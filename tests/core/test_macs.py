@@ -109,3 +109,18 @@ def test_blocks_that_take_a_part_of_a_parameter() -> None:
     weights = 4 * 4 * 8 * 8 + 2 * (4 + 3) * 8 * 8 + 2 * 4 * 8 * 16
     assert found.without_attention_products == 2 * weights
     assert [parameter.requires_grad for parameter in model.parameters()] == before
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_linear_layers_of_transposed_tokens_counted_by_hand(batch: int) -> None:
+    """Torch computes them as batched products, with the weight as one of the factors."""
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    weights = batch * 5 * (4 * 8 * 8 + 2 * 8 * 16)
+    found = count_macs(layer, torch.zeros(batch, 5, 8))
+    assert found == MacCount(weights, weights + batch * 2 * 5 * 5 * 8)
+
+    class Mixer(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.mT) + torch.einsum("btd,ot->bdo", x, self.weight)
+
+    assert count_macs(Mixer(5, 3), torch.zeros(batch, 5, 8)) == MacCount(*2 * (batch * 240,))

@@ -86,24 +86,21 @@ def check_single_state(
         inputs: Its other inputs.
         previous: The previous block.
     """
-    output = previous.output
+    made, *extras = _items(previous.output)
     if tokens is previous.tokens:
-        made = output[0] if isinstance(output, (tuple, list)) and output else output
         for key, value in inputs.items():
-            if value is made and value is not tokens:
+            if value is made[1] and value is not tokens:
                 raise ValueError(
                     f"{setup.name_of(index)} takes the output of the previous block as argument "
                     f"{key!r}: expected blocks that take their tokens as the first argument"
                 )
-    if not isinstance(output, (tuple, list)):
-        return
-    for place, extra in enumerate(output[1:], 1):
+    for place, extra in extras:
         if not isinstance(extra, Tensor) or extra.ndim < tokens.ndim:
             continue  # such as a sum of losses, which starts anew with every call
-        if extra is tokens and extra is not output[0]:
+        if extra is tokens and extra is not made[1]:
             raise ValueError(
-                f"{setup.name_of(index)} takes output {place} of the previous block as its tokens: "
-                "expected blocks that return their tokens first"
+                f"{setup.name_of(index)} takes output {place!r} of the previous block as its "
+                "tokens: expected blocks that return their tokens first"
             )
         for key, value in inputs.items():
             given = previous.inputs.get(key)
@@ -117,16 +114,25 @@ def check_single_state(
 
 def check_tokens_first(setup: Setup, index: int, tokens_in: Tensor, output: Any) -> None:
     """The last block, too, must return its tokens first; no later block shows it."""
-    if not isinstance(output, (tuple, list)) or not isinstance(output[0], Tensor):
-        return
-    shape = tokens_in.shape
-    places = [k for k, o in enumerate(output) if isinstance(o, Tensor) and o.shape == shape]
-    if places and places[0] > 0:
+    shape, items = tokens_in.shape, _items(output)
+    first = items[0][1]
+    places = [k for k, o in items if isinstance(o, Tensor) and o.shape == shape]
+    if isinstance(first, Tensor) and first.shape != shape and places:
         raise ValueError(
-            f"{setup.name_of(index)} returns {list(output[0].shape)} first, and a tensor of the "
-            f"tokens' shape {list(shape)} as output {places[0]}: expected blocks that return their "
-            "tokens first"
+            f"{setup.name_of(index)} returns {list(first.shape)} first, and a tensor of the "
+            f"tokens' shape {list(shape)} as output {places[0]!r}: expected blocks that return "
+            "their tokens first"
         )
+
+
+def _items(output: Any) -> list[tuple[int | str, Any]]:
+    """What a block returned, by place or name."""
+    items: list[tuple[int | str, Any]] = []
+    if isinstance(output, dict):
+        items = [*output.items()]
+    elif isinstance(output, (tuple, list)):
+        items = [*enumerate(output)]
+    return items or [(0, output)]
 
 
 def raise_shape_changed(

@@ -252,6 +252,29 @@ def test_blocks_that_return_their_tokens_second(depth: int) -> None:
         CycleWrapper(Model(), 2)(tokens(), torch.randn(2, 4, 16))
 
 
+@pytest.mark.parametrize("depth", [1, 3])
+def test_blocks_that_return_a_dict_with_their_tokens_second(depth: int) -> None:
+    """What comes first has the tokens' shape, too, unless it is the last block's."""
+
+    class UpdateFirst(Block):
+        def forward(self, x: Tensor, last: bool) -> Any:  # type: ignore[override]
+            out = super().forward(x)
+            return {"update": (out - x)[:, 1:] if last else out - x, "tokens": out}
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(UpdateFirst() for _ in range(depth))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for block in self.blocks:
+                x = block(x, block is self.blocks[-1])["tokens"]
+            return x
+
+    with pytest.raises(ValueError, match=r"output 'tokens'.*: expected blocks that return"):
+        CycleWrapper(Model(), 2)(tokens())
+
+
 @pytest.mark.parametrize("by_name", [False, True])
 def test_blocks_that_take_their_tokens_second(by_name: bool) -> None:
     class PositionsFirst(Block):

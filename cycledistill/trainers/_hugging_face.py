@@ -186,10 +186,22 @@ class CycleTrainer(Trainer):
             if not issubclass(kind, PreTrainedModel):
                 load()
                 return
-        saved, report = kind.from_pretrained(folder, output_loading_info=True)
-        if report["missing_keys"]:
-            raise ValueError(f"{folder} lacks parameters: {sorted(report['missing_keys'])}")
-        model.plain.load_state_dict(saved.state_dict())
+        saved, report = kind.from_pretrained(
+            folder, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        resized = {name for name, *_ in report["mismatched_keys"]}
+        state = saved.state_dict()
+        for name in resized.union(report["missing_keys"]):
+            state.pop(name, None)
+        # Modules that the class does not have, such as a head of the user's own.
+        own = resized.union(report["unexpected_keys"])
+        missing = model.plain.state_dict().keys() - state.keys() - own
+        if missing:
+            raise ValueError(f"{folder} lacks parameters: {sorted(missing)}")
+        if own:
+            with self._plain_model():
+                load()
+        model.plain.load_state_dict({**model.plain.state_dict(), **state})
 
     def _load_teacher(self, folder: str) -> None:
         path = Path(folder, _TEACHER_FILE)

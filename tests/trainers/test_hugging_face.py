@@ -237,6 +237,39 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tmp_path: Path) -> None
         assert torch.equal(resumed[name], tensor), name
 
 
+@pytest.mark.parametrize("head", [nn.Sequential(nn.Dropout(), nn.Linear(16, 3)), nn.Linear(16, 5)])
+def test_a_head_of_ones_own_is_resumed_and_the_best(head: nn.Module, tmp_path: Path) -> None:
+    """``from_pretrained`` does not know it, and ``Trainer`` not the names of the rest."""
+
+    def run(resume: bool) -> Any:
+        model = vit()
+        model.classifier = copy.deepcopy(head)
+        args = arguments(
+            tmp_path,
+            max_steps=2,
+            save_steps=1,
+            eval_steps=1,
+            save_strategy="steps",
+            eval_strategy="steps",
+            load_best_model_at_end=True,
+            learning_rate=1e-2,
+        )
+        data = images()
+        trainer = CycleTrainer(
+            model=CycleWrapper(model, 2, gate=True),
+            args=args,
+            train_dataset=data,
+            eval_dataset=data,
+            compute_loss_func=lambda out, labels, **_: cross_entropy(out.logits, labels),
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.model
+
+    trained, resumed = run(resume=False).state_dict(), run(resume=True).state_dict()
+    for name, tensor in trained.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
 class StopAt(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps = steps

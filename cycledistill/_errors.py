@@ -33,6 +33,23 @@ def raise_not_for_wrappers(tool: str) -> NoReturn:
     )
 
 
+def check_no_block_is_new(setup: Setup, plain: nn.Module) -> None:
+    """The list must hold no further blocks, which would be left out of some cycles or options."""
+    blocks, path = setup.stack.blocks, setup.stack.path
+    if path != setup.stack.container or ", " in path:
+        return  # a part of a list
+    try:
+        listed = plain.get_submodule(path)
+    except AttributeError:  # it was put into another module
+        return
+    siblings = () if listed in blocks else listed.children()
+    if any(type(child) is type(blocks[0]) and child not in blocks for child in siblings):
+        raise RuntimeError(
+            f"{path!r} of {setup.model} has a block that came after wrapping, which is not cycled: "
+            "unwrap the model and wrap it again"
+        )
+
+
 def _why_not(setup: Setup, plain: nn.Module) -> str:
     parts = set(plain.modules())
     if not parts.issuperset(setup.stack.blocks):

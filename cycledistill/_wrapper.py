@@ -14,7 +14,11 @@ from torch import Tensor, nn
 from cycledistill._batched import BatchedRun
 from cycledistill._call import call_plain
 from cycledistill._checks import check_count, check_fraction, check_span
-from cycledistill._errors import raise_cycles_did_not_run, raise_not_for_wrappers
+from cycledistill._errors import (
+    check_no_block_is_new,
+    raise_cycles_did_not_run,
+    raise_not_for_wrappers,
+)
 from cycledistill._exit import ExitRule
 from cycledistill._facade import PLAIN, TEACHER, Facade
 from cycledistill._find import find_stack
@@ -393,6 +397,8 @@ class CycleWrapper(Facade):
             if not compiling:
                 run.in_backward = partial(self._attachment.hold_in_backward, self.plain)
             result = run.run(args, kwargs)
+            if not compiling:
+                check_no_block_is_new(self._setup, *self._original)
         finally:
             if not held:
                 self._attachment.release()

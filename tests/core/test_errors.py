@@ -369,6 +369,41 @@ def test_a_block_that_was_replaced(index: int, which: str) -> None:
         cycled(tokens())
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_a_block_that_was_added(index: int, batched: bool) -> None:
+    model = Stack()
+    cycled = CycleWrapper(model, 2, batched=batched)
+    cycled(tokens())
+    model.blocks.insert(index, Block())
+    with pytest.raises(RuntimeError, match=r"'blocks' of Stack has a block that came after wrap"):
+        cycled(tokens())
+    model.blocks.append(nn.LayerNorm(16))
+    assert len(CycleWrapper(cycled.unwrap(), 2, batched=batched)(tokens()).tokens) == 2
+
+
+def test_a_replaced_block_in_batched_cycles() -> None:
+    model = Stack()
+    cycled = CycleWrapper(model, 2, batched=True)
+    cycled(tokens())
+    model.blocks[1] = Block()
+    with pytest.raises(RuntimeError, match="unwrap the model and wrap it again"):
+        cycled(tokens())
+
+
+class Stack(nn.Module):
+    """Blocks whose cycles can be batched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
 def test_a_last_block_that_is_skipped() -> None:
     skipping = Looping(lambda index, block, x: x if index == 2 else block(x))
     with pytest.raises(RuntimeError, match=r"did not call the last .*it called \[0, 1\]"):

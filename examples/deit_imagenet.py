@@ -172,7 +172,7 @@ def compare(config: ClassificationConfig, num_classes: int, device: Any) -> Tabl
         prepared = resolve_model_data_config(trained.plain)  # of this network, not of this run
         example = torch.zeros(1, *prepared["input_size"], device=device)
         macs = count_macs(trained, example, num_cycles=cycles).with_attention_products
-        own = replace(config, in_chans=prepared["input_size"][0])
+        own = replace(config, in_chans=prepared["input_size"][0], mean=None, std=None)
         val = load_data(own, create_transform(**prepared)).val
         batches = evaluation_loader(val, config.eval_batch_size, config.num_workers)
         scores = cycle_accuracies(trained, batches, num_classes, cycles)

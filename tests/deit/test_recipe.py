@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
+from deit_imagenet import compare
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import nn
@@ -329,6 +330,17 @@ def test_a_teacher_must_have_the_classes_and_the_images_of_the_run(tmp_path):
             load_teachers(replace(fold, **{name: value}), ("cat", "dog"))
     with pytest.raises(FileNotFoundError, match=r"nowhere has no model\.safetensors"):
         load_teachers(replace(DIGITS, beside=(tmp_path / "nowhere",)), ("cat", "dog"))
+
+
+def test_networks_of_other_channels_are_compared(folder_of_images):
+    small = {"data_dir": folder_of_images, "image_size": 32, "patch_size": 16, "depth": 1}
+    config = ClassificationConfig(**{**SMALL, **small}, mean=(0.4, 0.5, 0.6), mode="fold")
+    folders = []
+    for name, options in (("own", config), ("grey", replace(config, in_chans=1, mean=None))):
+        model = create_classifier(options, 2)
+        folders.append(save_plain(model, options, ("a", "b"), folder_of_images / name))
+    config = replace(config, output_dir=folders[0], beside=(folders[1],), num_workers=0)
+    assert compare(config, 2, "cpu").row_count == 2
 
 
 def test_only_an_own_folder_is_replaced(tmp_path: Path) -> None:

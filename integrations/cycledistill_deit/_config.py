@@ -165,9 +165,10 @@ class ClassificationConfig(CycledConfig):
         if self.mode != "grow-fold":
             return (self,)
         grown, folded = Path(self.output_dir) / "grown", Path(self.output_dir) / "folded"
+        later = self.resume if self.resume == "never" else "auto"  # a path is for the first run
         return (
             replace(self, mode="grow", output_dir=grown),
-            replace(self, mode="fold", output_dir=folded, teacher=(grown,)),
+            replace(self, mode="fold", output_dir=folded, teacher=(grown,), resume=later),
         )
 
     def validate(self) -> None:

@@ -107,6 +107,9 @@ def test_both_stages_in_one_run(tmp_path: Path) -> None:
     assert (folded.mode, folded.folded_from) == ("fold", tmp_path / "grown")
     assert (folded.output_dir, folded.training_cycles) == (tmp_path / "folded", 1)
     assert TINY.stages() == (TINY,)
+    for resume, later in (("never", "never"), ("other/checkpoints/step-00000001", "auto")):
+        stages = replace(config, resume=resume).stages()
+        assert [stage.resume for stage in stages] == [resume, later]
     for stage in (grown, folded):
         stage.validate()
 

@@ -186,9 +186,10 @@ class PoseConfig(EvaluationOptions, CycledConfig):
         if self.mode != "grow-fold":
             return (self,)
         grown, folded = Path(self.output_dir) / "grown", Path(self.output_dir) / "folded"
+        later = self.resume if self.resume == "never" else "auto"  # a path is for the first run
         return (
             replace(self, mode="cycle", output_dir=grown),
-            replace(self, mode="fold", output_dir=folded, folded_from=grown),
+            replace(self, mode="fold", output_dir=folded, folded_from=grown, resume=later),
         )
 
     def schedule_text(self, steps: int) -> str:

@@ -107,7 +107,9 @@ def train(config: PoseConfig) -> PoseRun:
     codec = codec_for(network, method=config.codec, sigma=config.sigma)
     train_set = train_people.crops(codec)
     val_set = val_people.crops(codec.input_size, codec.udp_crops)
-    val_people.metric()  # bad annotations raise an error here, not after the first epochs
+    # Bad annotations and missing images raise an error here, not after the first epochs.
+    val_people.metric()
+    val_people.annotated.crops(codec.input_size, codec.udp_crops)
 
     cycled = CycleWrapper(network, blocks="blocks", **config.wrapper_options())
     criterion = build_criterion(config, network, teacher)

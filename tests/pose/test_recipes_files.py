@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,35 @@ def test_images_without_annotations_get_predictions_and_no_ap(root: Path, capsys
     assert [r["image_id"] for r in again] == [1, 4]
     assert "No AP: these images have no annotated people" in capsys.readouterr().out
     assert json.loads((out / "scores.json").read_text())["rows"][0]["scores"] == {}
+
+
+def detect_birds(root: Path, *numbers: int) -> Path:
+    boxes = [
+        {"image_id": n, "category_id": 3, "bbox": [6, 6, 36, 36], "score": 0.5} for n in numbers
+    ]
+    (root / "boxes.json").write_text(json.dumps(boxes))
+    return root / "boxes.json"
+
+
+def test_keypoints_without_boxes_are_evaluated_on_a_detectors(root: Path) -> None:
+    content = json.loads((root / "val.json").read_text())
+    for person in content["annotations"]:
+        del person["bbox"]
+    (root / "val.json").write_text(json.dumps(content))
+    config = config_for(root, detections=detect_birds(root, 1, 2, 3))
+    run = train(config)
+    assert run.scores["AP/1"] >= 0 and run.plain.is_dir()
+    found = compare_checkpoints([run.plain], config, 1, (False,), 2, 6, "cpu")
+    assert "AP" in found.rows[0].scores and found.cases == []
+
+
+def test_missing_images_of_annotated_people_end_a_run_before_its_first_step(root: Path) -> None:
+    shutil.copytree(root / "images", root / "others")
+    (root / "others" / "6.png").unlink()
+    config = config_for(root, detections=detect_birds(root, 1, 2), val_images=Path("others"))
+    with pytest.raises(FileNotFoundError, match=r"1 of 6 images are not in .*others, 6\.png"):
+        train(config)
+    assert not (root / "run").exists()
 
 
 def test_duplicate_ids_pair_nobody_with_another_person(root: Path) -> None:

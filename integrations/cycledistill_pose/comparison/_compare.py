@@ -116,6 +116,7 @@ def compare_checkpoints(
     opened = open_evaluation(people, seed, networks[0].skeleton)
     for name, network in zip(names, networks, strict=True):
         check_same_keypoints((f"the network {name}", network.skeleton), opened.file.named)
+    truth = opened.annotated
     runs: dict[tuple[str, int, bool], CycleMetrics] = {}
     shown, used = [], [min(network.model.cycles_in_use, num_cycles) for network in networks]
     for name, (plain, skeleton, options), in_use in zip(names, networks, used, strict=True):
@@ -125,16 +126,15 @@ def compare_checkpoints(
             pairs = skeleton.flip_indices if flip else None
             metrics = evaluate_cycles(model, opened, codec, num_cycles, pairs, num_workers)
             runs |= {(name, cycle, flip): metric for cycle, metric in enumerate(metrics, 1)}
-            if flip != flip_tests[0] or not opened.has_truth:
+            if flip != flip_tests[0] or truth.boxes is not None:
                 continue
             if opened.boxes is not None:  # detected boxes have no truth; annotated ones have
-                truth = opened.annotated
                 metrics = evaluate_cycles(model, truth, codec, in_use, pairs, num_workers)
             shown.append(metrics[in_use - 1].ap)
         model.cpu()
     return Comparison(
         _rows(runs, resamples, seed),
-        pick_cases(shown, opened.annotated.crops(_SHOWN_SIZE), cases) if opened.has_truth else [],
+        pick_cases(shown, truth.crops(_SHOWN_SIZE), cases) if truth.boxes is None else [],
         opened.skeleton,
         opened.crops(_SHOWN_SIZE).report(),
         opened.assumed(pairs_from="the network's"),

@@ -120,10 +120,10 @@ def save_predictions(
 ) -> None:
     """Write a picture of people with their true and predicted skeletons side by side.
 
-    If no people are annotated, the detected ones are drawn, without truth.
+    If no people are annotated with boxes, the detected ones are drawn, without truth.
     """
     device = next(model.parameters()).device
-    shown = people.annotated if people.has_truth else people
+    shown = people.annotated
     crops = shown.crops(codec.input_size, codec.udp_crops)
     count = min(count, len(crops))
     chosen = torch.linspace(0, len(crops) - 1, count).round().int().tolist()
@@ -134,7 +134,7 @@ def save_predictions(
     picture = prediction_grid(
         np.asarray(batch["image"]),
         {label: keypoints for label, (keypoints, _) in zip(labels, cycles, strict=True)},
-        batch["keypoints"] if people.has_truth else None,
+        batch["keypoints"] if shown.boxes is None else None,
         visible=batch["visible"],
         skeleton=people.skeleton,
     )

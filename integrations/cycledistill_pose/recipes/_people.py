@@ -8,6 +8,7 @@ from typing import Any
 from cycledistill_pose.annotations import BoxFile, Category, KeypointFile
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.data import CocoKeypoints, SyntheticPeople
+from cycledistill_pose.data._people import People
 from cycledistill_pose.metrics import CocoKeypointAP, CrowdPoseAP
 from cycledistill_pose.recipes._config import EvaluationOptions, PoseConfig
 from cycledistill_pose.skeletons import COCO, CROWDPOSE, Skeleton
@@ -39,8 +40,8 @@ class EvaluationPeople:
 
     @property
     def annotated(self) -> EvaluationPeople:
-        """The same people in their annotated boxes."""
-        return replace(self, boxes=None)
+        """The people in their annotated boxes; these, if nobody has a box and keypoints."""
+        return replace(self, boxes=None) if len(People.annotated(self.file)) else self
 
     @property
     def sigmas(self) -> tuple[float, ...]:

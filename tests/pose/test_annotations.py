@@ -317,3 +317,10 @@ def test_real_files_do_not_look_strange(shared_data: Any, file: str) -> None:
     images = dict.fromkeys(names, b"")
     report = CocoKeypoints(root / rest, images).report()
     assert not [key for key in report if key.startswith("boxes")]
+
+
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"num_keypoints": 0}])
+def test_people_whom_ap_ignores_are_no_truth(change: dict[str, Any]) -> None:
+    assert KeypointFile.read(birds(change, {})).has_labels
+    file = KeypointFile.read(birds(change))
+    assert ap(file) == -1 and not file.has_labels

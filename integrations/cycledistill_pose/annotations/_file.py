@@ -127,8 +127,10 @@ class KeypointFile:
 
     @property
     def has_labels(self) -> bool:
-        """Whether any person has a labelled keypoint."""
-        return bool((self.people.keypoints[..., 2] > 0).any())
+        """Whether any person has a labelled keypoint that AP counts."""
+        people = self.people
+        counted = ~people.crowd & (people.num_labelled > 0)
+        return bool((people.keypoints[counted, :, 2] > 0).any())
 
     def with_skeleton(self, skeleton: Skeleton) -> KeypointFile:
         """The same people with another description of their keypoints.

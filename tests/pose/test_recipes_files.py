@@ -29,6 +29,7 @@ from cycledistill_pose.recipes import (
     open_people,
 )
 from cycledistill_pose.recipes._open import parse_flip_pairs
+from cycledistill_pose.skeletons import CROWDPOSE
 
 NAMES = ["head", "left_wing", "right_wing", "tail"]
 CODEC = RegressionCodec((32, 32))
@@ -327,6 +328,17 @@ def test_missing_images_of_annotated_people_end_a_run_before_its_first_step(root
     with pytest.raises(FileNotFoundError, match=r"1 of 6 images are not in .*others, 6\.png"):
         train(config)
     assert not (root / "run").exists()
+
+
+def test_files_in_crowdposes_layout_have_its_keypoints(root: Path) -> None:
+    names = [*CROWDPOSE.keypoint_names[::-1][2:], "head", "neck"]
+    for name in ("train.json", "val.json"):
+        write_file(root / name, names)
+    config = config_for(root, dataset="crowdpose")
+    words = "is 'right_ankle', expected 'left_shoulder' as in --dataset crowdpose"
+    for opened in (open_people, open_evaluation):
+        with pytest.raises(ValueError, match=words):
+            opened(config)
 
 
 def test_duplicate_ids_pair_nobody_with_another_person(root: Path) -> None:

@@ -25,7 +25,7 @@ def open_people(config: PoseConfig) -> tuple[TrainingPeople, EvaluationPeople]:
     file = images = None
     if config.data_root is not None:
         annotations, images = _find(config, "train", "val")[0]
-        file = KeypointFile.read(annotations, config.category, _forced(config))
+        file = _read(config, annotations)
         if config.flip_pairs is not None:
             pairs = parse_flip_pairs(config.flip_pairs)
             file = file.with_skeleton(file.skeleton.with_flip_pairs(pairs))
@@ -61,7 +61,7 @@ def open_evaluation(
         annotations, images = SyntheticPeople.coco(
             options.num_synthetic_val, seed=seed + 1, easy=options.easy_synthetic
         )
-    file = KeypointFile.read(annotations, options.category, _forced(options), fallback=skeleton)
+    file = _read(options, annotations, skeleton)
     boxes = None
     if options.detections is not None:
         boxes = BoxFile.read(options.detections, "detections")
@@ -80,8 +80,15 @@ def parse_flip_pairs(text: str) -> list[list[str]]:
     return pairs
 
 
-def _forced(options: EvaluationOptions) -> Skeleton | None:
-    return CROWDPOSE if options.dataset == "crowdpose" else None
+def _read(
+    options: EvaluationOptions, annotations: Any, fallback: Skeleton | None = None
+) -> KeypointFile:
+    """A file; one in CrowdPose's layout must have its keypoints, if it names any."""
+    if options.dataset != "crowdpose":
+        return KeypointFile.read(annotations, options.category, fallback=fallback)
+    file = KeypointFile.read(annotations, options.category, CROWDPOSE)
+    check_same_keypoints(("--dataset crowdpose", CROWDPOSE), file.named)
+    return file
 
 
 def _find(options: EvaluationOptions, *splits: str) -> list[tuple[Any, Path]]:

@@ -99,6 +99,17 @@ def replacing_folder(folder: Path, ours: Mapping[str, str] | None = None) -> Ite
             shutil.rmtree(old)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Errors of the operating system that name no file, such as that of a full disk, name this."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def flush_to_disk(file: IO[Any]) -> None:
     """Return when everything written to ``file`` is on the disk."""
     file.flush()
@@ -143,6 +154,7 @@ def _are_marked(folder: Path, ours: Mapping[str, str]) -> bool:
 def _room(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path``, removed at the end, also after SIGTERM."""
     with (
+        naming(path),
         _unwound_by_sigterm(),
         tempfile.TemporaryDirectory(prefix=f".{path.name[:40]}-", dir=path.parent) as room,
     ):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cycledistill.saving._files import flush_to_disk, replacing
+from cycledistill.saving._files import flush_to_disk, naming, replacing
 
 # What one microbatch adds to a mean: its number of samples (the weight), and its terms.
 WindowEntry = tuple[float, dict[str, float]]
@@ -51,16 +51,19 @@ class RunLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record."""
-        self._file.write(json.dumps({key: _plain(item) for key, item in record.items()}) + "\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(json.dumps({key: _plain(item) for key, item in record.items()}) + "\n")
+            self._file.flush()
 
     def sync(self) -> None:
         """Return when all records are on the disk."""
-        flush_to_disk(self._file)
+        with naming(self.path):
+            flush_to_disk(self._file)
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:

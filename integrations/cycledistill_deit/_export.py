@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors import SafetensorError
 from timm.data import resolve_model_data_config
 from timm.models._hub import save_for_hf
 from torch import nn
@@ -52,6 +53,7 @@ def save_plain(
 
     Raises:
         FileExistsError: Something else is there.
+        OSError: It cannot be written.
     """
     arguments = model_arguments(config, len(class_names))
     for name in ("num_classes", "pretrained_cfg_overlay"):
@@ -62,13 +64,16 @@ def save_plain(
     if config.inference_cycles > 1:
         about["num_cycles"] = config.inference_cycles
     with replacing_folder(Path(folder), _OURS) as temporary:
-        save_for_hf(
-            model,
-            temporary,
-            model_config=about,
-            model_args=arguments,
-            safe_serialization=True,
-        )
+        try:
+            save_for_hf(
+                model,
+                temporary,
+                model_config=about,
+                model_args=arguments,
+                safe_serialization=True,
+            )
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"{folder} cannot be written: {error}") from error
         card = model_card(
             Path(__file__).with_name("timm_card.md"),
             scores,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -309,6 +310,17 @@ def test_failed_export_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "save_for_hf", fail)
     with pytest.raises(OSError, match="disk full"):
         save_plain(create_classifier(DIGITS, 2), DIGITS, ("a", "b"), tmp_path / "plain")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))  # no file may become larger
+    try:
+        with pytest.raises(OSError, match=r"plain cannot be written: .*File too large"):
+            save_plain(create_classifier(DIGITS, 2), DIGITS, ("a", "b"), tmp_path / "plain")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,17 @@ def test_a_skeleton_of_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'coco' has 17 keypoints, expected the network's 5"):
         save_plain(model, tmp_path / "plain", "tokenpose_nano", OPTIONS, COCO)
     assert not (tmp_path / "plain").exists()
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8000, limits[1]))  # no file may become larger
+    try:
+        with pytest.raises(OSError, match=r"plain cannot be written: .*File too large"):
+            save_plain(create_model("tokenpose_nano"), tmp_path / "plain", "nano", {}, COCO)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_of_parts_of_ones_own_cannot_be_saved_by_name(tmp_path: Path) -> None:

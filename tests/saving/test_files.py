@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import stat
@@ -103,6 +104,16 @@ def test_errors_leave_what_was_there(tmp_path: Path) -> None:
         "plain/config.json": "our format",
         "plain/weights": "old",
     }
+
+
+def test_errors_name_what_is_written(tmp_path: Path) -> None:
+    for error, named in (
+        (OSError(errno.ENOSPC, "No space left on device"), r"on device: '.*/file'$"),
+        (OSError(errno.ENOENT, "No such file", "other"), "No such file: 'other'"),
+        (OSError("of a library"), "^of a library$"),
+    ):
+        with pytest.raises(OSError, match=named), replacing(tmp_path / "file"):
+            raise error
 
 
 def test_files_are_as_readable_as_the_umask_says(tmp_path: Path, umask: int) -> None:

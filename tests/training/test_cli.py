@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import random
+import resource
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -217,6 +218,19 @@ def test_log_is_cut_where_a_run_continues(tmp_path: Path) -> None:
     path.write_text("nonsense\n" + whole)
     with pytest.raises(ValueError, match="line 1: no log record: 'nonsense'"):
         read_log(path)
+
+
+def test_a_full_disk_is_told_with_the_logs_name(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "log.jsonl")
+    log.start(0, evaluated=False)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))  # no file may become larger
+    try:
+        for act in (lambda: log.write({"event": "train", "step": 1}), log.sync, log.close):
+            with pytest.raises(OSError, match=r"File too large: '.*/log\.jsonl'$"):
+                act()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_means_are_exact_and_in_any_order() -> None:

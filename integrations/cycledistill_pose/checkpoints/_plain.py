@@ -66,6 +66,7 @@ def save_plain(
 
     Raises:
         FileExistsError: Something else is there.
+        OSError: It cannot be written.
         ValueError: The skeleton has another number of keypoints than the network.
     """
     if model.num_keypoints != skeleton.num_keypoints:
@@ -88,7 +89,10 @@ def save_plain(
     }
     with replacing_folder(Path(folder), _OURS) as temporary:
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-        save_file(tensors, temporary / "model.safetensors")
+        try:
+            save_file(tensors, temporary / "model.safetensors")
+        except SafetensorError as error:  # a full disk
+            raise OSError(f"{folder} cannot be written: {error}") from error
         (temporary / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         card = model_card(
             Path(__file__).with_name("pose_card.md"),

@@ -246,7 +246,7 @@ class CycleWrapper(Facade):
             return self._run(self._draw_cycles(num_cycles), args, kwargs)
         cycles = self._cycles_in_use if num_cycles is None else num_cycles
         check_count("num_cycles", cycles)
-        if cycles == 1 and self._cycles_in_use == 1:
+        if cycles == 1 and self._cycles_in_use == 1 and exit_rule is None:
             self.cycles_run, self.sample_cycles = 1, None
             return call_plain(self.plain, args, kwargs)
         return self._use(cycles, args, kwargs, exit_rule, keep_all=False).predictions[0]

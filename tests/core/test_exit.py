@@ -96,6 +96,14 @@ def test_the_cycle_at_which_a_sample_stops() -> None:
     assert cycled.sample_cycles is None
 
 
+def test_a_single_cycle_is_one_cycle_of_each_sample() -> None:
+    cycled = CycleWrapper(nn.Sequential(Contraction(), Contraction()), 2).eval()
+    x = torch.zeros(3, 2, 4)
+    assert torch.equal(cycled(x, exit_tolerance=0.1), cycled(x))
+    cycled(x, num_cycles=1, exit_tolerance=0.1)
+    assert cycled.sample_cycles is not None and cycled.sample_cycles.tolist() == [1] * 3
+
+
 def test_the_batch_shrinks() -> None:
     cycled = contraction()
     settled = torch.ones(1, 3, 4, dtype=torch.float64)

@@ -47,7 +47,7 @@ class Graph(nn.Module):
             model = model.unwrap()
         self.model = model
         self.cycles = {"num_cycles": num_cycles} if num_cycles > 1 else {}
-        self.decode = decode
+        self.decode = copy.deepcopy(decode)
         self.eval()
 
     def forward(self, *inputs: Tensor) -> Any:

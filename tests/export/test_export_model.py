@@ -108,6 +108,12 @@ def test_a_wrapper_and_its_model_are_left_alone(tmp_path: Path) -> None:
     assert (wanted - plain).abs().max() > 0.01
 
 
+def test_what_decodes_is_left_alone(tmp_path: Path) -> None:
+    decode = nn.Dropout().train()
+    export_model(nn.Linear(4, 3), torch.randn(2, 4), tmp_path / "model.pt2", decode=decode)
+    assert decode.training
+
+
 class Names(nn.Module):
     def forward(self, tokens: Tensor, mask: Tensor) -> dict[str, Tensor]:
         kept = tokens.masked_fill(mask, 0.0)

@@ -194,3 +194,17 @@ def test_mistakes_are_named() -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             Skeleton(**(good | change))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sigmas": "wide"}, "category 'bird': its sigmas: expected 3 numbers, got 'wide'"),
+        ({"sigmas": 0.05}, "category 'bird': its sigmas: expected 3 numbers, got 0.05"),
+        ({"flip_pairs": 5}, "category 'bird': its flip_pairs: expected pairs .*, got 5"),
+        ({"flip_pairs": [2, 3]}, r"category 'bird': its flip_pairs: .*, got \[2, 3\]"),
+    ],
+)
+def test_what_is_wrong_in_a_category_is_named(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Skeleton.from_coco_category({"name": "bird", "keypoints": ["a", "b", "c"], **changes})

@@ -177,10 +177,16 @@ class Skeleton:
             skeleton = cls(title, names, pairs, scales, limbs, upper)
         changes: dict[str, Any] = {}
         if given is not None:
-            changes["sigmas"] = tuple(float(scale) for scale in given)
+            try:
+                changes["sigmas"] = tuple(float(scale) for scale in given)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"category {title!r}: its sigmas: expected {len(names)} numbers, got {given!r}"
+                ) from None
         if category.get("flip_pairs") is not None:
             pairs = category["flip_pairs"]
-            if all(isinstance(side, str) for pair in pairs for side in pair):
+            nested = isinstance(pairs, Sequence) and all(isinstance(p, Sequence) for p in pairs)
+            if nested and all(isinstance(side, str) for pair in pairs for side in pair):
                 changes["flip_pairs"] = skeleton.with_flip_pairs(pairs).flip_pairs
             else:
                 changes["flip_pairs"] = _from_one(pairs, title, "flip_pairs", names)

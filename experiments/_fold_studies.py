@@ -238,7 +238,11 @@ FOLD_128_CHOICES = _choosing(
 
 FOLD_128 = _reported(
     "a single pass of one block x 128 on 5,000 images",
-    {**_decisive(_WIDE, equal=3.53), **_two_teachers(_WIDE)},
+    {
+        **_decisive(_WIDE, equal=3.53),
+        **_two_teachers(_WIDE),
+        _PLAIN_OF_TWO: replace(_WIDE, epochs=606),
+    },
     "one block x 128, 5,000 images",
     kept=(_CHOSEN,),
 )
@@ -378,6 +382,35 @@ FOLD_128_ALL = _reported(
     _ON_VIEWS,
 )
 
+
+def _view_choices(plain: ImageRun, grown: ImageRun) -> dict[str, ImageRun]:
+    """One change at a time to a student on twenty views of each image."""
+    folded = replace(folded_from(plain, grown), views=20)
+    sharp = replace(folded, truth_weight=0.3, temperature=1.0)
+    return {
+        GROWN: grown,
+        "folded": folded,
+        "truth weight 0.3": replace(folded, truth_weight=0.3),
+        "truth weight 0.6": replace(folded, truth_weight=0.6),
+        "temperature 1": replace(folded, temperature=1.0),
+        "truth weight 0.3, temperature 1": sharp,
+        "truth weight 0.3, temperature 1, twice the epochs": replace(
+            sharp, epochs=2 * plain.epochs
+        ),
+        _BEST_PLAIN[1]: replace(plain, epochs=2 * plain.epochs),
+    }
+
+
+FOLD_VIEWS_CHOICES = replace(
+    _choosing(
+        "On 45,000 images, how should one block x 64 be folded on views that come again?",
+        _view_choices(replace(_LONG, epochs=100), _LONG_GROWN),
+        "folded",
+    ),
+    baselines=("folded", _BEST_PLAIN[1]),
+    teachers=(GROWN,),
+)
+
 # ViT-Ti with patches of 4 px: hours of a GPU.
 _TINY = replace(
     ALL, epochs=100, width=192, depth=12, head_dim=64, patch_size=4, batch_size=500, lr=1e-3
@@ -433,6 +466,7 @@ FOLD_STUDIES = {
     "fold-64-all": FOLD_64_ALL,
     "fold-128-all": FOLD_128_ALL,
     "fold-all-choices": FOLD_ALL_CHOICES,
+    "fold-views-choices": FOLD_VIEWS_CHOICES,
     "fold-128-all-choices": FOLD_128_ALL_CHOICES,
     "fold-three-all-choices": FOLD_THREE_ALL_CHOICES,
     "fold-people-choices": FOLD_PEOPLE_CHOICES,

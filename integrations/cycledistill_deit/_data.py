@@ -185,6 +185,8 @@ def _digits() -> tuple[Any, Any]:
 
 def _class_names(config: ClassificationConfig, train: Any, val: Any) -> tuple[str, ...]:
     if config.data_dir is None:
+        if config.num_classes not in (None, 10):
+            raise ValueError(f"--num-classes {config.num_classes}: there are 10 digits")
         return tuple(map(str, range(10)))
     names, others = _names_in(train), _names_in(val)
     if names != others:

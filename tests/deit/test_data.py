@@ -49,6 +49,9 @@ def test_digits_are_split_without_overlap():
     train = {plain.train[i][0].numpy().tobytes() for i in range(200)}
     assert not val & train
     assert sorted({data.val[i][1] for i in range(500)}) == list(range(10))
+    assert len(load_data(replace(PRESETS["digits"], num_classes=10)).class_names) == 10
+    with pytest.raises(ValueError, match="--num-classes 5: there are 10 digits"):
+        load_data(replace(PRESETS["digits"], num_classes=5))
 
 
 def test_limit_train_takes_an_even_share(tmp_path):

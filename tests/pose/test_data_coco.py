@@ -337,6 +337,16 @@ def test_detections_that_do_not_fit(folder):
         CocoKeypoints(good_file(), folder, detections=[box], augmentation=PoseAugmentation())
 
 
+def test_detections_of_an_image_that_is_listed_twice(folder):
+    content = good_file()
+    content["images"].append(content["images"][1] | {"id": 9})
+    box = {"category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.5}
+    for place in ({"file_name": "two.jpg"}, {"image_id": "two.jpg"}):
+        with pytest.raises(ValueError, match=r"file_name 'two.jpg' could be image 2 or 9 of the"):
+            CocoKeypoints(content, folder, detections=[box | place])
+    assert CocoKeypoints(content, folder, detections=[box | {"image_id": 2}])[0]["image_id"] == 2
+
+
 def test_images_in_memory_are_those_of_the_folder(folder):
     encoded = {path.name: path.read_bytes() for path in folder.iterdir()}
     arrays = {n: cv2.imread(str(folder / n))[..., ::-1] for n in encoded}

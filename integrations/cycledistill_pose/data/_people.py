@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cycledistill_pose.annotations import BoxFile, KeypointFile, ListedImage
+from cycledistill_pose.annotations import Box, BoxFile, KeypointFile, ListedImage
 from cycledistill_pose.annotations._boxes import to_xyxy
 from cycledistill_pose.annotations._people import BoolArray, IntArray
 from cycledistill_pose.annotations._values import FloatArray
@@ -92,12 +93,14 @@ class People:
     @classmethod
     def detected(cls, file: KeypointFile, detections: BoxFile, threshold: float) -> People:
         """Boxes of a detector, in the images of a file."""
-        places: dict[Any, int] = {i.file_name: place for place, i in enumerate(_named(file))}
-        places |= {image.id: place for place, image in enumerate(file.images)}
+        places: dict[Any, list[int]] = defaultdict(list)
+        for number, image in enumerate(_named(file)):
+            for key in (image.file_name, image.id):
+                places[key].append(number)
         counts: Counter[str] = Counter({"detections": len(detections.boxes)})
         kept, index = [], []
         for box in detections.boxes:
-            place = places.get(box.file_name if box.image_id is None else box.image_id)
+            place = _place(box, places, file, detections)
             if box.category_id not in (None, file.category.id):
                 counts["skipped: other category"] += 1
             elif place is None:
@@ -169,6 +172,20 @@ def clip_boxes(boxes_xywh: FloatArray, sizes: IntArray) -> FloatArray:
     ends = boxes_xywh[:, :2] + boxes_xywh[:, 2:]
     ends = np.where(sized, np.minimum(ends, sizes - 1.0), ends)
     return np.concatenate([np.maximum(boxes_xywh[:, :2], 0.0), ends], axis=1)
+
+
+def _place(
+    box: Box, places: Mapping[Any, Sequence[int]], file: KeypointFile, detections: BoxFile
+) -> int | None:
+    """Which image of a file a box is in, by its id, or by its file name if it has none."""
+    key = box.file_name if box.image_id is None else box.image_id
+    found = [file.images[place] for place in places.get(key, ())]
+    if len(found) > 1:
+        raise ValueError(
+            f"{detections.title}: file_name {key!r} could be image "
+            f"{' or '.join(str(image.id) for image in found)} of {file.title}; expected an image_id"
+        )
+    return places[key][0] if found else None
 
 
 def _named(file: KeypointFile) -> tuple[ListedImage, ...]:

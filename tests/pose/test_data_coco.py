@@ -347,6 +347,16 @@ def test_detections_of_an_image_that_is_listed_twice(folder):
     assert CocoKeypoints(content, folder, detections=[box | {"image_id": 2}])[0]["image_id"] == 2
 
 
+def test_detections_with_ids_of_their_own(folder):
+    box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 20, 20], "score": 0.5}
+    other = {"images": [{"id": 1, "file_name": "two.jpg"}], "annotations": [box]}
+    for boxes in (other, [box | {"file_name": "two.jpg"}]):
+        with pytest.raises(ValueError, match=r"image 1 is 'two.jpg', but 'one.jpg' in the"):
+            CocoKeypoints(good_file(), folder, detections=boxes)
+    other["images"][0]["file_name"] = "frames\\one.png"
+    assert CocoKeypoints(good_file(), folder, detections=other)[0]["image_id"] == 1
+
+
 def test_images_in_memory_are_those_of_the_folder(folder):
     encoded = {path.name: path.read_bytes() for path in folder.iterdir()}
     arrays = {n: cv2.imread(str(folder / n))[..., ::-1] for n in encoded}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,13 @@ def _place(
             f"{detections.title}: file_name {key!r} could be image "
             f"{' or '.join(str(image.id) for image in found)} of {file.title}; expected an image_id"
         )
+    path = detections.path_of(box)
+    for image in found:
+        if path and PureWindowsPath(path).stem != PureWindowsPath(str(image.file_name)).stem:
+            raise ValueError(
+                f"{detections.title}: image {key} is {path!r}, but {image.file_name!r} in "
+                f"{file.title}; expected boxes with the ids of its images"
+            )
     return places[key][0] if found else None
 
 

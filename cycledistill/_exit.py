@@ -194,7 +194,8 @@ class EarlyExit:
             return (
                 f"early exit: an output {full} of {size} samples became {own} with {len(active)}: "
                 "expected a dimension that is the batch, not something of the whole batch such as "
-                "a loss. Call the model without labels, or without early exit"
+                "a loss. Call the model without labels (calibrate_exit: leave them out of batches "
+                "with inputs=), or without early exit"
             )
 
         try:

@@ -228,6 +228,8 @@ def test_outputs_that_belong_to_the_whole_batch(made: Any, found: str) -> None:
     cycled = CycleWrapper(Whole().double().eval(), 2, "layers").eval()
     with pytest.raises(ValueError, match=f"early exit: an output {found}"):
         cycled(samples(), num_cycles=9, exit_tolerance=0.25)
+    with pytest.raises(ValueError, match=r"leave them out of batches with inputs=\)"):
+        calibrate_exit(cycled, [samples()], 3.0, 6)
     # As long as nothing has stopped, they are those of the last cycle.
     out = cycled(samples(), num_cycles=2, exit_tolerance=1e-9)
     expected = cycled(samples(), num_cycles=2)

@@ -162,6 +162,11 @@ class Facade(nn.Module):
             return getattr(plain, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "parametrizations":  # torch makes properties of the class, here the wrong one
+            raise TypeError(
+                "torch.nn.utils.parametrize: expected a plain model, got a CycleWrapper: give it "
+                "cycled.plain"
+            )
         plain = self.__dict__.get("_modules", {}).get(PLAIN)
         own = name in self.__dict__ or name in (PLAIN, TEACHER) or hasattr(type(self), name)
         private = name.startswith("_")  # frameworks set these on the wrapper itself

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from cycledistill import CycleWrapper
 from tests.core import models
@@ -103,6 +104,28 @@ def test_tools_that_take_the_plain_model(mode: bool) -> None:
             tool(cycled)
         assert torch.equal(tool(cycled.eval().plain)(x), cycled.plain(x))
         cycled.train(mode)
+
+
+def test_parametrizations_belong_to_the_plain_model() -> None:
+    class WithWeight(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+            self.weight = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layers(x @ self.weight)
+
+    x = torch.randn(2, 5, 4)
+    with pytest.raises(TypeError, match=r"parametrize: expected a plain model.*cycled\.plain"):
+        weight_norm(CycleWrapper(WithWeight(), 2))
+    cycled = CycleWrapper(WithWeight(), 2).eval()
+    expected = cycled(x)
+    weight_norm(cycled.plain)
+    torch.testing.assert_close(cycled(x), expected)
+    assert "parametrizations.weight.original0" in dict(cycled.named_parameters())
+    cycled.train()(x).predictions[-1].sum().backward()
+    assert all(p.grad is not None for p in cycled.parameters())
 
 
 @pytest.mark.skipif(torch.__version__ < "2.7", reason="needs the argument dynamo")

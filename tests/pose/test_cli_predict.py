@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,27 @@ def test_a_video_of_odd_sides_keeps_all_of_its_pixels(folder: Path, tmp_path: Pa
     (_, written) = cv2.VideoCapture(str(tmp_path / "out" / "odd.mp4")).read()
     assert written.shape == (82, 64, 3)
     assert written[74:, 58:].mean() > 200 and written[:, :40].mean() < 100
+
+
+def test_a_video_on_a_full_disk(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """OpenCV goes on without a word, and the file has no index, or too few frames."""
+    video, noise = tmp_path / "noise.avi", np.random.default_rng(0)
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 12.0, (320, 240))
+    for _ in range(12):
+        writer.write(noise.integers(0, 256, (240, 320, 3), dtype=np.uint8))
+    writer.release()
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text("[]")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # no file may become larger
+    try:
+        text = error(capsys, video, folder, tmp_path / "out", "--boxes", str(boxes))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "out/noise.mp4 cannot be written: 0 of 12 frames are in it" in text
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here is a GPU")

@@ -148,6 +148,7 @@ def predict(
                 save_picture(temporary / f"{name}.png", picture)
         if video is not None:
             video.release()
+            _check_video(temporary, out, f"{source.stem}.mp4", len(people))
         if len(bad) == len(ids):
             raise ValueError(f"none of {len(ids):,} images can be used; the first error: {bad[0]}")
         (temporary / "results.json").write_text(json.dumps(results))
@@ -170,3 +171,12 @@ def _writer(path: Path, fps: float, picture: ImageArray) -> cv2.VideoWriter:
     if not writer.isOpened():
         raise ValueError(f"this OpenCV cannot write {path.name}: it has no MPEG-4 encoder")
     return writer
+
+
+def _check_video(folder: Path, out: Path, name: str, count: int) -> None:
+    """Of a full disk, OpenCV only prints warnings."""
+    found = max(0, int(cv2.VideoCapture(str(folder / name)).get(cv2.CAP_PROP_FRAME_COUNT)))
+    if found != count:
+        raise OSError(
+            f"{out / name} cannot be written: {found} of {count} frames are in it (a full disk?)"
+        )

@@ -164,6 +164,9 @@ def test_files_that_are_not_as_coco_has_them() -> None:
         "one with keypoints, got 2: .'bird', 'dog'": birds(
             categories=[{"id": 1, "name": "bird"}, {"id": 2, "name": "dog"}]
         ),
+        "category 'bird' has the id 1 of another one": birds(
+            categories=[{"id": 1, "name": "bird", "keypoints": NAMES}, {"id": "1", "name": "dog"}]
+        ),
         "annotations are of several: .1, 2.": birds({}, {"category_id": 2}, categories=[]),
         "repeat .'a'.": birds(categories=[{"id": 1, "name": "x", "keypoints": ["a", "a", "b"]}]),
     }

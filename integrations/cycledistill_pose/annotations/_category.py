@@ -46,6 +46,11 @@ def read_category(
     ids = [as_integer(entry.get("id"), f"{title}: category ids") for entry in entries]
     entry = _pick(entries, title, name, fallback)
     found = Category(ids[entries.index(entry)], str(entry.get("name", "object")), fallback)
+    if ids.count(found.id) > 1:
+        raise ValueError(
+            f"{title}: category {found.name!r} has the id {found.id} of another one; expected ids "
+            "that tell their annotations apart"
+        )
     if entry.get("keypoints"):
         try:
             own = Skeleton.from_coco_category(entry)

@@ -54,6 +54,7 @@ class _Saved:
         splits: Any = load_from_disk(folder)
         if split not in splits:
             raise ValueError(f"expected one of its splits {', '.join(splits)}")
+        self.name = f"{folder} ({split})"
         self.rows = splits[split]
         self.keys = input_key or "image", target_key or "label"
         names = getattr(self.rows.features[self.keys[1]], "names", ())
@@ -63,7 +64,10 @@ class _Saved:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        row = self.rows[index]
+        try:
+            row = self.rows[index]
+        except Exception as error:  # the image is decoded here
+            raise ValueError(f"{index} of {self.name} cannot be read: {error}") from error
         return row[self.keys[0]], row[self.keys[1]]
 
 

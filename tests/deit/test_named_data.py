@@ -115,6 +115,22 @@ def test_broken_image_of_a_hugging_face_data_set_is_named(tmp_path, offline):
         data.val[broken]
 
 
+def test_broken_image_of_a_saved_data_set_is_named(tmp_path, offline):
+    datasets = pytest.importorskip("datasets")
+    picture(0).save(tmp_path / "0.png")
+    contents = (tmp_path / "0.png").read_bytes(), b"no image"
+    images = [{"bytes": content, "path": None} for content in contents]
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=[*CLASSES])}
+    rows = datasets.Dataset.from_dict(
+        {"image": images, "label": [0, 1]}, datasets.Features(features)
+    )
+    datasets.DatasetDict(train=rows, validation=rows).save_to_disk(tmp_path / "saved")
+    data = load_data(config_for(f"hfds/{tmp_path / 'saved'}", **offline))
+    assert data.val[0][1] == 0
+    with pytest.raises(ValueError, match=r"1 of .*saved \(validation\) cannot be read: "):
+        data.val[1]
+
+
 def test_an_epoch_of_shards_has_every_image(tmp_path, streamed):
     data_dir = f"wds/{shards(tmp_path / 'shards')}"
     config = config_for(data_dir, epochs=3, warmup_epochs=0, batch_size=6, num_workers=0)

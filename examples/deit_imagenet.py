@@ -156,7 +156,7 @@ def finish(
     if is_main_process():
         report(config, result, folder, again, len(val))
         if others:
-            Console().print(others)
+            Console(markup=False).print(others)
 
 
 def compare(config: ClassificationConfig, num_classes: int, device: Any) -> Table | None:

@@ -80,13 +80,15 @@ def test_grow_then_fold(
     if model == "tokenreg_nano":
         return
 
-    train(replace(base, mode="plain", output_dir=tmp_path / "plain", epochs=1))
-    run = train(replace(folding, beside=(tmp_path / "plain",)))
+    beside = tmp_path / "plain [s]"  # markup of rich
+    train(replace(base, mode="plain", output_dir=beside, epochs=1))
+    run = train(replace(folding, beside=(beside,)))
     printed = capsys.readouterr().out
     table = printed[printed.index("Each network as it is used") :]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines()]
     plain, other, folded = (row for row in rows if len(row) > 3 and row[2].endswith(" M"))
     assert [row[1] for row in (plain, other, folded)] == ["1", "2", "1"]
+    assert plain[0] == str(beside)
     assert plain[2] == folded[2] != other[2]
     assert folded[3] == f"{run.scores['AP/1']:.1f}"
     assert set(run.scores) >= {"AP/1"}
@@ -94,7 +96,7 @@ def test_grow_then_fold(
     assert load_plain(run.plain).model is not None
 
     with pytest.raises(ValueError, match=r"settings differ: teacher's weights \(\w+ then, \w+ now"):
-        train(replace(folding, folded_from=tmp_path / "plain"))
+        train(replace(folding, folded_from=beside))
     shutil.move(tmp_path / "grown", tmp_path / "moved")
     train(replace(folding, folded_from=tmp_path / "moved"))
 

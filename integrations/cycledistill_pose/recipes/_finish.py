@@ -80,7 +80,7 @@ def finish_run(
         folders = (*config.beside, config.folded_from, out)
         table = table_in_use(folders, people, config.flip_test, device, config.num_workers)
         if is_main_process():
-            Console().print(table)
+            Console(markup=False).print(table)
     return run
 
 

@@ -36,7 +36,7 @@ def save_config(config: Any, path: str | Path) -> None:
 
 
 def read_config(path: str | Path, config: Any) -> list[str]:
-    """Read a YAML file as command-line arguments for a config dataclass.
+    """Read a YAML file, of UTF-8 or UTF-16, as command-line arguments for a config dataclass.
 
     So a value in a file is checked and converted by the same rules as on the command line.
 
@@ -52,7 +52,7 @@ def read_config(path: str | Path, config: Any) -> list[str]:
     if not file.is_file():
         raise FileNotFoundError(f"there is no config file {file}")
     try:
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml.load(file.read_bytes(), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content or {}, dict):

@@ -110,6 +110,17 @@ def test_saved_config_gives_the_same_run(tmp_path: Path, preset: str) -> None:
     assert parse("--config", str(tmp_path / "config.yaml")) == config
 
 
+def test_encodings_of_files(tmp_path: Path) -> None:
+    """Windows writes UTF-16 with a byte order mark; what is neither is told with its name."""
+    file = tmp_path / "options.yaml"
+    for encoding in ("utf-8", "utf-8-sig", "utf-16"):
+        file.write_bytes("output_dir: läufe\n".encode(encoding))
+        assert parse("--config", str(file)).output_dir == Path("läufe")
+    file.write_bytes("output_dir: läufe\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"options\.yaml is no YAML: unacceptable character"):
+        parse("--config", str(file))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

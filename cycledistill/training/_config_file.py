@@ -51,13 +51,22 @@ def read_config(path: str | Path, config: Any) -> list[str]:
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no config file {file}")
+    return _arguments(read_mapping(file, _Loader), config, str(file), prefix="")
+
+
+def read_mapping(file: Path, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> dict[str, Any]:
+    """The options in a YAML file; none if it is empty.
+
+    Raises:
+        ValueError: It is no YAML mapping.
+    """
     try:
-        content = yaml.load(file.read_bytes(), Loader=_Loader)
+        content = yaml.load(file.read_bytes(), Loader=loader) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content or {}, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{file} must hold a mapping from options to values")
-    return _arguments(content or {}, config, str(file), prefix="")
+    return content
 
 
 class _Loader(yaml.SafeLoader):

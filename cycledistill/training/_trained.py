@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from torch import nn
 
 from cycledistill import CycleWrapper
 from cycledistill.saving._folder import read_config
+from cycledistill.training._config_file import read_mapping
 from cycledistill.training._cycled_config import cycles_in_use
 
 
@@ -43,10 +43,11 @@ def find_trained(folder: Path) -> TrainedRun:
 
     Raises:
         FileNotFoundError: It is neither.
+        ValueError: Its ``config.yaml`` is no YAML mapping.
     """
     options: dict[str, Any] = {}
     if (folder / "config.yaml").is_file():
-        options = yaml.safe_load((folder / "config.yaml").read_text("utf-8"))
+        options = read_mapping(folder / "config.yaml")
     network = folder / "plain" if options else folder
     if not (network / "model.safetensors").is_file():
         raise FileNotFoundError(

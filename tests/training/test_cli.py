@@ -19,6 +19,7 @@ from cycledistill.training import (
     TrainConfig,
     TrainingError,
     draw_curves,
+    find_trained,
     free,
     parse_cli,
     read_log,
@@ -119,6 +120,18 @@ def test_encodings_of_files(tmp_path: Path) -> None:
     file.write_bytes("output_dir: läufe\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"options\.yaml is no YAML: unacceptable character"):
         parse("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("mode:\tplain", "no YAML: while scanning"), ("- mode", "must hold a mapping from options")],
+)
+def test_the_broken_options_of_an_earlier_run_are_named(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(ValueError, match=rf"config\.yaml .*{message}"):
+        find_trained(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-_OUTER = (
-    "If the wrapped model is part of another one, wrap the outer model, with blocks= as the path "
-    "of the stack within it"
+_INSTEAD = (
+    "Compute the loss with a CycleDistillLoss; if the wrapped model is part of another one, wrap "
+    "the outer model, with blocks= as the path of the stack within it"
 )
 
 
@@ -29,7 +29,7 @@ class CycleOutput(NamedTuple):
             raise AttributeError(name)
         raise AttributeError(
             f"a CycleOutput has no {name!r}: a CycleWrapper in training returns one prediction for "
-            f"each cycle, so expected .predictions[i].{name}. {_OUTER}"
+            f"each cycle, so expected .predictions[i].{name}. {_INSTEAD}"
         )
 
     @classmethod
@@ -37,5 +37,5 @@ class CycleOutput(NamedTuple):
         """Raise an error where a tensor is expected."""
         name = getattr(func, "__name__", str(func))
         raise TypeError(
-            f"{name}: expected a tensor, got the CycleOutput of a CycleWrapper. {_OUTER}"
+            f"{name}: expected a tensor, got the CycleOutput of a CycleWrapper. {_INSTEAD}"
         )

@@ -541,6 +541,14 @@ def test_a_wrapped_part_of_another_model() -> None:
         Detector(lambda out: out.logits)(tokens())
 
 
+def test_a_plain_loss_of_a_cycled_model() -> None:
+    out = CycleWrapper(LoopModel(), 2)(tokens())
+    with pytest.raises(TypeError, match=r"cross_entropy: expected a tensor.*CycleDistillLoss"):
+        nn.functional.cross_entropy(out, torch.tensor([0, 1]))
+    with pytest.raises(AttributeError, match=r"no 'loss'.*CycleDistillLoss"):
+        _ = out.loss
+
+
 def test_a_shape_that_changes_in_a_later_cycle() -> None:
     class Prunes(Block):
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]

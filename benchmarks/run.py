@@ -53,14 +53,14 @@ def main(
     """Run the benchmarks, print one table and save it with machine and date.
 
     Args:
-        only: Some of them.
-        quick: Few rounds: a smoke test, no figures.
-        device: Where models run.
-        rounds: Of the shortest benchmarks.
-        threads: Threads of one computation.
-        clock: By which to measure; cpu is for machines where others compute.
-        out: The record.
-        pictures: Folder for the curves of growth.
+        only: Benchmarks to run; by default all.
+        quick: Run few rounds, as a smoke test; ignore the figures.
+        device: Where the models run.
+        rounds: Rounds of the shortest benchmarks; longer ones run fewer.
+        threads: Threads that PyTorch and OpenCV use.
+        clock: Time to measure: wall, or that of the processor (cpu) on a busy machine.
+        out: JSON file to write, with the figures, the machine and the date.
+        pictures: Folder in which growth draws its curves.
     """
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)

@@ -43,15 +43,15 @@ class PoseAugmentation:
         shift: Largest shift on either axis, as a fraction of the padded box (uniform).
         shift_probability: Probability of a shift.
         flip_probability: Probability of mirroring, if the skeleton has flip pairs.
-        half_body_probability: Probability of showing only the upper or lower half, for people
-            with more than ``half_body_keypoints`` labelled keypoints.
-        half_body_keypoints: See above.
+        half_body_probability: Probability of showing only the upper or lower half.
+        half_body_keypoints: People with at most this many labelled keypoints are always shown
+            whole.
         half_body_upper_probability: Probability of the upper half if both are possible. The
             default is the toolboxes' (a normal draw below 0.5).
         half_body_padding: Padding of the box around the keypoints of a half body.
-        rotation_degrees: Standard deviation of the angle.
+        rotation_degrees: Standard deviation of the angle, which is at most twice this.
         rotation_probability: Probability of a rotation.
-        scale: Standard deviation of the scale factor.
+        scale: Standard deviation of the scale factor, which differs from 1 by at most this.
     """
 
     shift: float = 0.16

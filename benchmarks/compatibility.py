@@ -234,7 +234,7 @@ def counts(rows: dict[Library, list[Row]]) -> str:
     batched = sum(row.batched == "yes" for row in cycled)
     worst = max((row.difference or 0.0 for row in cycled), default=0.0)
     largest = f"The largest difference is {worst:.0e}."
-    agreement = largest if worst else "They agree to the last bit."
+    agreement = largest if worst else "The cycles equal plain calls to the last bit."
     return (
         f"Of {len(every)} models, {as_is} are cycled as they are and {len(cycled) - as_is} by "
         f"path; {len(every) - len(cycled)} cannot be. {agreement} "

@@ -152,7 +152,9 @@ def test_a_run_is_not_continued_with_other_keypoints(root: Path, capsys: Any) ->
         f"evaluate {run.plain} OTHER/plain --data-root {root} --dataset files "
         "--val-annotations val.json --val-images images;"
     )
-    assert words in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert words in printed
+    assert "COCO folder" not in printed and "--preset paper" not in printed
     for name in ("train.json", "val.json"):
         write_file(root / name, NAMES[::-1])
     with pytest.raises(ValueError, match=r"keypoints \(\['head', .* then, \['tail', .* now\)"):

@@ -99,6 +99,9 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
             same_people += f" --{field.name.replace('_', '-')}{given}"
     if config.data_root is None and config.seed:
         same_people += f" --seed {config.seed}"
+    more = (
+        "" if config.data_root else "--data-root with a COCO folder;\n           --preset paper; "
+    )
     console.print(table if run.scores else none)
     console.print(
         f"Predictions beside the truth:  {run.predictions}\n"
@@ -109,7 +112,6 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
         f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER;\n"
         "           the same with --mode plain and another --output-dir, then\n"
         f"           cycledistill-pose evaluate {run.plain} OTHER/plain{same_people};\n"
-        "           --data-root with a COCO folder;\n"
-        "           --preset paper; --help for the rest (commands are beside this Python)",
+        f"           {more}--help for the rest (commands are beside this Python)",
         soft_wrap=True,
     )

@@ -192,6 +192,7 @@ def report(
         if name.startswith("accuracy/"):
             table.add_row(name.removeprefix("accuracy/"), f"{value:.2f} %")
     table.add_row("1, reloaded with bare timm", f"{again:.2f} %")
+    other = "grow-fold" if config.mode == "plain" else "plain"
     console = Console(markup=False, highlight=False)
     console.print(table)
     console.print(
@@ -199,7 +200,7 @@ def report(
         f"                  timm.create_model('local-dir:{folder}', pretrained=True)\n"
         f"Cycles in use:    {config.inference_cycles} (the model card says how)\n"
         f"Log and curves:   {config.output_dir}/log.jsonl, {config.output_dir}/curves.png\n"
-        "Try next:         the same with --mode plain and another --output-dir, to compare;\n"
+        f"Try next:         the same with --mode {other} and another --output-dir, to compare;\n"
         "                  --num-cycles 3; your own images with --data-dir; --help for the rest",
         soft_wrap=True,
     )

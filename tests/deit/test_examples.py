@@ -72,6 +72,8 @@ def test_a_grown_network_is_folded_into_a_plain_one(tmp_path):
     for mode, name, options in (("plain", "p", own), ("grow", "g", ())):
         done = deit_imagenet(*short, "--mode", mode, *options, "--output-dir", tmp_path / name)
         assert done.returncode == 0, done.stderr
+        other = "grow-fold" if mode == "plain" else "plain"
+        assert f"the same with --mode {other} and" in done.stdout
     fold = (*short, "--mode", "fold", "--teacher", tmp_path / "g", "--beside", tmp_path / "p")
     fold = (*fold, "--truth-weight", "0.1")  # little truth, so that the teacher's part shows
     first = deit_imagenet(*fold, "--output-dir", tmp_path / "f")

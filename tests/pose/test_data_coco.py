@@ -319,6 +319,8 @@ def test_detections_that_do_not_fit(folder):
     }
     empty = CocoKeypoints(good_file(), folder, detections=[box, box | {"bbox": [1, 1, 0, 3]}])
     assert empty.report()["skipped: no box or an empty one"] == 1
+    several = CocoKeypoints(good_file(), folder, detections=[box, box | {"iscrowd": 1}])
+    assert len(several) == several.report()["skipped: crowd"] == 1
     bare = {key: value for key, value in box.items() if key != "image_id"}
     for place in ({"file_name": "two.jpg"}, {"image_id": "2"}, {"image_id": "two.jpg"}):
         found = CocoKeypoints(good_file(), folder, detections=[bare | place])

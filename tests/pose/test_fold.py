@@ -82,6 +82,7 @@ def test_grow_then_fold(
 
     beside = tmp_path / "plain [s]"  # markup of rich
     train(replace(base, mode="plain", output_dir=beside, epochs=1))
+    assert "the same with --mode distill" in capsys.readouterr().out
     run = train(replace(folding, beside=(beside,)))
     printed = capsys.readouterr().out
     table = printed[printed.index("Each network as it is used") :]

@@ -106,6 +106,8 @@ class People:
                 counts["skipped: other category"] += 1
             elif place is None:
                 counts[NOT_LISTED] += 1
+            elif box.crowd:
+                counts["skipped: crowd"] += 1
             elif box.score < threshold:
                 counts["skipped: score below the threshold"] += 1
             elif not box.has_extent:

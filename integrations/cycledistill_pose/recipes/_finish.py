@@ -99,6 +99,7 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
             same_people += f" --{field.name.replace('_', '-')}{given}"
     if config.data_root is None and config.seed:
         same_people += f" --seed {config.seed}"
+    other = "distill" if config.mode == "plain" else "plain"
     more = (
         "" if config.data_root else "--data-root with a COCO folder;\n           --preset paper; "
     )
@@ -110,7 +111,7 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
         f"Predictions in COCO's format:  {run.results}\n"
         f"Log and curves:                {config.output_dir}/log.jsonl, curves.png\n"
         f"Try next:  cycledistill-pose predict IMAGE --checkpoint {run.plain} --out FOLDER;\n"
-        "           the same with --mode plain and another --output-dir, then\n"
+        f"           the same with --mode {other} and another --output-dir, then\n"
         f"           cycledistill-pose evaluate {run.plain} OTHER/plain{same_people};\n"
         f"           {more}--help for the rest (commands are beside this Python)",
         soft_wrap=True,

@@ -13,11 +13,13 @@ FRESH = (30, 31, 32, 33, 34)
 
 _BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
 _CHOSEN = "folded, truth weight 0.3"  # by the study of choices
+_HALF = "plain, half the epochs, float32"
 _LONGEST_PLAIN = "plain, the arithmetic of the recipe with a longer student"
 _LONGER = "folded, truth weight 0.3, twice the epochs"
 _PLAIN_OF_TWO = "plain, the arithmetic of the recipe with two teachers"
 _TWO_TEACHERS = "folded, two teachers: grown and twice the blocks"
 _ON_VIEWS = "folded, truth weight 0.3, 20 views of each image"
+_SHARP = "folded, truth weight 0.3, temperature 1, 20 views of each image"
 GROWN = "grown: two cycles in use"
 _TEACHERS = (GROWN, "twice the blocks")
 
@@ -90,7 +92,9 @@ def _reported(
         variants=variants,
         seeds=FRESH,
         baselines=tuple(
-            name for name in (*_BEST_PLAIN, _LONGEST_PLAIN, _PLAIN_OF_TWO) if name in variants
+            name
+            for name in (*_BEST_PLAIN, _HALF, _LONGEST_PLAIN, _PLAIN_OF_TWO)
+            if name in variants
         ),
         plot="differences",
         teachers=tuple(name for name in _TEACHERS if name in variants),
@@ -282,26 +286,16 @@ FOLD_PEOPLE_CHOICES = replace(
 )
 
 
-def _of_people(plain: ImageRun) -> dict[str, ImageRun]:
-    """Grown, folded, and the plain network of once and twice the length."""
-    return {
-        "plain": plain,
-        GROWN: grown_from(plain),
-        _CHOSEN: _chosen(plain, grown_from(plain)),
-        _BEST_PLAIN[1]: replace(plain, epochs=2 * plain.epochs),
-    }
-
-
 FOLD_PEOPLE = _reported(
     "one block x 64 on the people of LSPET, with heatmaps",
-    _of_people(PEOPLE),
+    _decisive(PEOPLE, equal=3.43),
     "one block x 64, people, heatmaps (PCK)",
     kept=(_CHOSEN,),
 )
 
 FOLD_COORDINATES = _reported(
     "one block x 64 on the people of LSPET, with coordinates",
-    _of_people(replace(PEOPLE, task="lspet-coordinates")),
+    _decisive(replace(PEOPLE, task="lspet-coordinates"), equal=3.47),
     "one block x 64, people, coordinates (PCK)",
 )
 
@@ -411,6 +405,26 @@ FOLD_VIEWS_CHOICES = replace(
     teachers=(GROWN,),
 )
 
+
+def _sharp(plain: ImageRun, grown: ImageRun, equal: float) -> dict[str, ImageRun]:
+    """Folded as the choices on views have shown, in as many epochs as ``plain`` has."""
+    folded = replace(_chosen(plain, grown), temperature=1.0, views=20)
+    return {
+        "plain": plain,
+        GROWN: grown,
+        _SHARP: folded,
+        _HALF: replace(ALL, epochs=201),
+        _BEST_PLAIN[2]: replace(plain, epochs=round(equal * plain.epochs)),
+    }
+
+
+FOLD_64_ALL_LONGER = _reported(
+    "a single pass of one block x 64 that is trained on 45,000 images for 400 epochs",
+    _sharp(replace(_LONG, epochs=400), _LONG_GROWN, equal=1.393),
+    "one block x 64, 45,000 images, 400 epochs",
+    _SHARP,
+)
+
 # ViT-Ti with patches of 4 px: hours of a GPU.
 _TINY = replace(
     ALL, epochs=100, width=192, depth=12, head_dim=64, patch_size=4, batch_size=500, lr=1e-3
@@ -465,6 +479,7 @@ FOLD_STUDIES = {
     "fold-three-blocks": FOLD_THREE_BLOCKS,
     "fold-64-all": FOLD_64_ALL,
     "fold-128-all": FOLD_128_ALL,
+    "fold-64-all-longer": FOLD_64_ALL_LONGER,
     "fold-all-choices": FOLD_ALL_CHOICES,
     "fold-views-choices": FOLD_VIEWS_CHOICES,
     "fold-128-all-choices": FOLD_128_ALL_CHOICES,

@@ -93,7 +93,9 @@ def load_kept(key: str, folder: Path) -> Kept:
         raise FileNotFoundError(f"there is no {file}; kept are the weights of {known or 'no run'}")
     with safe_open(file, "pt") as opened:
         about = opened.metadata()
-    config = ImageRun(**{**json.loads(about["config"]), "teachers": (), "warm": False})
+    config = ImageRun(
+        **{**json.loads(about["config"]), "teachers": (), "warm": False, "views": None}
+    )
     mean, deviation = (torch.tensor(json.loads(about[name])) for name in ("mean", "deviation"))
     return Kept(config, load_file(file), mean, deviation)
 

@@ -456,7 +456,8 @@ def test_keys_of_runs_and_their_teachers() -> None:
 def test_kept_weights_are_scored_on_other_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = Study("?", {"a": TINY, "b": FOLDED, "c": GROWN}, (7, 8), ("a",), kept=("b", "c"))
+    again = replace(FOLDED, views=2)
+    study = Study("?", {"a": TINY, "b": again, "c": GROWN}, (7, 8), ("a",), kept=("b", "c"))
     results = Results(tmp_path / "r" / "s.jsonl", tmp_path / "work")
     assert keep([study], results.work, tmp_path / "kept") == []
     run_seeds([config for config in study.runs() if isinstance(config, ImageRun)], results)

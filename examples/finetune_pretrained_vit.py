@@ -24,7 +24,7 @@ parser.add_argument("--model", default="vit_small_patch16_224", help="used with 
 parser.add_argument("--blocks", help="blocks to cycle, such as blocks.4:8; default: as suggested")
 parser.add_argument("--num-cycles", type=int, default=2, help="1 for plain fine-tuning")
 parser.add_argument("--epochs", type=int, default=30, help="of fine-tuning")
-parser.add_argument("--lr", type=float, default=1e-3, help="use 1e-4 or so with --images")
+parser.add_argument("--lr", type=float, default=1e-3, help="largest rate of AdamW")
 parser.add_argument("--output", type=Path, default=Path("runs/finetuned"), help="folder to write")
 options = parser.parse_args()
 

@@ -19,7 +19,7 @@ parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--model", help="a name on the Hub or a folder; default: a tiny GPT-2")
 parser.add_argument("--text", type=Path, help="a file to train on; default: Python's manual")
 parser.add_argument("--blocks", help="blocks to cycle, such as model.layers.4:12")
-parser.add_argument("--steps", type=int, default=300, help="in cycles (GPT-2: as many plain first)")
+parser.add_argument("--steps", type=int, default=300, help="in cycles; without --model plain first")
 parser.add_argument("--lr", type=float, default=2e-3, help="use 1e-5 or so with --model")
 options = parser.parse_args()
 

@@ -13,7 +13,6 @@ FRESH = (30, 31, 32, 33, 34)
 
 _BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's arithmetic")
 _CHOSEN = "folded, truth weight 0.3"  # by the study of choices
-_HALF = "plain, half the epochs, float32"
 _LONGEST_PLAIN = "plain, the arithmetic of the recipe with a longer student"
 _LONGER = "folded, truth weight 0.3, twice the epochs"
 _PLAIN_OF_TWO = "plain, the arithmetic of the recipe with two teachers"
@@ -82,24 +81,20 @@ def _controls(plain: ImageRun) -> dict[str, ImageRun]:
 def _reported(
     what: str,
     variants: Mapping[str, Run],
-    network: str,
+    network: str | None = None,
     folded: str = _CHOSEN,
     kept: tuple[str, ...] = (),
 ) -> Study:
-    """A study with fresh seeds, whose ``folded`` variant stands in the table on top of the page."""
+    """A study with fresh seeds; with ``network``, ``folded`` is in the table on top of the page."""
     return Study(
         title=f"Does growing, then folding help {what}?",
         variants=variants,
         seeds=FRESH,
-        baselines=tuple(
-            name
-            for name in (*_BEST_PLAIN, _HALF, _LONGEST_PLAIN, _PLAIN_OF_TWO)
-            if name in variants
-        ),
+        baselines=tuple(name for name in variants if name.startswith("plain")),
         plot="differences",
         teachers=tuple(name for name in _TEACHERS if name in variants),
         kept=kept,
-        headline=Headline(network, GROWN, folded),
+        headline=Headline(network, GROWN, folded) if network else None,
     )
 
 
@@ -316,15 +311,8 @@ def _patient(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
     }
 
 
-# The study of 400 epochs stands in the table on top of the page in the place of this one.
-FOLD_64_ALL = replace(
-    _reported(
-        "a single pass of one block x 64 on 45,000 images",
-        _patient(ALL, equal=5.03),
-        "one block x 64, 45,000 images",
-        "folded",
-    ),
-    headline=None,
+FOLD_64_ALL = _reported(  # the study of 400 epochs is in the table in its place
+    "a single pass of one block x 64 on 45,000 images", _patient(ALL, equal=5.03)
 )
 
 _LONG = replace(ALL, epochs=200, precision="bfloat16")
@@ -435,7 +423,7 @@ def _sharp(plain: ImageRun, grown: ImageRun, equal: float) -> dict[str, ImageRun
         "plain": plain,
         GROWN: grown,
         _SHARP: folded,
-        _HALF: replace(ALL, epochs=201),
+        "plain, half the epochs, float32": replace(ALL, epochs=201),
         _BEST_PLAIN[2]: replace(plain, epochs=round(equal * plain.epochs)),
     }
 

@@ -182,20 +182,22 @@ def _place(
 ) -> int | None:
     """Which image of a file a box is in, by its id, or by its file name if it has none."""
     key = box.file_name if box.image_id is None else box.image_id
-    found = [file.images[place] for place in places.get(key, ())]
+    found = places.get(key, ())
+    if not found:
+        return None
     if len(found) > 1:
+        ids = " or ".join(str(file.images[place].id) for place in found)
         raise ValueError(
-            f"{detections.title}: file_name {key!r} could be image "
-            f"{' or '.join(str(image.id) for image in found)} of {file.title}; expected an image_id"
+            f"{detections.title}: file_name {key!r} could be image {ids} of {file.title}; expected "
+            "an image_id"
         )
-    path = detections.path_of(box)
-    for image in found:
-        if path and PureWindowsPath(path).stem != PureWindowsPath(str(image.file_name)).stem:
-            raise ValueError(
-                f"{detections.title}: image {key} is {path!r}, but {image.file_name!r} in "
-                f"{file.title}; expected boxes with the ids of its images"
-            )
-    return places[key][0] if found else None
+    path, name = detections.path_of(box), str(file.images[found[0]].file_name)
+    if path and PureWindowsPath(path).stem != PureWindowsPath(name).stem:
+        raise ValueError(
+            f"{detections.title}: image {key} is {path!r}, but {name!r} in {file.title}; expected "
+            "boxes with the ids of its images"
+        )
+    return found[0]
 
 
 def _named(file: KeypointFile) -> tuple[ListedImage, ...]:

@@ -42,7 +42,8 @@ class CycledConfig(TrainConfig):
     """Fraction of training after which all cycles run; until then their number rises from 1."""
 
     cycles_until: float = 1.0
-    """Fraction of training after which a single cycle runs, to the end."""
+    """Fraction of training after which a single cycle runs, to the end; for networks that are used
+    with one, as those of mode distill."""
 
     activation_checkpointing: Literal["block", "cycle"] | None = None
     """Recompute activations in the backward pass: less memory, more time."""
@@ -86,6 +87,13 @@ class CycledConfig(TrainConfig):
             raise ValueError(
                 f"mode={self.mode} with num_cycles=1 is plain training; use --mode plain, or "
                 "--num-cycles 2 or more"
+            )
+        first = str(self.mode).removesuffix("-fold")  # grow-fold grows first
+        if self.cycles_until < 1 < cycles_in_use(first, self.num_cycles):
+            raise ValueError(
+                f"cycles_until={self.cycles_until} ends the training with one cycle, but "
+                f"mode={self.mode} trains a network that is used with "
+                f"num_cycles={self.num_cycles}: leave out --cycles-until, or use --mode distill"
             )
 
 

@@ -75,6 +75,14 @@ def test_tokens_that_grow_are_told_once(toy: Any, tmp_path: Path) -> None:
     [
         ({"cycles_from": 0.9, "cycles_until": 0.5}, "0 <= cycles_from <= cycles_until <= 1"),
         ({"min_cycles": 4}, r"min_cycles must be from 1 to num_cycles=3, got 4"),
+        *(
+            (
+                {"mode": mode, "cycles_until": 0.8},
+                f"cycles_until=0.8 ends the training with one cycle, but mode={mode} trains a "
+                "network that is used with num_cycles=3",
+            )
+            for mode in ("cycle", "grow", "grow-fold")
+        ),
     ],
 )
 def test_options(tmp_path: Path, options: dict[str, Any], text: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cycledistill._errors import raise_not_for_wrappers
 
@@ -162,12 +162,12 @@ class Facade(nn.Module):
             return getattr(plain, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "parametrizations":  # torch makes properties of the class, here the wrong one
-            raise TypeError(
-                "torch.nn.utils.parametrize: expected a plain model, got a CycleWrapper: give it "
-                "cycled.plain"
-            )
         plain = self.__dict__.get("_modules", {}).get(PLAIN)
+        if name == "parametrizations":  # torch makes properties of the class, here the wrong one
+            _raise_not_of_wrappers("torch.nn.utils.parametrize")
+        lacks = isinstance(value, Tensor) and not hasattr(plain, name)
+        if lacks and any(f"{name}_{end}" in self._parameters for end in ("g", "orig")):
+            _raise_not_of_wrappers("torch.nn.utils.weight_norm, spectral_norm and prune")
         own = name in self.__dict__ or name in (PLAIN, TEACHER) or hasattr(type(self), name)
         private = name.startswith("_")  # frameworks set these on the wrapper itself
         child = isinstance(value, nn.Module)  # state and names are the plain model's
@@ -240,6 +240,10 @@ class Facade(nn.Module):
         super().__setstate__(state)
         if PLAIN in self._modules and "forward" not in state:
             self._bind_forward()
+
+
+def _raise_not_of_wrappers(tool: str) -> NoReturn:
+    raise TypeError(f"{tool}: expected a plain model, got a CycleWrapper: give it cycled.plain")
 
 
 def _use_plain_names(facade: Facade, keys: Any) -> None:

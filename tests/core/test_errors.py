@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from functools import partial
@@ -12,7 +13,7 @@ import pytest
 import timm
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from cycledistill import CycleWrapper
 from tests.core import models
@@ -106,7 +107,17 @@ def test_tools_that_take_the_plain_model(mode: bool) -> None:
         cycled.train(mode)
 
 
-def test_parametrizations_belong_to_the_plain_model() -> None:
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [
+        (parametrizations.weight_norm, "parametrize"),
+        (weight_norm, "prune"),
+        (spectral_norm, "prune"),
+        (partial(prune.l1_unstructured, name="weight", amount=0.5), "prune"),
+    ],
+)
+def test_parametrizations_belong_to_the_plain_model(tool: Any, name: str) -> None:
     class WithWeight(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -117,13 +128,15 @@ def test_parametrizations_belong_to_the_plain_model() -> None:
             return self.layers(x @ self.weight)
 
     x = torch.randn(2, 5, 4)
-    with pytest.raises(TypeError, match=r"parametrize: expected a plain model.*cycled\.plain"):
-        weight_norm(CycleWrapper(WithWeight(), 2))
-    cycled = CycleWrapper(WithWeight(), 2).eval()
-    expected = cycled(x)
-    weight_norm(cycled.plain)
-    torch.testing.assert_close(cycled(x), expected)
-    assert "parametrizations.weight.original0" in dict(cycled.named_parameters())
+    with pytest.raises(TypeError, match=rf"{name}: expected a plain model.*cycled\.plain"):
+        tool(CycleWrapper(WithWeight(), 2))
+    model = WithWeight().eval()
+    cycled = CycleWrapper(copy.deepcopy(model), 2)
+    for each in (model, cycled.plain):
+        torch.manual_seed(0)
+        tool(each)
+    torch.testing.assert_close(cycled(x), model(x))
+    assert [*cycled.state_dict()] == [*model.state_dict()]
     cycled.train()(x).predictions[-1].sum().backward()
     assert all(p.grad is not None for p in cycled.parameters())
 

@@ -107,8 +107,13 @@ class FoldLoss(nn.Module):
             for own in (map_tensors(at_least_float32, one) for one in students)
         ]
         predictions = torch.stack(distances)
-        total = self.truth_weight * task.mean() + (1 - self.truth_weight) * predictions.mean()
-        return CycleLosses(total, task, {}, predictions)
+        weights = (self.truth_weight, 1 - self.truth_weight)
+        terms = [
+            weight * losses.mean()
+            for weight, losses in zip(weights, (task, predictions), strict=True)
+            if weight  # a loss that is NaN does not count without one
+        ]
+        return CycleLosses(torch.stack(terms).sum(), task, {}, predictions)
 
     def _distance(self, own: Any, told: Any) -> Tensor:
         return as_scalar("prediction_distance", self.prediction_distance(own, told))

@@ -158,6 +158,16 @@ def test_teachers_go_where_the_loss_goes() -> None:
     assert torch.equal(again(inputs, inputs, inputs=inputs).total, total)
 
 
+def test_a_loss_without_weight_does_not_count() -> None:
+    inputs, unlabelled = torch.randn(7, 5), torch.full((7,), -100)  # whose cross entropy is NaN
+    criterion = FoldLoss(nn.CrossEntropyLoss(), network(0), truth_weight=0.0)
+    student = network(1)
+    losses = criterion(student(inputs), unlabelled, inputs=inputs)
+    assert losses.task.isnan().all() and torch.equal(losses.total, losses.predictions[0])
+    losses.total.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in student.parameters())
+
+
 def test_predictions_are_compared_in_float32() -> None:
     class Constant(nn.Module):
         def forward(self, logits: Tensor) -> Tensor:

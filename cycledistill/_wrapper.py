@@ -158,6 +158,7 @@ class CycleWrapper(Facade):
         stack = find_stack(model, blocks)
         check_not_wrapped(model, stack.blocks)
         super().__init__(model, ("num_cycles", "exit_tolerance", "exit_confidence"))
+        self.__dict__.update(dict.fromkeys(_OWN_ATTRIBUTES))  # the model may have others
         self.num_cycles = num_cycles
         self.min_cycles = min_cycles
         self.cycles_from, self.cycles_until = cycles_from, cycles_until
@@ -490,8 +491,11 @@ def _warn_unverified_when_compiled() -> int:
 _warn_unverified_when_compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+_OWN_ATTRIBUTES = (
+    *("num_cycles", "min_cycles", "cycles_from", "cycles_until", "batched"),
+    *("stack_path", "cycles_run", "sample_cycles"),
+)
 _OWN_NAMES = {
     *(name for name in dir(CycleWrapper) if not hasattr(nn.Module, name)),
-    *(PLAIN, TEACHER, "num_cycles", "min_cycles", "cycles_from", "cycles_until", "batched"),
-    *("stack_path", "cycles_run", "sample_cycles"),
+    *(PLAIN, TEACHER, *_OWN_ATTRIBUTES),
 }

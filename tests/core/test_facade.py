@@ -61,6 +61,17 @@ def test_setting_an_attribute_reaches_the_model() -> None:
     assert not hasattr(model, "pos_embed")
 
 
+@pytest.mark.parametrize("name", ["num_cycles", "batched", "min_cycles", "cycles_run"])
+def test_attributes_of_the_wrapper_are_its_own(name: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    setattr(model, name, "the model's")
+    cycled = copy.deepcopy(CycleWrapper(model, 2))
+    cycled.num_cycles = 3
+    assert len(cycled(torch.randn(2, 5, 4)).tokens) == cycled.cycles_run == 3
+    assert getattr(cycled, name) != "the model's"
+    assert getattr(model, name) == getattr(cycled.unwrap(), name) == "the model's"
+
+
 def test_modes_that_are_assigned_reach_the_model() -> None:
     """Some trainers do not call train(), but put each module that they find back by itself."""
     model = ZOO["vit"].build()

@@ -69,8 +69,8 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
     True
 
     The model runs once under torch's own flop counter. Batched matrix products are counted as
-    attention, unless one of the factors is a parameter. Norms, activations and additions are not
-    counted.
+    attention, unless one of the factors is a parameter or a copy of one. Norms, activations and
+    additions are not counted.
 
     Args:
         model: Any model, or a `CycleWrapper`.
@@ -90,8 +90,17 @@ def count_macs(model: nn.Module, *inputs: Any, method: str = "forward", **kwargs
             products += flops
         return flops
 
-    batched._get_raw = True  # type: ignore[attr-defined]
-    own = dict.fromkeys((torch.ops.aten.bmm, torch.ops.aten.baddbmm), batched)
+    copies: list[Tensor] = []  # kept, so that no other tensor gets their storage
+
+    def copied(tensor: Tensor, *_: Any, out_val: Tensor, **__: Any) -> int:
+        if _storage(tensor) in weights:
+            weights.add(_storage(out_val))
+            copies.append(out_val)
+        return 0
+
+    batched._get_raw = copied._get_raw = True  # type: ignore[attr-defined]
+    own: dict[Any, Any] = dict.fromkeys((torch.ops.aten.bmm, torch.ops.aten.baddbmm), batched)
+    own.update(dict.fromkeys((torch.ops.aten.clone, torch.ops.aten._to_copy), copied))
     counter = FlopCounterMode(display=False, custom_mapping={**_FORMULAS, **own})
     verified = getattr(model, "_verified", True)
     if not verified:  # do not count the comparison that batched cycles run on the first batch

@@ -124,3 +124,22 @@ def test_linear_layers_of_transposed_tokens_counted_by_hand(batch: int) -> None:
             return super().forward(x.mT) + torch.einsum("btd,ot->bdo", x, self.weight)
 
     assert count_macs(Mixer(5, 3), torch.zeros(batch, 5, 8)) == MacCount(*2 * (batch * 240,))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_copies_of_weights_are_weights(half: bool) -> None:
+    """``einsum`` copies a weight whose channels are not side by side, autocast all of them."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(2, 8, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = torch.einsum("btd,hde->bhte", x, self.weight)
+            return heads @ heads.mT
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = count_macs(Heads(), torch.zeros(3, 5, 8))
+    weights, products = 3 * 5 * 8 * 12, 3 * 2 * 5 * 5 * 6
+    assert found == MacCount(weights, weights + products)

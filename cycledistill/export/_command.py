@@ -24,6 +24,7 @@ def export(
     tolerance: float | None = None,
     images: tuple[Path, ...] = (),
     annotations: Path | None = None,
+    category: str | None = None,
     quantize: Literal["int8"] | None = None,
 ) -> None:
     """A saved plain model as ONNX (.onnx) or torch.export program (.pt2).
@@ -39,6 +40,8 @@ def export(
         images: Images, or a folder of them, to check the file on, too.
         annotations: COCO-format file of the people in the folder of --images, in place of whole
             images.
+        category: Which of the categories of --annotations; by default the network's, or the only
+            one with keypoints.
         quantize: 8 bits instead of 32 (.onnx), calibrated on --images; prints what it changes.
     """
     check_path(out)
@@ -49,7 +52,7 @@ def export(
     if decode and loaded.decode is None:
         raise ValueError(f"--decode: the model in {folder} has nothing to decode")
     limit = (1e-2 if decode else 1e-4) if tolerance is None else tolerance
-    inputs, judge = _inputs(loaded, images, annotations)
+    inputs, judge = _inputs(loaded, images, annotations, category)
 
     def write(path: Path) -> None:
         report = export_model(
@@ -83,7 +86,7 @@ def export(
 
 
 def _inputs(
-    loaded: Exportable, images: Sequence[Path], annotations: Path | None
+    loaded: Exportable, images: Sequence[Path], annotations: Path | None, category: str | None
 ) -> tuple[tuple[Tensor, ...], Judge]:
     judge = loaded.judge or _largest_changes
     if annotations is not None:
@@ -92,7 +95,9 @@ def _inputs(
                 "--annotations: expected a pose network, and the one folder of its images as "
                 f"--images, got {', '.join(map(str, images)) or 'no images'}"
             )
-        return loaded.read_annotated(annotations, images[0])
+        return loaded.read_annotated(annotations, images[0], category)
+    if category is not None:
+        raise ValueError(f"--category: expected --annotations, got {category!r} alone")
     if not images:
         return loaded.example_inputs, judge
     files = [file for path in images for file in (image_files(path) if path.is_dir() else [path])]

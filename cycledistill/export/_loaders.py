@@ -28,8 +28,9 @@ class Exportable(NamedTuple):
         input_names: Names of the inputs.
         metadata: Metadata of the file, see `export_model`.
         judge: Describes the change from the first outputs to the second.
-        read_annotated: Makes ``example_inputs`` from an annotation file and its folder of images,
-            and a judge that knows the ground truth; None if there is no such format.
+        read_annotated: Makes ``example_inputs`` from an annotation file, its folder of images and
+            the name of a category or None, and a judge that knows the ground truth; None if there
+            is no such format.
         num_cycles: Cycles that it was trained to be used with.
     """
 
@@ -41,7 +42,9 @@ class Exportable(NamedTuple):
     input_names: tuple[str, ...] = ("images",)
     metadata: Mapping[str, str] = {}
     judge: Judge | None = None
-    read_annotated: Callable[[Path, Path], tuple[tuple[Tensor, ...], Judge]] | None = None
+    read_annotated: Callable[[Path, Path, str | None], tuple[tuple[Tensor, ...], Judge]] | None = (
+        None
+    )
     num_cycles: int = 1
 
 

@@ -117,6 +117,7 @@ def people(folder: Path, count: int = 6) -> tuple[Path, Path]:
 
 def test_what_8_bits_cost_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The figures are computed again from both files, by the library's own parts."""
+    import onnx
     import onnxruntime
 
     folder = network(tmp_path / "plain", "tokenpose_nano")
@@ -151,14 +152,34 @@ def test_what_8_bits_cost_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
         keypoints.append(found)
         scores.append(100 * metric.compute()["AP"])
     moved = (keypoints[1] - keypoints[0]).norm(dim=-1)
-    assert 0 < moved.mean() < 8
+    assert 0 < moved.median() < 4  # the network is untrained: a few maxima are elsewhere
     assert f"keypoints move by {moved.mean():.2f} px of the input on average" in printed
     assert f"AP {scores[0]:.1f} -> {scores[1]:.1f}" in printed
+    stored = [onnx.numpy_helper.to_array(one) for one in onnx.load(out).graph.initializer]
+    weights = [one.astype(int) for one in stored if one.dtype == np.int8 and one.ndim > 1]
+    assert len(weights) > 5  # of 7 bits: no sum overflows on processors without VNNI
+    assert max(abs(one).max() for one in weights) == 64
     about = onnxruntime.InferenceSession(out).get_modelmeta().custom_metadata_map
     assert json.loads(about["quantized"]) == "int8" and "keypoint_names" in about
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["plain", "images", "people.json", "exact.onnx", "small.onnx"]
     )
+
+
+def test_the_category_of_the_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = network(tmp_path / "plain", "tokenpose_nano")
+    annotations, images = people(tmp_path, 2)
+    content = json.loads(annotations.read_text())
+    (own,) = content["categories"]
+    content["categories"] = [own | {"name": "dancer"}, own | {"id": own["id"] + 1, "name": "judge"}]
+    annotations.write_text(json.dumps(content))
+    command = ["export", str(folder), "--out", str(tmp_path / "a.onnx"), "--images", str(images)]
+    command += ["--annotations", str(annotations)]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "say which category to read (category=..., --category NAME)" in capsys.readouterr().err
+    main([*command, "--category", "dancer"])
+    assert "given inputs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -171,6 +192,10 @@ def test_what_8_bits_cost_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
         (
             ["--out", "a.onnx", "--images", "in/1.png", "--annotations", "x.json"],
             "--annotations: expected a pose network, and the one folder of its images",
+        ),
+        (
+            ["--out", "a.onnx", "--images", "in", "--category", "dancer"],
+            "--category: expected --annotations, got 'dancer' alone",
         ),
     ],
 )

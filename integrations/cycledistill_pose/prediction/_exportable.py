@@ -102,12 +102,16 @@ def _moved(distances: Tensor) -> str:
 
 
 def _annotated(
-    predictor: PosePredictor, keypoints: Any, annotations: Path, images: Path
+    predictor: PosePredictor,
+    keypoints: Any,
+    annotations: Path,
+    images: Path,
+    category: str | None,
 ) -> tuple[tuple[Tensor, ...], Any]:
     """The people of a COCO-format file, and a judge that computes AP."""
     from cycledistill_pose.metrics import CocoKeypointAP
 
-    file = KeypointFile.read(annotations, fallback=predictor.skeleton)
+    file = KeypointFile.read(annotations, category, fallback=predictor.skeleton)
     check_same_keypoints(("the network", predictor.skeleton), file.named)
     people = CocoKeypoints(file, images, predictor.input_size, udp=predictor.codec.udp_crops)
     batch = torch.utils.data.default_collate([people[index] for index in range(len(people))])

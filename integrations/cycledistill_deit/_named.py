@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class _Saved:
         self.name = f"{folder} ({split})"
         self.rows = splits[split]
         self.keys = input_key or "image", target_key or "label"
+        _check_columns(self.rows.column_names, *self.keys)
         names = getattr(self.rows.features[self.keys[1]], "names", ())
         self.class_to_idx = {name: label for label, name in enumerate(names)}
 
@@ -108,6 +110,8 @@ def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
             input_img_mode=image_mode(config.in_chans) if prefix == "tfds" else "",
             **options,
         )
+        if prefix == "hfds":
+            _check_columns(_columns(made.reader), made.reader.image_key, made.reader.label_key)
     except (AssertionError, KeyError, OSError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"--data-dir {config.data_dir}, {option} {split}: {error or type(error).__name__}{hint}"
@@ -115,6 +119,21 @@ def _create(config: ClassificationConfig, prefix: str, training: bool) -> Any:
     if prefix == "wds":
         _check_shards(made.reader, option)
     return made
+
+
+def _columns(reader: Any) -> list[str]:
+    """Those of the files; if they have none for the images, the reader has made an empty one."""
+    rows, key = reader.dataset, reader.image_key
+    is_empty = len(rows) > 0 and rows.data.column(key).null_count == len(rows)
+    return [name for name in rows.column_names if not (is_empty and name == key)]
+
+
+def _check_columns(columns: Sequence[str], image: str, label: str) -> None:
+    if not {image, label.partition("/")[0]} <= {*columns}:
+        raise ValueError(
+            f"expected the columns {image} and {label}, found {', '.join(columns)}; "
+            "--input-key and --target-key name others"
+        )
 
 
 def _check_shards(reader: Any, option: str) -> None:

@@ -328,6 +328,28 @@ def test_unknown_names_and_splits(tmp_path, offline):
         load_data(config_for(f"hfds/{tmp_path}/none", **offline))
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_columns_of_other_names_are_told(tmp_path, offline, saved):
+    """Without their names, timm makes up a column, or finds no names of classes."""
+    datasets = pytest.importorskip("datasets")
+    features = {"img": datasets.Image(), "fine": datasets.ClassLabel(names=[*CLASSES])}
+    rows = datasets.Dataset.from_dict(
+        {"img": [picture(0), picture(1)], "fine": [0, 1]}, datasets.Features(features)
+    )
+    if saved:
+        datasets.DatasetDict(train=rows, validation=rows).save_to_disk(tmp_path / "birds")
+    else:
+        for split in ("train", "validation"):
+            rows.to_parquet(tmp_path / "birds" / f"{split}.parquet")
+    config = config_for(f"hfds/{tmp_path / 'birds'}", **offline)
+    for keys in ({}, {"num_classes": 3}, {"input_key": "img"}, {"target_key": "fine"}):
+        image, label = keys.get("input_key", "image"), keys.get("target_key", "label")
+        text = f"expected the columns {image} and {label}, found img, fine; --input-key"
+        with pytest.raises(ValueError, match=f"--data-dir .*--train-split train: {text}"):
+            load_data(replace(config, **keys))
+    assert load_data(replace(config, input_key="img", target_key="fine")).class_names == CLASSES
+
+
 def test_broken_image_in_a_shard_is_left_out(tmp_path, streamed):
     root = shards(tmp_path / "shards")
     with tarfile.open(root / "train-0.tar", "a") as tar:

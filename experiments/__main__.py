@@ -112,7 +112,11 @@ def _words(config: RunConfig | PointerRun | RetrofitRun) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and do what it says."""
-    parser = argparse.ArgumentParser("python -m experiments", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m experiments",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="do the runs of a study that are not done yet")
     running.add_argument("study", choices=STUDIES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 from PIL import Image
@@ -188,11 +189,29 @@ def read_folder(folder: Path) -> Split:
 
     Raises:
         FileNotFoundError: There is no such folder.
+        ValueError: There are no images, or two are of different sizes.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; expected CLASS/*.jpg in it")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    files = [(path, label) for label, name in enumerate(classes) for path in sorted(name.iterdir())]
-    pixels = np.stack([np.asarray(Image.open(path).convert("RGB")) for path, _ in files])
+    classes = [path for path in _shown(folder) if path.is_dir()]
+    files = [(path, label) for label, name in enumerate(classes) for path in _shown(name)]
+    if not files:
+        raise ValueError(f"{folder} has no images in folders; expected CLASS/*.jpg in it")
+    pictures = [np.asarray(Image.open(path).convert("RGB")) for path, _ in files]
+    for (path, _), picture in zip(files, pictures, strict=True):
+        if picture.shape != pictures[0].shape:
+            raise ValueError(
+                f"{path}: expected an image of {_size(pictures[0])} as {files[0][0]}, got "
+                f"{_size(picture)}"
+            )
+    pixels = np.stack(pictures)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     return Split(images, torch.tensor([label for _, label in files]))
+
+
+def _shown(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _size(picture: npt.NDArray[np.uint8]) -> str:
+    return f"{picture.shape[1]}x{picture.shape[0]} px"

@@ -110,8 +110,8 @@ def score(kept: Kept, images: Path, annotations: Path | None = None) -> dict[str
         annotations: The people, with LSPET's keypoints, as COCO-format JSON.
 
     Raises:
-        ValueError: There are not ten classes, not LSPET's keypoints, or annotations are lacking or
-            too many.
+        ValueError: There are not ten classes of 32x32 pixels, not LSPET's keypoints, or annotations
+            are lacking or too many.
     """
     of_people = kept.config.of_people
     if of_people != (annotations is not None):
@@ -120,9 +120,13 @@ def score(kept: Kept, images: Path, annotations: Path | None = None) -> dict[str
             f"{'--annotations' if of_people else 'no --annotations'}, got {annotations}"
         )
     split: Any = read_folder(images) if annotations is None else _people_in(annotations, images)
-    classes = 0 if of_people else int(split.labels.max()) + 1
-    if classes not in (0, 10):
-        raise ValueError(f"{images} has {classes} folders of classes, expected CIFAR-10's 10")
+    if not of_people:
+        classes, size = int(split.labels.max()) + 1, split.images.shape[-2:]
+        if classes != 10 or size != (32, 32):
+            raise ValueError(
+                f"{images} has {classes} folders of classes, of {size[1]}x{size[0]} px, expected "
+                "CIFAR-10's 10 of 32x32 px"
+            )
     found = {}
     for cycles in range(1, max(2, kept.config.cycles) + 1):
         outputs = torch.cat([kept.predict(part, cycles) for part in split.images.split(500)])

@@ -472,6 +472,8 @@ def test_kept_weights_are_scored_on_other_images(
         score(folded, tmp_path / "images")
     for label in range(10):
         (tmp_path / "images" / f"class {label}").mkdir(exist_ok=True)
+    for hidden in (".cache", "class 3/.cache"):
+        (tmp_path / "images" / hidden).mkdir()
     for kept, name in ((folded, "b"), (grown, "c")):
         metrics = results.read()[study.run(name, 7).key]["metrics"]
         found = score(kept, tmp_path / "images")
@@ -480,6 +482,15 @@ def test_kept_weights_are_scored_on_other_images(
         }
     assert grown.config.used == 2 and folded.config.teachers == ()
     timm_model(TINY, folded.weights)
+    for path in (tmp_path / "images").glob("*/*.png"):
+        Image.new("RGB", (40, 30)).save(path)
+    with pytest.raises(ValueError, match="10 folders of classes, of 40x30 px, expected"):
+        score(folded, tmp_path / "images")
+    Image.new("RGB", (32, 32)).save(path)
+    with pytest.raises(ValueError, match=r"png: expected an image of \d\dx\d\d px as .*, got "):
+        score(folded, tmp_path / "images")
+    with pytest.raises(ValueError, match="class 0 has no images in folders"):
+        score(folded, tmp_path / "images" / "class 0")
     with pytest.raises(FileNotFoundError, match=f"kept are the weights of .*{written[0].stem}"):
         load_kept("nothing", tmp_path / "kept")
 

@@ -100,6 +100,12 @@ def test_rows_are_every_combination_and_pair_with_the_first(comparison: Comparis
         assert {"AP50", "AP75", "AR", "PCK"} <= second.scores.keys()
 
 
+def test_networks_without_flip_pairs_are_not_mirrored(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "net", 0, dataclasses.replace(COCO, flip_pairs=()))
+    found = compare_checkpoints([folder], CONFIG, num_cycles=1, resamples=2, cases=1)
+    assert [row.flip_test for row in found.rows] == [False]
+
+
 def test_cases_are_the_worst_and_best_people(comparison: Comparison, room: Path) -> None:
     """Against OKS of every person, predicted and measured here without the package's own loop."""
     annotations, _ = SyntheticPeople.coco(12, seed=1, easy=True)

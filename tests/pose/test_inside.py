@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,18 @@ def test_the_command_writes_a_picture_of_each_kind(
     assert capsys.readouterr().out.split() == [str(path) for path in expected]
     for path in expected:
         assert np.asarray(Image.open(path).convert("L")).std() > 1  # something is drawn
+
+
+@pytest.mark.slow
+def test_the_first_keypoint_is_drawn_where_there_is_no_nose(folder: Path, tmp_path: Path) -> None:
+    names = tuple(f"point_{number}" for number in range(17))
+    own = replace(COCO, keypoint_names=names)
+    options = {**SMALL, "heatmap_size": (12, 16)}
+    model = create_model("tokenpose_nano", **options)
+    save_plain(model, tmp_path / "a", "tokenpose_nano", options, own, {"sigma": 1.0})
+    picture = ["--image", str(folder / "person.png")]
+    main(["inside", "--checkpoint", str(tmp_path / "a"), *picture, "--out", str(tmp_path / "out")])
+    assert (tmp_path / "out" / "attention_point_0.png").is_file()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def inside(
     checkpoint: str,
     image: Path,
     out: Path,
-    keypoint: str = "nose",
+    keypoint: str | None = None,
     num_cycles: int | None = None,
     layer: int | None = None,
     compare: str | None = None,
@@ -45,7 +45,8 @@ def inside(
         checkpoint: Folder of a plain network, or its name on the Hugging Face Hub.
         image: An image of one person.
         out: Folder to write the pictures to.
-        keypoint: Keypoint whose attention to draw over the image.
+        keypoint: Keypoint whose attention to draw over the image; by default the first, which is
+            COCO's nose.
         num_cycles: Passes through the blocks. By default 2, or more if the network was trained to
             be used with more.
         layer: Layer whose weights to draw, counted from 1; by default the last one.
@@ -57,6 +58,7 @@ def inside(
     num_cycles = max(2, predictor.num_cycles) if num_cycles is None else num_cycles
     check_count("num_cycles", num_cycles)
     names = predictor.skeleton.keypoint_names
+    keypoint = names[0] if keypoint is None else keypoint
     check_choice("keypoint", keypoint, *names)
     models = {_label(checkpoint): predictor.plain}
     if compare is not None:

@@ -113,6 +113,8 @@ def compare_checkpoints(
     networks = [load_plain(folder) for folder in checkpoints]
     if num_cycles is None:
         num_cycles = max(2, *(network.model.cycles_in_use for network in networks))
+    if not any(network.skeleton.flip_pairs for network in networks):
+        flip_tests = (False,)
     opened = open_evaluation(people, seed, networks[0].skeleton)
     for name, network in zip(names, networks, strict=True):
         check_same_keypoints((f"the network {name}", network.skeleton), opened.file.named)

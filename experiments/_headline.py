@@ -83,7 +83,7 @@ def _sentence(one: Gain) -> str:
     size = f"**{interval(over._replace(mean=-over.mean))}** points behind" if behind else ""
     size = size or f"**{difference_of(over)}** points over"
     sure = ", which may be chance" if abs(over.mean) <= over.half else ""
-    length = f"{one.best.config.epochs} epochs"
+    length = _length(one.best)
     if one.lengths[0] < one.lengths[1]:
         length += f"; {one.lengths[0]} of {one.lengths[1]} lengths are trained"
     return (
@@ -98,9 +98,13 @@ def _cells(one: Gain) -> list[str]:
         interval(spread(list(row.values.values())))
         for row in (one.plain, one.best, one.grown, one.folded)
     ]
-    scores[1] += f" ({one.best.config.epochs} epochs)"
+    scores[1] += f" ({_length(one.best)})"
     gains = [difference_of(one.over_plain), difference_of(one.over_best)]
     return [one.network, *scores, *gains, _times(one)]
+
+
+def _length(best: Row) -> str:
+    return f"{best.config.epochs} epochs" + " with Mixup" * best.name.endswith("mixup")
 
 
 def _times(one: Gain) -> str:

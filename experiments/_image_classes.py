@@ -71,11 +71,11 @@ class Classes(Goal):
 
     @staticmethod
     def teaching_loss(logits: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
-        """T² times the KL divergence from the teachers' mean probabilities, summed over seeds."""
+        """T² times the KL divergence from the teachers' mean probabilities, `[S]`."""
         own = (logits / temperature).log_softmax(-1)
         target = _log_mean([one / temperature for one in taught])
-        divergence = functional.kl_div(own, target, log_target=True, reduction="sum")
-        return temperature**2 * divergence / logits.shape[1]
+        divergence = functional.kl_div(own, target, log_target=True, reduction="none")
+        return temperature**2 * divergence.sum(-1).mean(1)
 
     @staticmethod
     def together(taught: Sequence[Tensor]) -> Tensor:

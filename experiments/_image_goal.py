@@ -43,7 +43,7 @@ class Goal(ABC):
     @classmethod
     @abstractmethod
     def teaching_loss(cls, outputs: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
-        """From frozen teachers, summed over seeds; ``temperature`` is for classes."""
+        """From frozen teachers, of each seed, `[S]`; ``temperature`` is for classes."""
 
     @staticmethod
     @abstractmethod

@@ -71,7 +71,7 @@ class Heatmaps(Goal):
     @classmethod
     def teaching_loss(cls, outputs: Tensor, taught: Sequence[Tensor], temperature: float) -> Tensor:
         """Likewise, of all keypoints, from the teachers' mean; there is no temperature."""
-        return cls.errors(outputs, cls.together(taught)).mean((1, 2)).sum()
+        return cls.errors(outputs, cls.together(taught)).mean((1, 2))
 
     @staticmethod
     def together(taught: Sequence[Tensor]) -> Tensor:

@@ -44,7 +44,7 @@ class ImageRun:
         adapter_rank: Of low-rank additions to the linear layers in later cycles, kept in use.
         mixup: Whether each batch's images are mixed with those of the same batch in another order,
             with one uniformly drawn share for each step and seed (Mixup with alpha 1). Teachers
-            see the same mixed images.
+            see the same mixed images; with ``views`` their predictions are mixed, as labels are.
         views: How many shifted and mirrored views there are of each image; None for a new one in
             every epoch. Teachers are asked about each view once.
         unlabelled: Whether the teachers also teach on the training images beyond
@@ -95,11 +95,8 @@ class ImageRun:
             raise ValueError("warm=True starts from the first teacher's weights, got no teachers")
         if self.unlabelled and not (self.teachers and self.train_samples):
             raise ValueError("unlabelled=True needs teachers and train_samples")
-        if self.views and (self.mixup or self.token_weight or not self.teachers):
-            raise ValueError(
-                "views are for teachers whose predictions alone are learnt, of images that are not "
-                "mixed"
-            )
+        if self.views and (self.token_weight or not self.teachers):
+            raise ValueError("views are for teachers whose predictions alone are learnt")
         if self.of_people and (self.unlabelled or self.label_smoothing):
             raise ValueError(
                 f"unlabelled and label_smoothing are for classes, not for task={self.task!r}"

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def _loss(
     """The seeds' losses, summed, so that each seed's gradient is that of its own loss.
 
     With ``shares`` `[S]` images, and what is known of them, are mixed with those before them in the
-    batch. With ``told``, the teachers' outputs, they are not asked.
+    batch. With ``told``, the teachers' outputs for the images as they were, they are not asked.
     """
     config = model.config
     goal = GOALS[config.task]
@@ -204,27 +204,34 @@ def _loss(
         taught = [Found(outputs, outputs[..., :0]) for outputs in told]
     found = model.cycles(images, config.cycles, every=config.every_cycle)
 
-    def truth_loss(outputs: Tensor) -> Tensor:
-        losses = goal.truth_loss(outputs, truth, config.label_smoothing)
+    def mixed(loss_of: Callable[[Any], Tensor], known: Any) -> Tensor:
+        losses = loss_of(known)
         if shares is not None:
-            before = tree_map(lambda values: values.roll(1, 1), truth)
-            others = goal.truth_loss(outputs, before, config.label_smoothing)
-            losses = shares * losses + (1 - shares) * others
+            before = tree_map(lambda values: values.roll(1, 1), known)
+            losses = shares * losses + (1 - shares) * loss_of(before)
         return losses.sum()
+
+    def truth_loss(outputs: Tensor) -> Tensor:
+        return mixed(lambda own: goal.truth_loss(outputs, own, config.label_smoothing), truth)
+
+    def teaching_loss(outputs: Tensor, taught: list[Tensor]) -> Tensor:
+        def loss_of(own: list[Tensor]) -> Tensor:
+            return goal.teaching_loss(outputs, own, config.temperature)
+
+        return mixed(loss_of, taught) if told else loss_of(taught).sum()
 
     truths = [truth_loss(one.outputs) for one in found]
     if not teachers:
         later = [[one.outputs.detach()] for one in found[1:]]
         pairs = zip(found[:-1], later, strict=True)
-        joint = sum(goal.teaching_loss(one.outputs, target, 1.0) for one, target in pairs)
+        joint = sum(goal.teaching_loss(one.outputs, target, 1.0).sum() for one, target in pairs)
         return torch.stack(truths).mean() + config.prediction_weight * joint
     targets = [taught]
     if config.every_cycle:
         targets = [[one] for one in (taught if len(taught) > 1 else taught * len(found))]
     loss = images.new_zeros(())
     for one, own_truth, own in zip(found, truths, targets, strict=True):
-        outputs = [teacher.outputs for teacher in own]
-        divergence = goal.teaching_loss(one.outputs, outputs, config.temperature)
+        divergence = teaching_loss(one.outputs, [teacher.outputs for teacher in own])
         loss = loss + config.truth_weight * own_truth + (1 - config.truth_weight) * divergence
         if config.token_weight:
             loss = loss + config.token_weight * _token_distance(one, own[0])

@@ -339,6 +339,29 @@ def test_views_that_come_again_are_told_once(
     assert once[0]["budget"]["student_macs"] == 5 * 40 * 3 * one + 2 * 40 * two
 
 
+def test_views_are_mixed_with_what_teachers_said_of_them(tmp_path: Path) -> None:
+    """The gradient is that of the mixed labels and of the mixed predictions of whole images."""
+    config = replace(TINY, mixup=True, teachers=(GROWN,), views=1, truth_weight=0.3)
+    weights = {name: value[None] for name, value in initial_weights(config).items()}
+    for value in weights.values():
+        value.requires_grad_()
+    numbers = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 6, 3, 32, 32, generator=numbers)
+    labels = torch.randint(10, (1, 6), generator=numbers)
+    told = torch.randn(1, 6, 10, generator=numbers)
+    share = torch.tensor([0.3])
+    model = SeededViT(config, weights)
+    loss = _image_train._loss(model, [model], images, labels, share, [told])
+    logits = model.cycles(0.3 * images + 0.7 * images.roll(1, 1), 1)[0].outputs
+    truth, taught = functional.one_hot(labels, 10).float(), (told / 2).softmax(-1)
+    mixed = [0.3 * one + 0.7 * one.roll(1, 1) for one in (truth, taught)]
+    own = [logits.log_softmax(-1), (logits / 2).log_softmax(-1)]
+    parts = [-(one * log).sum(-1).mean() for one, log in zip(mixed, own, strict=True)]
+    expected = torch.autograd.grad(0.3 * parts[0] + 0.7 * 4 * parts[1], list(weights.values()))
+    found = torch.autograd.grad(loss, list(weights.values()))
+    torch.testing.assert_close(found, expected)
+
+
 def test_places_of_views() -> None:
     views = Views(3, [0, 1], 500, begin=0)
     drawn = [views.places(epoch) for epoch in range(6)]
@@ -509,16 +532,16 @@ def test_headline_is_over_the_best_plain_network_of_any_length() -> None:
     longer = replace(TINY, epochs=4)
     study = Study(
         "?",
-        {"plain": TINY, "longer": longer, "grown": GROWN, "folded": FOLDED},
+        {"plain": TINY, "longer, mixup": longer, "grown": GROWN, "folded": FOLDED},
         seeds=(1, 2),
-        baselines=("plain", "longer"),
+        baselines=("plain", "longer, mixup"),
         teachers=("grown",),
         headline=Headline("a small one", "grown", "folded"),
     )
     records = {}
     for name, macs, found in (
         ("plain", 1e12, (40.0, 41.0)),
-        ("longer", 2e12, (42.0, 42.0)),
+        ("longer, mixup", 2e12, (42.0, 42.0)),
         ("grown", 2e12, (50.0, 52.0)),
         ("folded", 3.5e12, (45.0, 44.0)),
     ):
@@ -530,18 +553,24 @@ def test_headline_is_over_the_best_plain_network_of_any_length() -> None:
     assert study.run("grown", 1).seed == 1001
     lines = headline({"a": study, "b": replace(study, headline=None)}, {"a": records, "b": records})
     sentence, _, _, _, row = lines.splitlines()
-    assert "gains **+2.50 ± 6.35** points over the best plain network (4 epochs), which" in sentence
+    assert (
+        "gains **+2.50 ± 6.35** points over the best plain network (4 epochs with Mixup), which"
+        in sentence
+    )
     assert sentence.endswith("takes 3.5x the plain training; 2 seeds.")
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[0] == "a small one" and cells[-1] == "3.5x"
     assert [cell.split(" ")[0] for cell in cells[1:7]] == [
         "40.50", "42.00", "51.00", "44.50", "+4.00", "+2.50",
     ]  # fmt: skip
-    assert cells[2].endswith("(4 epochs)")
+    assert cells[2].endswith("(4 epochs with Mixup)")
     for seed, value in zip((1, 2), (41.0, 41.5), strict=True):
         records[study.run("folded", seed).key]["metrics"]["test/accuracy/1"] = value
     behind = headline({"a": study}, {"a": records}).splitlines()[0]
-    assert "is **0.75 ± 3.18** points behind the best plain network (4 epochs), which" in behind
+    assert (
+        "is **0.75 ± 3.18** points behind the best plain network (4 epochs with Mixup), which"
+        in behind
+    )
     # Without the folded network's records there is nothing to say.
     for seed in study.seeds:
         del records[study.run("folded", seed).key]

@@ -99,7 +99,7 @@ def test_networks_of_coordinates_are_taught_and_scored(tmp_path: Path) -> None:
     torch.testing.assert_close(
         Coordinates.truth_loss(outputs, truth, 0.0), errors[..., :2].sum()[None] / (4 * 14)
     )
-    torch.testing.assert_close(Coordinates.teaching_loss(outputs, [told], 2.0), errors.mean())
+    torch.testing.assert_close(Coordinates.teaching_loss(outputs, [told], 2.0), errors.mean()[None])
 
 
 def heatmaps_of(model: nn.Module, tokens: Tensor) -> Tensor:

@@ -38,6 +38,11 @@ def _chosen(plain: ImageRun, *teachers: ImageRun) -> ImageRun:
     return replace(folded_from(plain, *teachers), truth_weight=0.3)
 
 
+def _chosen_on_views(plain: ImageRun, grown: ImageRun) -> ImageRun:
+    """Folded as the choices on views that come again have shown."""
+    return replace(_chosen(plain, grown), temperature=1.0, views=20)
+
+
 def _lengths(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
     """The plain network, with more training; ``equal`` times as many epochs cost what folding does.
 
@@ -358,14 +363,14 @@ def _regularised(plain: ImageRun) -> dict[str, ImageRun]:
 
     The folded network is trained for as much arithmetic as the plain ones, its teacher included.
     """
-    grown = grown_from(replace(plain, epochs=40, precision="float32"))
-    folded = replace(_chosen(plain, grown), temperature=1.0, views=20, epochs=150)
+    exact = replace(plain, precision="float32")
+    folded = _chosen_on_views(exact, grown_from(replace(exact, epochs=40)))
     return {
         "plain": plain,
         "plain, mixup": replace(plain, mixup=True),
         "plain, label smoothing 0.1": replace(plain, label_smoothing=0.1),
         "plain, dropout 0.1": replace(plain, dropout=0.1),
-        f"{_SHARP}, mixup, float32": replace(folded, mixup=True, precision="float32"),
+        f"{_SHARP}, mixup, float32": replace(folded, mixup=True, epochs=150),
     }
 
 
@@ -431,12 +436,11 @@ FOLD_VIEWS_CHOICES = replace(
 
 
 def _sharp(plain: ImageRun, grown: ImageRun, equal: float) -> dict[str, ImageRun]:
-    """Folded as the choices on views have shown, in as many epochs as ``plain`` has."""
-    folded = replace(_chosen(plain, grown), temperature=1.0, views=20)
+    """Folded in as many epochs as ``plain`` has."""
     return {
         "plain": plain,
         GROWN: grown,
-        _SHARP: folded,
+        _SHARP: _chosen_on_views(plain, grown),
         "plain, half the epochs, float32": replace(ALL, epochs=201),
         _BEST_PLAIN[2]: replace(plain, epochs=round(equal * plain.epochs)),
     }

@@ -136,7 +136,7 @@ def test_what_8_bits_cost_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
     dataset = CocoKeypoints(annotations, images, input_size=(48, 64))
     batch = torch.utils.data.default_collate([dataset[index] for index in range(6)])
     inputs = normalize_images(batch["image"]).numpy()
-    keypoints, scores = [], []
+    outputs, keypoints, scores = [], [], []
     for path in (tmp_path / "exact.onnx", out):
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         (heatmaps,) = session.run(None, {"images": inputs})
@@ -149,8 +149,11 @@ def test_what_8_bits_cost_is_printed(tmp_path: Path, capsys: pytest.CaptureFixtu
             batch["box_xyxy"],
             batch["box_score"],
         )
+        outputs.append(torch.from_numpy(heatmaps))
         keypoints.append(found)
         scores.append(100 * metric.compute()["AP"])
+    error = (outputs[1] - outputs[0]).abs().mean() / outputs[0].abs().mean()
+    assert 0 < error < 0.1
     moved = (keypoints[1] - keypoints[0]).norm(dim=-1)
     assert 0 < moved.median() < 4  # the network is untrained: a few maxima are elsewhere
     assert f"keypoints move by {moved.mean():.2f} px of the input on average" in printed

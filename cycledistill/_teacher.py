@@ -119,7 +119,8 @@ def make_teacher(
 
 def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
     """The channels of a model's tokens, from its blocks' norms or its own attributes."""
-    for module in blocks[0].modules():
+    # The outermost first: attention may have narrower norms, of queries and keys.
+    for _, module in sorted(blocks[0].named_modules(), key=lambda named: named[0].count(".")):
         weight = getattr(module, "weight", None)
         if "norm" in type(module).__name__.lower() and isinstance(weight, Tensor):
             return weight.shape[-1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cycledistill import CycleDistillLoss, CycleWrapper
-from tests.core.models import sequential, tokens
+from tests.core.models import Block, sequential, tokens
 from tests.core.reference import (
     HandFed,
     assert_same,
@@ -138,6 +138,23 @@ def test_teacher_only_parameters(case: Case) -> None:
     assert_same(other(*args, **kwargs), changed, tolerance=0)
     assert cycled.unwrap() is model
     assert set(dict(model.named_parameters())) == set(dict(plain.named_parameters()))
+
+
+def test_the_width_is_that_of_a_blocks_own_norm() -> None:
+    """Attention may have narrower norms, of queries and keys, and come first (Qwen3, Gemma 3)."""
+
+    class WithQueryNorm(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            own = dict(self._modules)
+            self._modules.clear()
+            self.attention = nn.ModuleDict({"query_norm": nn.LayerNorm(8)})
+            self._modules.update(own)
+
+    model = nn.Sequential(*(WithQueryNorm() for _ in range(2))).double()
+    cycled = CycleWrapper(model, 2, gate="channel", cycle_embedding=True, adapter_rank=2).double()
+    assert cycled.teacher_state_dict()["alpha"].shape == (1, 16)
+    assert len(cycled(tokens()).tokens) == 2
 
 
 def test_teacher_only_parameters_by_hand() -> None:

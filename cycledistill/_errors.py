@@ -163,6 +163,17 @@ def raise_shape_changed(
     ) from error
 
 
+def check_channels_last(setup: Setup, tokens: Tensor) -> None:
+    """In feature maps `[B, C, H, W]`, a norm of the last dimension is one of each row of pixels."""
+    width = setup.token_dim
+    if tokens.shape[-1] != width and width in tokens.shape[1:-1]:
+        raise ValueError(
+            f"cycle_norm={setup.cycle_norm!r}: expected tokens [..., D] with their {width} "
+            f"channels last, got {list(tokens.shape)} from {setup.model}. If this is not the "
+            "number of channels, pass token_dim="
+        )
+
+
 def raise_exit_with_cache(setup: Setup) -> NoReturn:
     """Samples that stop early would leave gaps in the later cycles' caches."""
     raise ValueError(

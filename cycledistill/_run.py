@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from cycledistill._call import CallResult, CycleCall
-from cycledistill._errors import check_tokens, raise_exit_failed, raise_shape_changed
+from cycledistill._errors import (
+    check_channels_last,
+    check_tokens,
+    raise_exit_failed,
+    raise_shape_changed,
+)
 from cycledistill._exit import EarlyExit, ExitRule
 from cycledistill._output import CycleOutput
 from cycledistill._setup import Setup
@@ -146,6 +151,7 @@ class CycleRun:
                 f"tokens {list(previous.shape)}: expected equal shapes (the stack must not prune)"
             )
         if setup.cycle_norm is not None:
+            check_channels_last(setup, previous)
             previous = normed(previous, like)
         if setup.input_injection:
             previous = previous + setup.input_injection * first

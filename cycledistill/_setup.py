@@ -32,6 +32,7 @@ class Setup:
         layerdrop: The setting that makes the model skip blocks at random, such as
             ``"config.layerdrop=0.1"``, or "".
         has_fast_path: Whether the model contains a `torch.nn.TransformerEncoder`.
+        token_dim: Channels of the tokens, or None if they are not known.
         generators: The random number generators that the model holds, found anew in each pass.
         calls: The calls that run or may be recomputed.
     """
@@ -49,6 +50,7 @@ class Setup:
     check_finite: bool = False
     layerdrop: str = ""
     has_fast_path: bool = False
+    token_dim: int | None = None
     generators: tuple[Any, ...] = ()
     calls: Calls = field(default_factory=Calls)
 

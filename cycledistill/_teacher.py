@@ -94,9 +94,7 @@ class TeacherOnly(nn.Module):
         return min(cycle - 2, parameter.shape[0] - 1)
 
 
-def make_teacher(
-    model: nn.Module, setup: Setup, num_cycles: int, token_dim: int | None
-) -> TeacherOnly | None:
+def make_teacher(setup: Setup, num_cycles: int) -> TeacherOnly | None:
     """The teacher-only parameters that the options ask for, or None.
 
     Raises:
@@ -110,15 +108,18 @@ def make_teacher(
     per_channel = setup.cycle_embedding or setup.adapter_rank or setup.gate == "channel"
     if num_cycles == 1 or not (per_channel or setup.gate):
         return None
-    if token_dim is None and per_channel:
-        token_dim = _find_token_dim(model, setup.stack.blocks)
-    teacher = TeacherOnly(setup, num_cycles, token_dim)
+    if setup.token_dim is None and per_channel:
+        raise ValueError(
+            f"cannot infer the token width of {type(setup.stack.blocks[0]).__name__}; pass "
+            "token_dim= for the cycle embedding and the adapters"
+        )
+    teacher = TeacherOnly(setup, num_cycles, setup.token_dim if per_channel else None)
     parameter = next(setup.stack.blocks[0].parameters(), None)
     return teacher if parameter is None else teacher.to(parameter.device)
 
 
-def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
-    """The channels of a model's tokens, from its blocks' norms or its own attributes."""
+def find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int | None:
+    """The channels of a model's tokens, from its blocks' norms or its own attributes, or None."""
     # The outermost first: attention may have narrower norms, of queries and keys.
     for _, module in sorted(blocks[0].named_modules(), key=lambda named: named[0].count(".")):
         weight = getattr(module, "weight", None)
@@ -129,7 +130,4 @@ def _find_token_dim(model: nn.Module, blocks: tuple[nn.Module, ...]) -> int:
             value = getattr(owner, name, None)
             if isinstance(value, int):
                 return value
-    raise ValueError(
-        f"cannot infer the token width of {type(blocks[0]).__name__}; pass token_dim= for the "
-        "cycle embedding and the adapters"
-    )
+    return None

@@ -30,7 +30,7 @@ from cycledistill._patch import forwards_patched
 from cycledistill._rng import generators_in
 from cycledistill._schedule import cycles_at, warn_of_no_progress
 from cycledistill._setup import Setup, find_batch_dim, find_layerdrop
-from cycledistill._teacher import make_teacher
+from cycledistill._teacher import find_token_dim, make_teacher
 from cycledistill._verify import Verification, compare
 from cycledistill._wrapped import (
     check_children,
@@ -111,7 +111,7 @@ class CycleWrapper(Facade):
             Teacher-only: zero at first, dropped by ``unwrap``.
         adapter_rank: Rank of low-rank adapters in parallel with every block in the later cycles, 0
             for none. Teacher-only.
-        token_dim: Channels D of the tokens, if the teacher-only options cannot infer it.
+        token_dim: Channels D of the tokens, if the options that need it cannot infer it.
         check_finite: Raise ``FloatingPointError`` with the cycle in which tokens became NaN or
             infinite. Costs a synchronisation for each cycle.
         batch_dim: Batch dimension of the tokens: 0, or 1 for `[T, B, D]`. ``None``: 1 if the
@@ -184,7 +184,12 @@ class CycleWrapper(Facade):
             check_finite=check_finite,
             layerdrop=find_layerdrop(model),
             has_fast_path=any(isinstance(m, nn.TransformerEncoder) for m in model.modules()),
+            token_dim=token_dim,
         )
+        if token_dim is None and (
+            cycle_norm or gate == "channel" or cycle_embedding or adapter_rank
+        ):
+            self._setup.token_dim = find_token_dim(model, stack.blocks)
         if self._setup.layerdrop:
             warnings.warn(
                 f"{type(model).__name__} has {self._setup.layerdrop} and skips blocks at random in "
@@ -193,7 +198,7 @@ class CycleWrapper(Facade):
                 UserWarning,
                 stacklevel=2,
             )
-        teacher = make_teacher(model, self._setup, num_cycles, token_dim)
+        teacher = make_teacher(self._setup, num_cycles)
         if teacher is not None:
             super().add_module(TEACHER, teacher)
         self._attachment = Attachment(self._setup)

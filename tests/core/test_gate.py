@@ -117,6 +117,20 @@ def test_norms_between_cycles(kind: str, batched: bool) -> None:
         torch.testing.assert_close(got, expected, atol=1e-9, rtol=1e-9)
 
 
+def test_feature_maps_have_no_channels_to_norm_in_the_last_dimension() -> None:
+    class Convolutions(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+
+    model = nn.Sequential(Convolutions(), Convolutions())
+    maps = torch.randn(2, 4, 3, 3)
+    with pytest.raises(
+        ValueError, match=r"cycle_norm='rms': .* 4 channels last, got \[2, 4, 3, 3\]"
+    ):
+        CycleWrapper(model, 2, cycle_norm="rms")(maps)
+    assert len(CycleWrapper(model, 2, cycle_norm="rms", token_dim=3)(maps).tokens) == 2
+
+
 def test_half_precision_tokens_are_normed_in_float32() -> None:
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).half()
     cycled = CycleWrapper(model, 2, cycle_norm="rms")

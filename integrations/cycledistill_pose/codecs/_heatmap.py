@@ -50,7 +50,7 @@ class HeatmapCodec:
                (map - 1)           of the nearest pixel                        reflected borders
     =========  ==================  ==========================================  =================
 
-    On clean targets, "dark" and "udp" are off by up to 1.1 and 1.4 px of the map within 5 px of its
+    On clean targets, "dark" and "udp" are off by up to 1.1 and 2.0 px of the map within 5 px of its
     border, since the blur mixes in values from outside the map; "fit" is exact everywhere.
 
     A keypoint whose Gaussian (3 sigma to all sides) lies outside the map has an empty target of

@@ -322,7 +322,7 @@ def test_real_files_do_not_look_strange(shared_data: Any, file: str) -> None:
     assert not [key for key in report if key.startswith("boxes")]
 
 
-@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"num_keypoints": 0}])
+@pytest.mark.parametrize("change", [{"iscrowd": 1}, {"num_keypoints": 0}, {"image_id": 9}])
 def test_people_whom_ap_ignores_are_no_truth(change: dict[str, Any]) -> None:
     assert KeypointFile.read(birds(change, {})).has_labels
     file = KeypointFile.read(birds(change))

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from cycledistill_pose.annotations._category import Category, check_same_keypoints, read_category
 from cycledistill_pose.annotations._images import ListedImage, check_distinct, read_images
 from cycledistill_pose.annotations._people import AnnotatedPeople, read_people
@@ -129,7 +131,8 @@ class KeypointFile:
     def has_labels(self) -> bool:
         """Whether any person has a labelled keypoint that AP counts."""
         people = self.people
-        counted = ~people.crowd & (people.num_labelled > 0)
+        listed = np.isin(people.image_ids, [image.id for image in self.images])
+        counted = listed & ~people.crowd & (people.num_labelled > 0)
         return bool((people.keypoints[counted, :, 2] > 0).any())
 
     def with_skeleton(self, skeleton: Skeleton) -> KeypointFile:

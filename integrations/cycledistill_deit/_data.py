@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from timm.data import auto_augment, create_transform, str_to_interp_mode
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 from torchvision import transforms
-from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cycledistill.saving._files import IMAGES
@@ -29,6 +29,7 @@ from cycledistill_deit._named import has_prefix, open_named
 from cycledistill_deit._stream import EvaluationStream, TrainingStream, checked_label
 
 NUM_DIGIT_TRAIN = 1297  # of 1,797; the rest is for validation
+_ENDINGS = {*IMG_EXTENSIONS, *IMAGES}
 
 
 class ClassificationData(NamedTuple):
@@ -148,29 +149,51 @@ def _folders(root: Path, mode: str) -> tuple[Any, Any]:
         raise ValueError(f"--data-dir {root}: {error}") from error
 
 
-class _ClassFolders(ImageFolder):
-    """torchvision's, without hidden folders and files, such as those of Jupyter and macOS."""
+class _ClassFolders:
+    """Images in folders of their classes.
+
+    Hidden folders and files, such as those of Jupyter and macOS, are left out. Links are followed,
+    unless they lead to a folder around them, or one that the class has already.
+    """
 
     def __init__(self, root: Path, mode: str) -> None:
+        self.mode = mode
+        self.samples: list[tuple[str, int]] = []
+        self.class_to_idx: dict[str, int] = {}
+        around = root.resolve()
         others: Counter[str] = Counter()
-
-        def shown(path: str) -> bool:
-            if any(part[0] == "." for part in Path(path).relative_to(root).parts):
-                return False
-            is_image = path.lower().endswith((*IMG_EXTENSIONS, *IMAGES))
-            others[Path(path).suffix.lower() or "without ending"] += not is_image
-            return is_image
-
-        opened = functools.partial(open_image, mode=mode)
-        super().__init__(str(root), loader=opened, is_valid_file=shown)
-        if others.total() and is_main_process():
-            counts = ", ".join(f"{count} {ending}" for ending, count in others.items() if count)
+        for top in sorted(root.iterdir(), key=lambda path: path.name):
+            if not top.is_dir() or top.name[0] == "." or around.is_relative_to(top.resolve()):
+                continue
+            label = self.class_to_idx[top.name] = len(self.class_to_idx)
+            images, seen = [], {str(around), os.path.realpath(top)}
+            for folder, subfolders, files in os.walk(top, followlinks=True):
+                places = {name: os.path.realpath(os.path.join(folder, name)) for name in subfolders}
+                subfolders[:] = [
+                    name for name in sorted(places) if name[0] != "." and places[name] not in seen
+                ]
+                seen |= {places[name] for name in subfolders}
+                for name in (name for name in files if name[0] != "."):
+                    ending = os.path.splitext(name)[1].lower()
+                    if ending in _ENDINGS:
+                        images.append((folder, name))
+                    else:
+                        others[ending or "without ending"] += 1
+            if not images:
+                raise FileNotFoundError(f"{top} has no images")
+            self.samples += [(os.path.join(*path), label) for path in sorted(images)]
+        if not self.samples:
+            raise FileNotFoundError(f"{root} has no class folders")
+        if others and is_main_process():
+            counts = ", ".join(f"{count} {ending}" for ending, count in others.most_common())
             warnings.warn(f"{root}: files that are no images are left out: {counts}", stacklevel=1)
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """The names of the classes, and the label of each."""
-        names = [name for name in super().find_classes(directory)[0] if name[0] != "."]
-        return names, {name: label for label, name in enumerate(names)}
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        path, label = self.samples[index]
+        return open_image(path, self.mode), label
 
 
 def _digits() -> tuple[Any, Any]:

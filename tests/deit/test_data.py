@@ -79,7 +79,7 @@ def test_class_folders_have_no_other_splits(tmp_path):
 def test_empty_class_is_named(tmp_path):
     root = make_folder(tmp_path / "d")
     (root / "train" / "bird").mkdir()
-    with pytest.raises(ValueError, match="no valid file for the classes bird"):
+    with pytest.raises(ValueError, match="train/bird has no images"):
         load_data(config_for(root))
 
 
@@ -100,6 +100,19 @@ def test_hidden_folders_and_files_are_no_classes_and_no_images(tmp_path):
     data = load_data(config_for(root))
     assert data.class_names == ("cat", "dog") and len(data.train) == len(data.val) == 4
     assert [data.val[i][1] for i in range(4)] == [0, 0, 1, 1]
+
+
+def test_links_to_folders_around_them_are_not_followed(tmp_path):
+    root = make_folder(tmp_path / "d")
+    (root / "more").mkdir()
+    Image.new("RGB", (8, 8)).save(root / "more" / "0.png")
+    links = {"cat/again": ".", "dog/all": "..", "dog/itself": "itself", "train": "."}
+    for link, target in {**links, "dog/more": "../../more"}.items():
+        (root / "train" / link).symlink_to(target)
+    with pytest.warns(UserWarning, match="left out: 1 without ending"):
+        data = load_data(config_for(root))
+    assert data.class_names == ("cat", "dog")
+    assert [data.train[i][1] for i in range(len(data.train))] == [0, 0, 1, 1, 1]
 
 
 def test_files_that_are_no_images_are_counted(tmp_path):

@@ -71,7 +71,7 @@ class ClassificationConfig(CycledConfig):
     """Folders of other finished runs for the last table of mode fold, such as one of mode plain."""
 
     token_weight: float = within(5e-6, at_least=0)
-    """Weight of the token distillation in mode distill (5e-6: paper, section 4.1.2)."""
+    """Weight of the token distillation in mode distill (5e-6: the paper's pose recipe)."""
 
     detach_teacher: bool = True
     """Treat the later cycle's tokens as constants, unlike the paper's released code."""

@@ -3,12 +3,15 @@
 python examples/wrap_timm_vit.py
 """
 
+import argparse
+
 import timm
 import torch
 from sklearn.datasets import load_digits
 
 from cycledistill import CycleDistillLoss, CycleWrapper
 
+argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()  # for --help
 torch.manual_seed(0)
 digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16  # [1797, 1, 8, 8]

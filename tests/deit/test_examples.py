@@ -130,6 +130,11 @@ def test_bad_input_ends_in_one_clear_line(tmp_path, arguments, text):
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
+def test_help_of_wrap_timm_vit_does_not_train():
+    done = run_example("wrap_timm_vit.py", "--help")
+    assert done.returncode == 0 and "run it with one" in done.stdout and "epoch" not in done.stdout
+
+
 @pytest.mark.slow
 def test_wrap_timm_vit_learns():
     done = run_example("wrap_timm_vit.py")

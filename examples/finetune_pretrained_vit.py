@@ -2,8 +2,6 @@
 
 python examples/finetune_pretrained_vit.py    # offline: knows the digits 0 to 4, learns 5 to 9
 python examples/finetune_pretrained_vit.py --images FOLDER --model vit_small_patch16_224 --lr 1e-4
-
-FOLDER contains train/CLASS/* and val/CLASS/*. The model is a timm name, or local-dir:FOLDER.
 """
 
 import argparse
@@ -12,15 +10,15 @@ from pathlib import Path
 import timm
 import torch
 from sklearn.datasets import load_digits
-from timm.data import ImageDataset, create_transform, resolve_model_data_config
-from torch import nn
+from timm.data import create_transform, resolve_model_data_config
 from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
 
 from cycledistill import CycleDistillLoss, CycleWrapper, suggest_blocks
+from cycledistill_deit import ClassificationConfig, load_data
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--images", type=Path, help="folder with train/CLASS/* and val/CLASS/*")
-parser.add_argument("--model", default="vit_small_patch16_224", help="used with --images")
+parser.add_argument("--model", default="vit_small_patch16_224", help="timm's or local-dir:FOLDER")
 parser.add_argument("--blocks", help="blocks to cycle, such as blocks.4:8; default: as suggested")
 parser.add_argument("--num-cycles", type=int, default=2, help="1 for plain fine-tuning")
 parser.add_argument("--epochs", type=int, default=30, help="of fine-tuning")
@@ -30,7 +28,7 @@ options = parser.parse_args()
 
 
 def train(cycled: CycleWrapper, data: Dataset, epochs: int, lr: float) -> None:
-    criterion = CycleDistillLoss(nn.CrossEntropyLoss(), task_cycles="mean")
+    criterion = CycleDistillLoss(torch.nn.CrossEntropyLoss(), task_cycles="mean")
     optimizer = torch.optim.AdamW(cycled.parameters(), lr=lr)
     cycled.train()
     for epoch in range(epochs):
@@ -49,13 +47,15 @@ def accuracy(num_cycles: int) -> float:
 
 
 torch.manual_seed(0)
-size, names = dict[str, int](), list[str]()
+size, names = dict[str, int](), tuple[str, ...]()
 if options.images is not None:
     model = timm.create_model(options.model, pretrained=True)
     transform = create_transform(**resolve_model_data_config(model))
-    few, val = (ImageDataset(options.images / p, transform=transform) for p in ("train", "val"))
-    if (names := list(few.reader.class_to_idx)) != list(val.reader.class_to_idx):
-        parser.error(f"{options.images}: train/ and val/ have different classes")
+    try:
+        few, val, names = load_data(ClassificationConfig(data_dir=options.images), transform)
+    except (OSError, ValueError) as error:
+        parser.error(str(error).replace("--data-dir", "--images"))
+    few.transform = transform  # type: ignore[attr-defined]  # without augmentation
     model.reset_classifier(len(names))
 else:
     size = {"img_size": 8, "patch_size": 2, "embed_dim": 48, "depth": 6}
@@ -67,7 +67,7 @@ else:
     pretraining = CycleWrapper(model, num_cycles=1)
     train(pretraining, old, epochs=15, lr=2e-3)
     pretraining.unwrap()
-    few, val = random_split(new, (200, len(new) - 200))
+    few, val = random_split(new, (200, len(new) - 200))  # type: ignore[assignment]
 
 blocks = options.blocks or suggest_blocks(model, next(iter(DataLoader(few, 64)))[0]).blocks
 cycled = CycleWrapper(model, options.num_cycles, blocks, gate=True)  # starts as the plain model

@@ -176,4 +176,10 @@ def test_pretrained_vit_is_finetuned_and_its_result_finetuned_again(tmp_path):
         "finetune_pretrained_vit.py", "--images", tmp_path / "digits",
         "--model", f"local-dir:{tmp_path / 'first'}",
     )  # fmt: skip
-    assert wrong.returncode == 2 and "train/ and val/ have different classes" in wrong.stderr
+    assert wrong.returncode == 2 and "--images" in wrong.stderr and "other classes" in wrong.stderr
+    shutil.rmtree(tmp_path / "digits" / "val")
+    wrong = run_example(
+        "finetune_pretrained_vit.py", "--images", tmp_path / "digits",
+        "--model", f"local-dir:{tmp_path / 'first'}",
+    )  # fmt: skip
+    assert wrong.returncode == 2 and "val is no folder; expected train/CLASS/*.jpg" in wrong.stderr

@@ -17,6 +17,7 @@ tar shards and other sources that timm reads (docs/classification.md):
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def finish(
     if is_main_process():
         report(config, result, folder, again, len(val))
         if others:
-            Console(markup=False).print(others)
+            Console(markup=False, width=None if sys.stdout.isatty() else 1000).print(others)
 
 
 def compare(config: ClassificationConfig, num_classes: int, device: Any) -> Table | None:

@@ -252,9 +252,8 @@ def run(*arguments: object) -> None:
 
 
 def test_the_command_writes_scores_and_page(
-    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
     out = tmp_path / "out"
     run(room / "net0", room / "net1", "--easy-synthetic", "--num-synthetic-val", 6, "--out", out,
         "--num-cycles", 1, "--flip-test", "off", "--bootstrap", 5, "--cases", 1)  # fmt: skip
@@ -268,6 +267,7 @@ def test_the_command_writes_scores_and_page(
     low, high = scores["rows"][1]["interval"]
     printed = capsys.readouterr().out
     assert f"[{low:.1f}, {high:.1f}]" in printed and "6 people" in printed
+    assert f" {room / 'net1'} " in printed  # in one line, however long
 
 
 def test_cases_are_after_the_cycles_that_each_network_is_used_with(

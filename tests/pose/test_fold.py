@@ -34,10 +34,7 @@ def test_the_distance_is_the_task_loss_with_the_teacher_as_truth() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tokenpose_nano", "tokenreg_nano"])
-def test_grow_then_fold(
-    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "300")
+def test_grow_then_fold(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     base = replace(TINY, model=model)
     if model == "tokenreg_nano":
         base = replace(base, heatmap_size=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,7 +78,7 @@ def evaluate(
             f"95 % over {bootstrap:,} draws of images; another training run may differ by more"
         )
     lines["written"] = ", ".join(f"{out}/{name}" for name in written)
-    console = Console(markup=False, highlight=False)
+    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000)
     console.print(_table(comparison))
     text = "\n".join(f"{name.capitalize() + ':':<15}{line}" for name, line in lines.items())
     console.print(text, soft_wrap=True)

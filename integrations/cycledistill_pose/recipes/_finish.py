@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def finish_run(
         folders = (*config.beside, config.folded_from, out)
         table = table_in_use(folders, people, config.flip_test, device, config.num_workers)
         if is_main_process():
-            Console(markup=False).print(table)
+            Console(markup=False, width=None if sys.stdout.isatty() else 1000).print(table)
     return run
 
 

@@ -270,6 +270,16 @@ def test_the_command_writes_scores_and_page(
     assert f" {room / 'net1'} " in printed  # in one line, however long
 
 
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_evaluation(
+    room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("cycledistill_pose.cli._evaluate.compare_checkpoints", pytest.fail)
+    with pytest.raises(SystemExit):
+        run(room / "net0", "--out", tmp_path / "file" / "out")
+    assert "exists" in capsys.readouterr().err.lower()
+
+
 def test_cases_are_after_the_cycles_that_each_network_is_used_with(
     room: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,12 +55,12 @@ def evaluate(
     if out.exists():
         raise FileExistsError(f"{out} exists; name a new folder")
     flips = _FLIPS[flip_test]
-    comparison = compare_checkpoints(
-        checkpoints, data, num_cycles, flips, bootstrap, cases, device, seed, num_workers
-    )
-    scored = bool(comparison.rows[0].scores)
     written = ["scores.json", "report.html"]
     with replacing_folder(out) as temporary:
+        comparison = compare_checkpoints(
+            checkpoints, data, num_cycles, flips, bootstrap, cases, device, seed, num_workers
+        )
+        scored = bool(comparison.rows[0].scores)
         (temporary / "scores.json").write_text(json.dumps(_contents(comparison), indent=2) + "\n")
         if scored:
             page = comparison_page(comparison)

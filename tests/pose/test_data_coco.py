@@ -331,7 +331,7 @@ def test_detections_that_do_not_fit(folder):
         CocoKeypoints(good_file(), folder, detections=[box, {"image_id": 1}])
     with pytest.raises(ValueError, match="expected a list of objects"):
         CocoKeypoints(good_file(), folder, detections={"boxes": []})
-    with pytest.raises(ValueError, match="no people to load"):
+    with pytest.raises(ValueError, match="detections given: no people to load"):
         CocoKeypoints(good_file(), folder, detections=[box], detection_threshold=0.9)
     with pytest.raises(FileNotFoundError, match="detections: there is no file"):
         CocoKeypoints(good_file(), folder, detections=folder / "none.json")

@@ -139,14 +139,16 @@ class CocoKeypoints(Dataset[dict[str, Tensor]]):
         self.reduced_decoding = reduced_decoding
         self.seed = seed
         self._images = ImageStore(images, crop_cache)
+        source = file.title
         if detections is None:
             self._people = People.annotated(file)
         else:
             boxes = BoxFile.read(detections, "detections")
+            source = boxes.title
             self._people = People.detected(file, boxes, detection_threshold)
         self._drop_bad_images(bad_images, strict=detections is None)
         if len(self._people) == 0:
-            raise ValueError(f"{self._title}: no people to load; {self.report()}")
+            raise ValueError(f"{source}: no people to load; {self.report()}")
         self.epoch = 0
 
     def _drop_bad_images(self, bad_images: str, strict: bool) -> None:

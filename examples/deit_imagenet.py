@@ -69,6 +69,7 @@ def main() -> None:
 
 def train(config: ClassificationConfig) -> None:
     """Train a classifier and save the plain model."""
+    torch.manual_seed(config.seed)  # first weights do not depend on a stage before
     if config.data_dir is None and config.in_chans == 3:
         raise ValueError(
             "--data-dir is missing: name a folder with train/CLASS/*.jpg and val/CLASS/*.jpg or a "

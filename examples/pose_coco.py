@@ -100,6 +100,7 @@ PRESETS = {
 def train(config: PoseConfig) -> PoseRun:
     """Train a network and save the plain one."""
     config.validate()
+    torch.manual_seed(config.seed)  # first weights do not depend on a stage before
     train_people, val_people = open_people(config)
     skeleton = val_people.skeleton
     network = build_model(config, skeleton.num_keypoints)

@@ -32,6 +32,15 @@ def test_the_distance_is_the_task_loss_with_the_teacher_as_truth() -> None:
     torch.testing.assert_close(as_truth(rle)(student, teacher), expected)
 
 
+def test_a_stage_is_the_same_whether_the_one_before_ran_in_this_process(tmp_path: Path) -> None:
+    weights = []
+    for name in ("one", "other"):
+        torch.rand(len(name))
+        plain = train(replace(TINY, mode="plain", output_dir=tmp_path / name)).plain
+        weights.append((plain / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tokenpose_nano", "tokenreg_nano"])
 def test_grow_then_fold(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -251,9 +251,11 @@ FOLD_128 = _reported(
     kept=(_CHOSEN,),
 )
 
+_WIDE_MIXED = replace(MIXED, width=128, precision="bfloat16")
+
 FOLD_128_MIXED = _reported(
     "a single pass of one block x 128 on 5,000 images with Mixup",
-    _decisive(replace(MIXED, width=128, precision="bfloat16"), equal=3.53),
+    {**_decisive(_WIDE_MIXED, equal=3.53), **_longer(_WIDE_MIXED, equal=5.16)},
     "one block x 128, 5,000 images, Mixup",
 )
 

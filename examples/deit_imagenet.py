@@ -17,13 +17,11 @@ tar shards and other sources that timm reads (docs/classification.md):
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from timm.data import create_transform, resolve_model_data_config
 from timm.optim import create_optimizer_v2
@@ -36,6 +34,7 @@ from cycledistill.training import (
     find_trained,
     fit,
     parse_cli,
+    report_console,
     run_cli,
     start_from,
 )
@@ -158,7 +157,7 @@ def finish(
     if is_main_process():
         report(config, result, folder, again, len(val))
         if others:
-            Console(markup=False, width=None if sys.stdout.isatty() else 1000).print(others)
+            report_console().print(others)
 
 
 def compare(config: ClassificationConfig, num_classes: int, device: Any) -> Table | None:
@@ -195,7 +194,7 @@ def report(
             table.add_row(name.removeprefix("accuracy/"), f"{value:.2f} %")
     table.add_row("1, reloaded with bare timm", f"{again:.2f} %")
     other = "grow-fold" if config.mode == "plain" else "plain"
-    console = Console(markup=False, highlight=False)
+    console = report_console()
     console.print(table)
     console.print(
         f"The plain model:  {folder} (model.safetensors, config.json and a model card)\n"

@@ -14,6 +14,7 @@ from cycledistill.training._checkpoint import load_weights
 from cycledistill.training._cli import parse_cli, run_cli
 from cycledistill.training._config import TrainConfig, free, within
 from cycledistill.training._config_file import save_config
+from cycledistill.training._console import report_console
 from cycledistill.training._curves import draw_curves
 from cycledistill.training._cycled_config import CycledConfig
 from cycledistill.training._errors import (
@@ -53,6 +54,7 @@ __all__ = [
     "parse_cli",
     "read_log",
     "replay",
+    "report_console",
     "run_cli",
     "save_config",
     "start_from",

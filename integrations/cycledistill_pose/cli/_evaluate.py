@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from cycledistill._device import Device
 from cycledistill.saving._files import replacing_folder
+from cycledistill.training import report_console
 from cycledistill_pose.comparison import Comparison, Row, compare_checkpoints, comparison_page
 from cycledistill_pose.comparison._compare import between
 from cycledistill_pose.recipes import EvaluationOptions
@@ -78,7 +77,7 @@ def evaluate(
             f"95 % over {bootstrap:,} draws of images; another training run may differ by more"
         )
     lines["written"] = ", ".join(f"{out}/{name}" for name in written)
-    console = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 1000)
+    console = report_console()
     console.print(_table(comparison))
     text = "\n".join(f"{name.capitalize() + ':':<15}{line}" for name, line in lines.items())
     console.print(text, soft_wrap=True)

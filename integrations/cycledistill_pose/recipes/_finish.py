@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
+from cycledistill.training import report_console
 from cycledistill.training.processes import gather_over_processes, is_main_process
 from cycledistill_pose.codecs import HeatmapCodec, RegressionCodec
 from cycledistill_pose.prediction import PosePredictor
@@ -81,7 +79,7 @@ def finish_run(
         folders = (*config.beside, config.folded_from, out)
         table = table_in_use(folders, people, config.flip_test, device, config.num_workers)
         if is_main_process():
-            Console(markup=False, width=None if sys.stdout.isatty() else 1000).print(table)
+            report_console().print(table)
     return run
 
 
@@ -89,7 +87,7 @@ def _report(config: PoseConfig, run: PoseRun, metrics: Sequence[CycleMetrics]) -
     """Print the scores, where the files are and what to try next."""
     by_cycle = [([f"{cycle}"], metric.scores()) for cycle, metric in enumerate(metrics, 1)]
     table = scores_table("Percent by number of cycles in use", ["cycles"], by_cycle)
-    console = Console(markup=False, highlight=False)
+    console = report_console()
     none = "No AP: the images to evaluate on have no annotated people"
     same_people = ""
     for field in dataclasses.fields(EvaluationOptions):

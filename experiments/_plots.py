@@ -75,7 +75,8 @@ def _draw_costs(axes: Axes, found: list[Row]) -> None:
     axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
     axes.minorticks_off()
     low, high = axes.get_ylim()
-    axes.set_ylim(max(0, low), min(100, high))  # an interval of few seeds may leave the percents
+    # An interval of few seeds may leave the percents; a marker at 100 is whole.
+    axes.set_ylim(max(0, low), min(102, high))
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
 
 

@@ -458,6 +458,19 @@ FOLD_64_ALL_LONGER = _reported(
     kept=(_BEST_PLAIN[2], GROWN, _SHARP),
 )
 
+_WIDE_PATIENT = replace(_HUNDRED, width=128, epochs=400)
+_MIXED_PLAIN = "plain, the whole recipe's arithmetic, mixup"
+
+FOLD_128_ALL_LONGER = _reported(
+    "a single pass of one block x 128 that is trained on 45,000 images for 400 epochs",
+    {
+        "plain, 289 epochs": replace(_WIDE_PATIENT, epochs=289),
+        GROWN: grown_from(replace(_WIDE_PATIENT, epochs=40)),
+        _SHARP: _chosen_on_views(_WIDE_PATIENT, grown_from(replace(_WIDE_PATIENT, epochs=40))),
+        _MIXED_PLAIN: replace(_WIDE_PATIENT, epochs=489, mixup=True),
+    },
+)
+
 # ViT-Ti with patches of 4 px: hours of a GPU.
 _TINY = replace(
     ALL, epochs=100, width=192, depth=12, head_dim=64, patch_size=4, batch_size=500, lr=1e-3
@@ -513,6 +526,7 @@ FOLD_STUDIES = {
     "fold-64-all": FOLD_64_ALL,
     "fold-64-all-longer": FOLD_64_ALL_LONGER,
     "fold-128-all": FOLD_128_ALL,
+    "fold-128-all-longer": FOLD_128_ALL_LONGER,
     "fold-all-choices": FOLD_ALL_CHOICES,
     "fold-views-choices": FOLD_VIEWS_CHOICES,
     "fold-128-all-choices": FOLD_128_ALL_CHOICES,

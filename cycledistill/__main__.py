@@ -14,8 +14,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _extras.require("the command", "export", "tyro")
         import tyro
 
+        from cycledistill._help import join_argument_lines
         from cycledistill.export._command import export
 
+        join_argument_lines(export)
         tyro.extras.subcommand_cli_from_dict(
             {"export": export}, prog="cycledistill", args=arguments
         )

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch.distributed as dist
 import tyro
 
+from cycledistill._help import join_help_lines
 from cycledistill.training._config import TrainConfig
 from cycledistill.training._config_file import read_config
 from cycledistill.training._errors import TrainingError
@@ -67,6 +68,7 @@ def parse_cli(
             f"there is no preset {chosen.preset!r}; choose from {', '.join(presets) or 'none'}"
         )
     config = presets[chosen.preset] if chosen.preset is not None else config_class()
+    join_help_lines(config)
     shown = is_main_process()
     if chosen.config is not None:
         values = read_config(chosen.config, config)

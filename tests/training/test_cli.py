@@ -60,7 +60,8 @@ class Config(TrainConfig):
     """The model."""
 
     milestones: tuple[int, ...] = (200, 260)
-    """Epochs at which the rate drops (paper, section 4.1.2)."""
+    """Epochs at which the rate drops (paper, section 4.1.2). At each of them it is
+    divided by ten."""
 
 
 PRESETS = {"paper": Config(), "demo": Config(epochs=3, lr=0.01, model=Model(width=4))}
@@ -100,6 +101,16 @@ def test_presets_files_and_flags(tmp_path: Path) -> None:
         milestones=(1, 2, 3),
     )
     assert parse_cli(Config, args=["--debug", "--data-root", "x"]).data_root == Path("x")
+
+
+def test_help_is_broken_where_the_terminal_ends(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parse("--help")
+    text = "(paper, section 4.1.2). At each of them it is divided by ten. (default: 200 260)"
+    assert text in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("preset", ["paper", "demo"])

@@ -39,7 +39,10 @@ def open_named(config: ClassificationConfig) -> tuple[Any, Any]:
         ImportError: The library for the prefix is not installed.
         ValueError: timm cannot read it.
     """
-    prefix = str(config.data_dir).partition("/")[0].lower()
+    written, _, name = str(config.data_dir).partition("/")
+    prefix = written.lower()
+    if not name:
+        raise ValueError(f"--data-dir {config.data_dir}: expected a name behind {written}/")
     module, install = _NEEDED[prefix]
     if importlib.util.find_spec(module) is None:
         raise ImportError(f"--data-dir {config.data_dir} needs {module}: {install}")

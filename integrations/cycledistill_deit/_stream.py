@@ -69,7 +69,7 @@ class TrainingStream(Dataset[tuple[Tensor, int]]):
         reader = copy.copy(self.reader)  # as it was before it read anything
         reader.common_seed = mix_seed(self.seed, self._epoch) % 2**31
         reader.dist_rank, reader.dist_num_replicas = rank, world_size
-        self._samples = iter(reader)
+        self._samples = _read(reader, self.name)
         for sample in self._samples:
             return sample
         worker = get_worker_info()
@@ -105,8 +105,17 @@ class EvaluationStream(IterableDataset[tuple[Tensor, int]]):
         reader = copy.copy(self.reader)
         reader.dist_rank, reader.dist_num_replicas = 0, 1
         rank, world_size = place_of_process()
-        for image, label in islice(reader, rank, None, world_size):
+        for image, label in islice(_read(reader, self.name), rank, None, world_size):
             yield self.transform(image), checked_label(label, self.num_classes, self.name)
+
+
+def _read(reader: Any, name: str) -> Iterator[tuple[Image.Image, Any]]:
+    try:
+        yield from reader
+    except KeyError as error:
+        raise ValueError(
+            f"{name}: found no column {error}; --input-key and --target-key name others"
+        ) from error
 
 
 def checked_label(label: Any, num_classes: int, name: str) -> int:

@@ -328,6 +328,34 @@ def test_unknown_names_and_splits(tmp_path, offline):
         load_data(config_for(f"hfds/{tmp_path}/none", **offline))
 
 
+@pytest.mark.parametrize("prefix", ["hfds", "hfids", "tfds", "torch", "wds"])
+def test_a_prefix_without_a_name_is_told(prefix):
+    with pytest.raises(ValueError, match=f"--data-dir {prefix}/: expected a name behind {prefix}/"):
+        load_data(config_for(f"{prefix}/"))
+
+
+@pytest.mark.parametrize(("images", "labels"), [("img", "label"), ("image", "fine")])
+def test_columns_of_other_names_in_a_stream_are_told(tmp_path, offline, images, labels):
+    datasets = pytest.importorskip("datasets")
+    features = {images: datasets.Image(), labels: datasets.ClassLabel(names=[*CLASSES])}
+    rows = datasets.Dataset.from_dict(
+        {images: [picture(0), picture(1)], labels: [0, 1]}, datasets.Features(features)
+    )
+    for split in ("train", "validation"):
+        rows.to_parquet(tmp_path / "birds" / f"{split}.parquet")
+    config = config_for(
+        f"hfids/{tmp_path / 'birds'}",
+        train_split="train|2",
+        val_split="validation|2",
+        num_classes=3,
+        **offline,
+    )
+    data = load_data(config)
+    for read in (lambda: data.train[0], lambda: next(iter(data.val))):
+        with pytest.raises(ValueError, match=r"found no column '(image|label)'; --input-key and"):
+            read()
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_columns_of_other_names_are_told(tmp_path, offline, saved):
     """Without their names, timm makes up a column, or finds no names of classes."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments._fold_studies import ALL, FEW, FRESH, GROWN, MIXED, folded_from, grown_from
+from experiments._fold_all_studies import ALL
+from experiments._fold_studies import FEW, MIXED
+from experiments._folding import FRESH, GROWN, folded_from, grown_from
 from experiments._image_run import ImageRun
 from experiments._pointers import PointerRun
 from experiments._study import CHOOSING, Study

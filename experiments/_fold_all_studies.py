@@ -201,7 +201,6 @@ FOLD_128_ALL_LONGER = reported(
     _patient_on_views(replace(_HUNDRED, width=128, epochs=400), equal=489),
     "one block x 128, 45,000 images",
     _SHARP,
-    kept=(_SHARP,),
 )
 
 # ViT-Ti with patches of 4 px: hours of a GPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from experiments._report import markdown
@@ -18,6 +19,7 @@ _HEAD = (
     "folded, one pass",
     "folded over plain",
     "folded over best plain",
+    "the same, validation images",
     "training, in plain's",
 )
 
@@ -34,6 +36,7 @@ class Gain(NamedTuple):
         folded: The plain network that it taught.
         over_plain: Folded minus plain, paired by seed.
         over_best: Folded minus the best plain network.
+        validated: The same difference on the validation images.
     """
 
     network: str
@@ -44,6 +47,7 @@ class Gain(NamedTuple):
     folded: Row
     over_plain: Spread
     over_best: Spread
+    validated: Spread
 
 
 def headline(studies: Mapping[str, Study], records: Mapping[str, Records]) -> str:
@@ -70,10 +74,22 @@ def gain(study: Study, records: Records) -> Gain | None:
     best = max(lengths, key=lambda row: spread(list(row.values.values())).mean)
     over_plain = paired_difference(folded.values, plain.values)
     over_best = paired_difference(folded.values, best.values)
-    if over_plain is None or over_best is None:
+    other = {row.name: row.values for row in rows(replace(study, split="val"), records)}
+    validated = paired_difference(other[folded.name], other[best.name])
+    if over_plain is None or over_best is None or validated is None:
         return None
     counts = len(lengths), len(study.baselines)
-    return Gain(study.headline.network, plain, best, counts, grown, folded, over_plain, over_best)
+    return Gain(
+        study.headline.network,
+        plain,
+        best,
+        counts,
+        grown,
+        folded,
+        over_plain,
+        over_best,
+        validated,
+    )
 
 
 def _sentence(one: Gain) -> str:
@@ -99,7 +115,7 @@ def _cells(one: Gain) -> list[str]:
         for row in (one.plain, one.best, one.grown, one.folded)
     ]
     scores[1] += f" ({_length(one.best)})"
-    gains = [difference_of(one.over_plain), difference_of(one.over_best)]
+    gains = [difference_of(gain) for gain in (one.over_plain, one.over_best, one.validated)]
     return [one.network, *scores, *gains, _times(one)]
 
 

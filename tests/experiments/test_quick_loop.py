@@ -549,6 +549,7 @@ def test_headline_is_over_the_best_plain_network_of_any_length() -> None:
             config = study.run(name, seed)
             assert isinstance(config, ImageRun)
             metrics = {"test_accuracy_1": value, "test_accuracy_2": value}
+            metrics |= {"val_accuracy_1": 2 * value, "val_accuracy_2": 2 * value}
             records[config.key] = record_of(config, macs, **metrics)
     assert study.run("grown", 1).seed == 1001
     lines = headline({"a": study, "b": replace(study, headline=None)}, {"a": records, "b": records})
@@ -558,8 +559,8 @@ def test_headline_is_over_the_best_plain_network_of_any_length() -> None:
     assert sentence.endswith("takes 3.5x the plain training; 2 seeds.")
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[0] == "a small one" and cells[-1] == "3.5x"
-    assert [cell.split(" ")[0] for cell in cells[1:7]] == [
-        "40.50", "42.00", "51.00", "44.50", "+4.00", "+2.50",
+    assert [cell.split(" ")[0] for cell in cells[1:8]] == [
+        "40.50", "42.00", "51.00", "44.50", "+4.00", "+2.50", "+5.00",
     ]  # fmt: skip
     assert cells[2].endswith("(4 epochs with Mixup)")
     for seed, value in zip((1, 2), (41.0, 41.5), strict=True):

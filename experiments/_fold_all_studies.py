@@ -179,8 +179,6 @@ FOLD_64_ALL_LONGER = reported(
     kept=(BEST_PLAIN[2], GROWN, _SHARP),
 )
 
-_WIDE_PATIENT = replace(_HUNDRED, width=128, epochs=400)
-
 
 def _patient_on_views(plain: ImageRun, equal: int) -> dict[str, ImageRun]:
     """Folded in as many epochs as ``plain`` has, against Mixup and shorter training."""
@@ -189,7 +187,7 @@ def _patient_on_views(plain: ImageRun, equal: int) -> dict[str, ImageRun]:
     return {
         "plain, 289 epochs": shorter,
         GROWN: grown,
-        _ON_VIEWS + ", 200 epochs": replace(chosen(plain, grown), views=20, epochs=200),
+        f"{_ON_VIEWS}, 200 epochs": replace(chosen(plain, grown), views=20, epochs=200),
         _SHARP: _chosen_on_views(plain, grown),
         "plain, 289 epochs, float32, mixup": replace(shorter, mixup=True, precision="float32"),
         f"{BEST_PLAIN[2]}, mixup": replace(plain, mixup=True, epochs=equal),

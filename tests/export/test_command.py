@@ -291,3 +291,13 @@ def test_the_command_without_its_extra(
     with pytest.raises(SystemExit):
         main(["export", "folder", "--out", "model.pt2"])
     assert 'needs tyro: pip install "cycledistill[export]"' in capsys.readouterr().err
+
+
+def test_help_is_broken_where_the_terminal_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    text = "people in the folder of --images, in place of whole images. (default: None)"
+    assert text in capsys.readouterr().out

@@ -404,3 +404,23 @@ def test_a_detector_without_torchvision(
     monkeypatch.setattr(builtins, "__import__", without)
     told = error(capsys, images, folder, tmp_path / "out", "--detector", "x.pth")
     assert 'pip install "cycledistill[detect]"' in told
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        ("predict", "or by number if the file has nothing else. For a video, image_id is"),
+        ("evaluate", "Hugging Face Hub; differences are to the first."),
+        ("evaluate", "If the images have no annotated people, predictions are written without AP."),
+    ],
+)
+def test_help_is_broken_where_the_terminal_ends(
+    command: str,
+    text: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert text in capsys.readouterr().out

@@ -16,6 +16,7 @@ from experiments._folding import (
     decisive,
     folded_from,
     grown_from,
+    lengths,
     reported,
 )
 from experiments._image_run import ImageRun
@@ -146,6 +147,34 @@ FOLD_64_MIXED = reported(
 )
 
 
+_TWO_LONGER = "folded, two teachers: grown and twice the blocks, twice the epochs"
+_PLAIN_OF_TWO_LONGER = "plain, the arithmetic of the recipe with two teachers, twice the epochs"
+
+
+def _two_longer(plain: ImageRun, equal: int) -> dict[str, ImageRun]:
+    """A student of two teachers; ``equal`` plain epochs cost as much.
+
+    All that the other study of ``plain`` does not have trains in bfloat16.
+    """
+    fast = replace(plain, precision="bfloat16")
+    grown, deeper = grown_from(fast), replace(fast, depth=2 * plain.depth)
+    return {
+        **lengths(plain, equal=3.42),
+        GROWN: grown,
+        TEACHERS[1]: deeper,
+        _TWO_LONGER: replace(chosen(fast, grown, deeper), epochs=2 * plain.epochs),
+        _PLAIN_OF_TWO_LONGER: replace(fast, epochs=equal),
+    }
+
+
+FOLD_64_MIXED_TWO = reported(
+    "one block x 64 on 5,000 images with Mixup and two teachers",
+    _two_longer(MIXED, equal=3220),
+    "one block x 64, 5,000 images, Mixup, two teachers",
+    _TWO_LONGER,
+)
+
+
 def _mixed_choices(plain: ImageRun) -> dict[str, ImageRun]:
     """Whether folding needs the truth when images are mixed, and training needs float32."""
     folded = chosen(plain, grown_from(plain))
@@ -162,7 +191,7 @@ FOLD_MIXED_CHOICES = choosing(
 )
 
 _WIDE = replace(FEW, width=128)
-_DEEP = replace(FEW, depth=3)
+_DEEP = replace(FEW, depth=3, precision="bfloat16")
 
 FOLD_128_CHOICES = choosing(
     "Does what was chosen for one block x 64 help one block x 128?",
@@ -201,6 +230,7 @@ FOLD_STUDIES = {
     "fold-more-images": FOLD_MORE_IMAGES,
     "fold-64": FOLD_64,
     "fold-64-mixed": FOLD_64_MIXED,
+    "fold-64-mixed-two": FOLD_64_MIXED_TWO,
     "fold-mixed-choices": FOLD_MIXED_CHOICES,
     "fold-128-choices": FOLD_128_CHOICES,
     "fold-128": FOLD_128,

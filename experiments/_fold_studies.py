@@ -24,6 +24,7 @@ from experiments._image_run import ImageRun
 _LONGEST_PLAIN = "plain, the arithmetic of the recipe with a longer student"
 _LONGER = "folded, truth weight 0.3, twice the epochs"
 _PLAIN_OF_TWO = "plain, the arithmetic of the recipe with two teachers"
+_AGAIN = "born again: a plain teacher, truth weight 0.3, from its weights"
 _TWO_TEACHERS = "folded, two teachers: grown and twice the blocks"
 
 
@@ -122,6 +123,7 @@ FOLD_64 = reported(
         **decisive(FEW, equal=3.42),
         **_controls(FEW),
         _PLAIN_OF_TWO: replace(FEW, epochs=584),
+        _AGAIN: chosen(FEW, FEW),
     },
     "one block x 64, 5,000 images",
     kept=(GROWN, CHOSEN),
@@ -202,6 +204,7 @@ FOLD_128 = reported(
         **decisive(_WIDE, equal=3.53),
         **_two_teachers(_WIDE),
         _PLAIN_OF_TWO: replace(_WIDE, epochs=606),
+        _AGAIN: chosen(_WIDE, _WIDE),
     },
     "one block x 128, 5,000 images",
 )
@@ -220,7 +223,7 @@ FOLD_THREE_BLOCKS = reported(
     "a single pass of three blocks x 64 on 5,000 images",
     {
         **decisive(_DEEP, equal=3.57),
-        "born again: a plain teacher, truth weight 0.3": chosen(_DEEP, _DEEP),
+        _AGAIN: chosen(_DEEP, _DEEP),
     },
     "three blocks x 64, 5,000 images",
 )

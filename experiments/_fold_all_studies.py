@@ -134,7 +134,7 @@ FOLD_128_ALL = reported(  # the study of 400 epochs is in the table in its place
 def _view_choices(plain: ImageRun, grown: ImageRun) -> dict[str, ImageRun]:
     """One change at a time to a student on twenty views of each image."""
     folded = replace(folded_from(plain, grown), views=20)
-    sharp = replace(folded, truth_weight=0.3, temperature=1.0)
+    sharp = _chosen_on_views(plain, grown)
     return {
         GROWN: grown,
         "folded": folded,

@@ -16,7 +16,6 @@ from experiments._folding import (
     decisive,
     folded_from,
     grown_from,
-    lengths,
     reported,
 )
 from experiments._image_run import ImageRun
@@ -26,18 +25,19 @@ _LONGER = "folded, truth weight 0.3, twice the epochs"
 _PLAIN_OF_TWO = "plain, the arithmetic of the recipe with two teachers"
 _AGAIN = "born again: a plain teacher, truth weight 0.3, from its weights"
 _TWO_TEACHERS = "folded, two teachers: grown and twice the blocks"
+_TWO_LONGER = f"{_TWO_TEACHERS}, twice the epochs"
+_PLAIN_OF_TWO_LONGER = f"{_PLAIN_OF_TWO}, twice the epochs"
 
 
 def _controls(plain: ImageRun) -> dict[str, ImageRun]:
     """Other teachers, and other ways to make a single pass better."""
-    grown, deeper = grown_from(plain), replace(plain, depth=2 * plain.depth)
-    folded = folded_from(plain, grown)
+    folded = folded_from(plain, grown_from(plain))
     joint = replace(plain, cycles=2, every_cycle=True, prediction_weight=1.0)
     return {
         "folded": folded,
         "folded, fresh student": replace(folded, warm=False),
         "born again: a plain teacher": replace(folded_from(plain, plain), warm=False),
-        "a teacher of twice the blocks": replace(folded_from(plain, deeper), warm=False),
+        "a teacher of twice the blocks": replace(folded_from(plain, _deeper(plain)), warm=False),
         **_two_teachers(plain),
         "joint recipe: mean of task losses + prediction KL": joint,
         "label smoothing 0.1": replace(plain, label_smoothing=0.1),
@@ -47,11 +47,14 @@ def _controls(plain: ImageRun) -> dict[str, ImageRun]:
 
 def _two_teachers(plain: ImageRun) -> dict[str, ImageRun]:
     """A grown teacher and a deeper one."""
-    deeper = replace(plain, depth=2 * plain.depth)
     return {
-        TEACHERS[1]: deeper,
-        _TWO_TEACHERS: folded_from(plain, grown_from(plain), deeper),
+        TEACHERS[1]: _deeper(plain),
+        _TWO_TEACHERS: folded_from(plain, grown_from(plain), _deeper(plain)),
     }
+
+
+def _deeper(plain: ImageRun) -> ImageRun:
+    return replace(plain, depth=2 * plain.depth)
 
 
 FEW = ImageRun(epochs=100, train_samples=5000)
@@ -138,40 +141,29 @@ def _longer(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
     }
 
 
-MIXED = replace(FEW, mixup=True, epochs=400)
-
-FOLD_64_MIXED = reported(
-    "one block x 64 on 5,000 images with Mixup",
-    {**decisive(MIXED, equal=3.42), **_longer(MIXED, equal=5.03)},
-    "one block x 64, 5,000 images, Mixup",
-    _LONGER,
-    kept=(BEST_PLAIN[2], GROWN, CHOSEN),
-)
-
-
-_TWO_LONGER = "folded, two teachers: grown and twice the blocks, twice the epochs"
-_PLAIN_OF_TWO_LONGER = "plain, the arithmetic of the recipe with two teachers, twice the epochs"
-
-
 def _two_longer(plain: ImageRun, equal: int) -> dict[str, ImageRun]:
-    """A student of two teachers; ``equal`` plain epochs cost as much.
-
-    All that the other study of ``plain`` does not have trains in bfloat16.
-    """
+    """The longer student of two teachers, all in bfloat16; ``equal`` plain epochs cost the same."""
     fast = replace(plain, precision="bfloat16")
-    grown, deeper = grown_from(fast), replace(fast, depth=2 * plain.depth)
+    grown, deeper = grown_from(fast), _deeper(fast)
     return {
-        **lengths(plain, equal=3.42),
-        GROWN: grown,
         TEACHERS[1]: deeper,
         _TWO_LONGER: replace(chosen(fast, grown, deeper), epochs=2 * plain.epochs),
         _PLAIN_OF_TWO_LONGER: replace(fast, epochs=equal),
     }
 
 
-FOLD_64_MIXED_TWO = reported(
-    "one block x 64 on 5,000 images with Mixup and two teachers",
-    _two_longer(MIXED, equal=3220),
+MIXED = replace(FEW, mixup=True, epochs=400)
+
+FOLD_64_MIXED = reported(
+    "one block x 64 on 5,000 images with Mixup",
+    {
+        **decisive(MIXED, equal=3.42),
+        **_longer(MIXED, equal=5.03),
+        **_two_longer(MIXED, equal=3220),
+    },
+    "one block x 64, 5,000 images, Mixup",
+    _LONGER,
+    kept=(BEST_PLAIN[2], GROWN, CHOSEN),
 )
 
 
@@ -234,7 +226,6 @@ FOLD_STUDIES = {
     "fold-more-images": FOLD_MORE_IMAGES,
     "fold-64": FOLD_64,
     "fold-64-mixed": FOLD_64_MIXED,
-    "fold-64-mixed-two": FOLD_64_MIXED_TWO,
     "fold-mixed-choices": FOLD_MIXED_CHOICES,
     "fold-128-choices": FOLD_128_CHOICES,
     "fold-128": FOLD_128,

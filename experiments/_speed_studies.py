@@ -21,13 +21,16 @@ def _taught(plain: ImageRun) -> ImageRun:
     return replace(folded_from(plain, grown_from(plain)), cycles=2, every_cycle=True)
 
 
-def _speeds(plain: ImageRun) -> dict[str, ImageRun]:
-    """One network for one cycle and for two; beside it a network for each."""
+def _speeds(plain: ImageRun, joint: str = "float32") -> dict[str, ImageRun]:
+    """One network for one cycle and for two; beside it a network for each.
+
+    ``joint`` is the precision in which the joint recipe trains.
+    """
     return {
         "plain": plain,
         GROWN: grown_from(plain),
         "joint recipe: mean of task losses + prediction KL": replace(
-            plain, cycles=2, every_cycle=True, prediction_weight=1.0
+            plain, cycles=2, every_cycle=True, prediction_weight=1.0, precision=joint
         ),
         _BOTH: _taught(plain),
     }
@@ -45,12 +48,14 @@ SPEEDS_CHOICES = Study(
 )
 
 
-def _both_speeds(plain: ImageRun, images: str, kept: tuple[str, ...] = ()) -> Study:
+def _both_speeds(
+    plain: ImageRun, images: str, kept: tuple[str, ...] = (), joint: str = "float32"
+) -> Study:
     """With fresh seeds, beside a network for each speed."""
     return Study(
         title="Can one network of one block x 64 be used with one cycle and with two, each as good "
         f"as a network trained for it on {images} images?",
-        variants=_speeds(plain),
+        variants=_speeds(plain, joint),
         seeds=FRESH,
         baselines=("plain",),
         plot="cycles",
@@ -84,7 +89,7 @@ SPEEDS_FOUR = Study(
 )
 
 SPEEDS_64 = _both_speeds(FEW, "5,000")
-SPEEDS_64_MIXED = _both_speeds(MIXED, "5,000 mixed", kept=(_BOTH,))
+SPEEDS_64_MIXED = _both_speeds(MIXED, "5,000 mixed", kept=(_BOTH,), joint="bfloat16")
 SPEEDS_ALL = _both_speeds(ALL, "45,000", kept=(_BOTH,))
 
 

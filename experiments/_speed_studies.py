@@ -21,16 +21,16 @@ def _taught(plain: ImageRun) -> ImageRun:
     return replace(folded_from(plain, grown_from(plain)), cycles=2, every_cycle=True)
 
 
-def _speeds(plain: ImageRun, joint: str = "float32") -> dict[str, ImageRun]:
+def _speeds(plain: ImageRun, joint: ImageRun | None = None) -> dict[str, ImageRun]:
     """One network for one cycle and for two; beside it a network for each.
 
-    ``joint`` is the precision in which the joint recipe trains.
+    The joint recipe changes ``joint``, else ``plain``.
     """
     return {
         "plain": plain,
         GROWN: grown_from(plain),
         "joint recipe: mean of task losses + prediction KL": replace(
-            plain, cycles=2, every_cycle=True, prediction_weight=1.0, precision=joint
+            joint or plain, cycles=2, every_cycle=True, prediction_weight=1.0
         ),
         _BOTH: _taught(plain),
     }
@@ -49,7 +49,7 @@ SPEEDS_CHOICES = Study(
 
 
 def _both_speeds(
-    plain: ImageRun, images: str, kept: tuple[str, ...] = (), joint: str = "float32"
+    plain: ImageRun, images: str, kept: tuple[str, ...] = (), joint: ImageRun | None = None
 ) -> Study:
     """With fresh seeds, beside a network for each speed."""
     return Study(
@@ -89,7 +89,9 @@ SPEEDS_FOUR = Study(
 )
 
 SPEEDS_64 = _both_speeds(FEW, "5,000")
-SPEEDS_64_MIXED = _both_speeds(MIXED, "5,000 mixed", kept=(_BOTH,), joint="bfloat16")
+SPEEDS_64_MIXED = _both_speeds(
+    MIXED, "5,000 mixed", kept=(_BOTH,), joint=replace(MIXED, precision="bfloat16")
+)
 SPEEDS_ALL = _both_speeds(ALL, "45,000", kept=(_BOTH,))
 
 

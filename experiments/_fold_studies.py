@@ -10,12 +10,14 @@ from experiments._folding import (
     BEST_PLAIN,
     CHOSEN,
     GROWN,
+    JOINT,
     TEACHERS,
     choosing,
     chosen,
     decisive,
     folded_from,
     grown_from,
+    joint_from,
     reported,
 )
 from experiments._image_run import ImageRun
@@ -32,14 +34,13 @@ _PLAIN_OF_TWO_LONGER = f"{_PLAIN_OF_TWO}, twice the epochs"
 def _controls(plain: ImageRun) -> dict[str, ImageRun]:
     """Other teachers, and other ways to make a single pass better."""
     folded = folded_from(plain, grown_from(plain))
-    joint = replace(plain, cycles=2, every_cycle=True, prediction_weight=1.0)
     return {
         "folded": folded,
         "folded, fresh student": replace(folded, warm=False),
         "born again: a plain teacher": replace(folded_from(plain, plain), warm=False),
         "a teacher of twice the blocks": replace(folded_from(plain, _deeper(plain)), warm=False),
         **_two_teachers(plain),
-        "joint recipe: mean of task losses + prediction KL": joint,
+        JOINT: joint_from(plain),
         "label smoothing 0.1": replace(plain, label_smoothing=0.1),
         "dropout 0.1": replace(plain, dropout=0.1),
     }

@@ -14,6 +14,7 @@ BEST_PLAIN = ("plain", "plain, twice the epochs", "plain, the whole recipe's ari
 CHOSEN = "folded, truth weight 0.3"  # by the study of choices
 GROWN = "grown: two cycles in use"
 TEACHERS = (GROWN, "twice the blocks")
+JOINT = "joint recipe: mean of task losses + prediction KL"
 
 
 def grown_from(plain: ImageRun, cycles: int = 2) -> ImageRun:
@@ -29,6 +30,11 @@ def folded_from(plain: ImageRun, *teachers: ImageRun) -> ImageRun:
 def chosen(plain: ImageRun, *teachers: ImageRun) -> ImageRun:
     """Folded in the way that the study of choices has chosen."""
     return replace(folded_from(plain, *teachers), truth_weight=0.3)
+
+
+def joint_from(plain: ImageRun) -> ImageRun:
+    """Student and teacher in one, trained together: the best recipe of that kind."""
+    return replace(plain, cycles=2, every_cycle=True, prediction_weight=1.0)
 
 
 def lengths(plain: ImageRun, equal: float) -> dict[str, ImageRun]:
